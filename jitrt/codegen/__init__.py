@@ -1,0 +1,1 @@
+"""From a region to Triton source and from there to a cubin."""

@@ -1,0 +1,89 @@
+"""Every error a user can meet, one class each; the message says what is wrong and what to do about it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+
+class JitrtError(Exception):
+    """Base of every error raised on purpose."""
+
+
+class UnsupportedOpError(JitrtError):
+    """The model uses operators no importer knows.
+
+    Lists *all* of them at once, with counts and the user's source lines, so that one run tells the whole story.
+    """
+
+    def __init__(self, front_end: str, ops: Sequence[tuple[str, int, str]]):
+        self.ops = list(ops)
+        lines = [f"  {name} (x{count}) first at {where or 'unknown location'}" for name, count, where in ops]
+        super().__init__(
+            f"{len(self.ops)} operator(s) of this model have no {front_end} importer:\n"
+            + "\n".join(lines)
+            + "\nRewrite those lines with supported operators, or use torch.compile(model, backend='jitrt'), "
+            "which leaves unsupported parts to PyTorch."
+        )
+
+
+class ImportFailure(JitrtError):
+    """A model could not be turned into a graph for a reason other than an unknown operator."""
+
+
+class GraphError(JitrtError):
+    """A graph breaks an invariant: found by the verifier, the builder or the text parser."""
+
+
+class ShapeError(GraphError):
+    """Operand shapes or dtypes do not fit an operator."""
+
+
+class InputError(JitrtError):
+    """An engine was called with the wrong number, shape, dtype or device of inputs."""
+
+
+class GradientError(InputError):
+    """An input requires a gradient while gradients are enabled; jitrt compiles for inference only."""
+
+
+class OptionError(JitrtError, ValueError):
+    """An option or argument has a value outside what it accepts."""
+
+
+class TargetError(JitrtError):
+    """The requested target is not one jitrt can build for or run on here."""
+
+
+class NoGpuError(TargetError):
+    """Something needs an NVIDIA GPU and this machine has none that the driver can see."""
+
+
+class CompileError(JitrtError):
+    """Triton or ptxas refused a generated kernel."""
+
+
+class TuningError(JitrtError):
+    """No candidate of a problem survived compilation and verification."""
+
+
+class CacheError(JitrtError):
+    """The cache folder cannot be read or written."""
+
+
+class PlanError(JitrtError):
+    """A plan file is truncated, tampered with, of another version, or for another architecture."""
+
+
+class DriverError(JitrtError):
+    """A CUDA driver call failed."""
+
+    def __init__(self, call: str, code: int, text: str):
+        self.call, self.code = call, code
+        super().__init__(f"{call} failed with CUDA error {code} ({text})")
+
+
+class MissingExtraError(JitrtError, ImportError):
+    """An optional dependency is not installed; the message names the extra that brings it."""
+
+    def __init__(self, feature: str, package: str, extra: str):
+        super().__init__(f"{feature} needs {package}; install it with: pip install 'jitrt[{extra}]'")

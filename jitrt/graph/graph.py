@@ -1,0 +1,267 @@
+"""Graph, Node and Value, with use lists that edits keep true."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+
+import numpy as np
+
+from jitrt.errors import GraphError
+from jitrt.graph.dtype import DType
+from jitrt.graph.op import Array, Op, Trait
+from jitrt.graph.types import TensorType
+
+
+class Value:
+    """One tensor of the graph: a graph input, a constant (`data` is set) or an output of `producer`."""
+
+    __slots__ = ("_digest", "data", "name", "producer", "type", "uses")
+
+    def __init__(self, name: str, type: TensorType, producer: Node | None = None, data: Array | None = None):
+        self.name = name
+        self.type = type
+        self.producer = producer
+        self.data = data
+        self.uses: list[tuple[Node, int]] = []
+        self._digest: str | None = None
+
+    @property
+    def is_constant(self) -> bool:
+        return self.data is not None
+
+    @property
+    def users(self) -> list[Node]:
+        """The nodes that read this value, each once, in order of first use."""
+        return list(dict.fromkeys(node for node, _ in self.uses))
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of a constant's dtype, shape and row-major bytes, 16 hex digits."""
+        if self.data is None:
+            raise GraphError(f"%{self.name} is no constant")
+        if self._digest is None:
+            hasher = hashlib.sha256(str(self.type.logical()).encode())
+            hasher.update(np.ascontiguousarray(self.data).tobytes())
+            self._digest = hasher.hexdigest()[:16]
+        return self._digest
+
+    def __repr__(self) -> str:
+        return f"%{self.name}: {self.type}"
+
+
+class Node:
+    """One application of an op. `loc` is the user's source line or the ONNX node's name."""
+
+    __slots__ = ("inputs", "loc", "op", "outputs")
+
+    def __init__(self, op: Op, inputs: list[Value], loc: str):
+        self.op = op
+        self.inputs = inputs
+        self.outputs: list[Value] = []
+        self.loc = loc
+
+    @property
+    def output(self) -> Value:
+        """The only output. Raises GraphError if there are several."""
+        if len(self.outputs) != 1:
+            raise GraphError(f"{self.op.name} has {len(self.outputs)} outputs")
+        return self.outputs[0]
+
+    def has(self, trait: Trait) -> bool:
+        return bool(self.op.traits & trait)
+
+    def __repr__(self) -> str:
+        return f"{', '.join('%' + v.name for v in self.outputs)} = {self.op.name}"
+
+
+class Graph:
+    """A list of nodes in topological order, with inputs, constants and outputs.
+
+    Edits (`replace_uses`, `erase`, `insert`) keep use lists true and may be made while iterating over `list(g.nodes)`.
+    """
+
+    def __init__(self, name: str = "graph"):
+        self.name = name
+        self.inputs: list[Value] = []
+        self.outputs: list[Value] = []
+        self.nodes: list[Node] = []
+        self.constants: dict[str, Value] = {}
+        self._names: set[str] = set()
+        self._next = 0
+
+    # -- building ----------------------------------------------------------------------------------------------
+
+    def add_input(self, name: str, type: TensorType) -> Value:
+        value = Value(self._fresh(name), type)
+        self.inputs.append(value)
+        return value
+
+    def add_constant(self, data: Array, name: str | None = None, type: TensorType | None = None) -> Value:
+        """A constant. Its type is read off `data` unless given (to carry a layout)."""
+        data = np.asarray(data)
+        value = Value(self._fresh(name or "c"), type or TensorType(DType.of(data.dtype), data.shape), data=data)
+        self.constants[value.name] = value
+        return value
+
+    def scalar(self, number: float | int | bool, dtype: DType) -> Value:
+        """A constant of rank 0."""
+        return self.add_constant(np.asarray(number).astype(dtype.numpy))
+
+    def add(self, op: Op, *inputs: Value, loc: str = "", name: str | None = None) -> Value:
+        """Append a one-output node and return its output."""
+        return self.append(op, inputs, loc=loc, names=[name] if name else None).output
+
+    def append(
+        self,
+        op: Op,
+        inputs: Sequence[Value],
+        *,
+        loc: str = "",
+        names: Sequence[str] | None = None,
+        types: Sequence[TensorType] | None = None,
+        before: Node | None = None,
+    ) -> Node:
+        """Add a node at the end, or just before `before`. `types` overrides `op.infer` (to carry layouts)."""
+        node = Node(op, list(inputs), loc)
+        for index, value in enumerate(node.inputs):
+            value.uses.append((node, index))
+        out_types = types if types is not None else op.infer(*(v.type for v in inputs))
+        for index, type in enumerate(out_types):
+            node.outputs.append(Value(self._fresh(names[index] if names else None), type, producer=node))
+        if before is None:
+            self.nodes.append(node)
+        else:
+            self.nodes.insert(self.nodes.index(before), node)
+        return node
+
+    def mark_output(self, *values: Value) -> None:
+        self.outputs.extend(values)
+
+    # -- editing -----------------------------------------------------------------------------------------------
+
+    def replace_uses(self, old: Value, new: Value) -> None:
+        """Make every reader of `old`, graph outputs included, read `new`."""
+        if old is new:
+            return
+        for node, index in old.uses:
+            node.inputs[index] = new
+            new.uses.append((node, index))
+        old.uses = []
+        self.outputs = [new if v is old else v for v in self.outputs]
+
+    def set_input(self, node: Node, index: int, value: Value) -> None:
+        """Make one operand of one node read `value`."""
+        node.inputs[index].uses.remove((node, index))
+        node.inputs[index] = value
+        value.uses.append((node, index))
+
+    def erase(self, node: Node) -> None:
+        """Remove a node none of whose outputs is read. Raises GraphError otherwise."""
+        for value in node.outputs:
+            if value.uses or value in self.outputs:
+                raise GraphError(f"cannot erase {node!r}: %{value.name} is still read")
+        for index, value in enumerate(node.inputs):
+            value.uses.remove((node, index))
+        for value in node.outputs:
+            self._names.discard(value.name)
+        self.nodes.remove(node)
+
+    def drop_unused_constants(self) -> int:
+        """Forget constants nobody reads; returns how many."""
+        dead = [v for v in self.constants.values() if not v.uses and v not in self.outputs]
+        for value in dead:
+            del self.constants[value.name]
+            self._names.discard(value.name)
+        return len(dead)
+
+    def sort(self) -> None:
+        """Put the nodes in topological order, keeping today's order wherever it is legal. Raises GraphError on a cycle."""
+        done: set[Node] = set()
+        ordered: list[Node] = []
+        for root in self.nodes:
+            stack: list[tuple[Node, Iterator[Node]]] = []
+            open_nodes: set[Node] = set()
+            if root not in done:
+                stack.append((root, _producers(root)))
+                open_nodes.add(root)
+            while stack:
+                node, rest = stack[-1]
+                step = next((p for p in rest if p not in done), None)
+                if step is None:
+                    stack.pop()
+                    open_nodes.discard(node)
+                    done.add(node)
+                    ordered.append(node)
+                elif step in open_nodes:
+                    raise GraphError(f"the graph has a cycle through {step!r}")
+                else:
+                    stack.append((step, _producers(step)))
+                    open_nodes.add(step)
+        self.nodes = ordered
+
+    def rename(self, value: Value, name: str) -> None:
+        """Give a value another (unique) name. Layouts that name its storage follow."""
+        old, value.name = value.name, self._fresh(name)
+        self._names.discard(old)
+        if value.is_constant:
+            self.constants = {v.name: v for v in self.constants.values()}
+
+    # -- reading -----------------------------------------------------------------------------------------------
+
+    def values(self) -> Iterator[Value]:
+        """Every value: inputs, constants, then node outputs in order."""
+        yield from self.inputs
+        yield from self.constants.values()
+        for node in self.nodes:
+            yield from node.outputs
+
+    def clone(self) -> Graph:
+        """A copy that shares ops and constant data but no Node or Value."""
+        from jitrt.graph.rebuild import rebuild
+
+        return rebuild(self)
+
+    def __str__(self) -> str:
+        from jitrt.graph.text import to_text
+
+        return to_text(self)
+
+    def __eq__(self, other: object) -> bool:
+        """Same text: same ops, attributes, types, names and constants (by digest)."""
+        return isinstance(other, Graph) and str(self) == str(other)
+
+    __hash__ = object.__hash__
+
+    def _repr_html_(self) -> str:
+        from jitrt.graph.html import to_html
+
+        return to_html(self)
+
+    def _fresh(self, wanted: str | None) -> str:
+        if wanted is None:
+            while str(self._next) in self._names:
+                self._next += 1
+            wanted = str(self._next)
+        name, suffix = wanted, 1
+        while name in self._names:
+            name, suffix = f"{wanted}_{suffix}", suffix + 1
+        self._names.add(name)
+        return name
+
+
+def _producers(node: Node) -> Iterator[Node]:
+    return iter([v.producer for v in node.inputs if v.producer is not None])
+
+
+def live_nodes(graph: Graph, roots: Iterable[Value] | None = None) -> set[Node]:
+    """The nodes that the outputs (or `roots`) depend on."""
+    stack = [v.producer for v in (graph.outputs if roots is None else roots) if v.producer is not None]
+    live: set[Node] = set()
+    while stack:
+        node = stack.pop()
+        if node in live:
+            continue
+        live.add(node)
+        stack.extend(_producers(node))
+    return live

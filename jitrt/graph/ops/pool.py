@@ -1,0 +1,170 @@
+"""Pooling over windows of the spatial dimensions of (n, c, spatial...)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+
+from jitrt.graph.op import Array, Op, Trait, wide
+from jitrt.graph.types import TensorType
+
+
+@dataclass(frozen=True)
+class _Window(Op):
+    """A sliding window with PyTorch's output size, ceil mode included."""
+
+    traits: ClassVar[Trait] = Trait.ANCHOR
+    kernel: tuple[int, ...]
+    stride: tuple[int, ...]
+    padding: tuple[int, ...]
+    ceil_mode: bool = False
+
+    def _steps(self) -> tuple[int, ...]:
+        return (1,) * len(self.kernel)
+
+    def out_sizes(self, shape: Sequence[int]) -> list[int]:
+        """Spatial output sizes for an input of `shape` (n, c, spatial...)."""
+        sizes = []
+        for d, size in enumerate(shape[2:]):
+            reach = self._steps()[d] * (self.kernel[d] - 1) + 1
+            room = size + 2 * self.padding[d] - reach
+            self.check(room >= 0, f"the window {self.kernel} is larger than the input {list(shape)}")
+            out = (room + (self.stride[d] - 1 if self.ceil_mode else 0)) // self.stride[d] + 1
+            # PyTorch: the last window must start inside the input or its left padding.
+            if self.ceil_mode and (out - 1) * self.stride[d] >= size + self.padding[d]:
+                out -= 1
+            sizes.append(out)
+        return sizes
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        (x,) = types
+        dims = x.rank - 2
+        self.check(
+            dims >= 1 and len(self.kernel) == len(self.stride) == len(self.padding) == dims,
+            f"attributes are {len(self.kernel)}-d, x is {x}",
+        )
+        self.check(all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True)), "padding exceeds half the window")
+        return (TensorType(x.dtype, (*x.shape[:2], *self.out_sizes(x.shape))),)
+
+    def windows(self, x: Array, fill: float) -> Array:
+        """(n, c, out..., taps): the elements under each window, `fill` outside the input."""
+        out = self.out_sizes(x.shape)
+        steps = self._steps()
+        pads = []
+        for d, size in enumerate(x.shape[2:]):
+            need = (out[d] - 1) * self.stride[d] + steps[d] * (self.kernel[d] - 1) + 1
+            pads.append((self.padding[d], max(0, need - size - self.padding[d])))
+        padded = np.pad(x, [(0, 0), (0, 0), *pads], constant_values=fill)
+        taps = []
+        for tap in np.ndindex(*self.kernel):
+            index = tuple(
+                slice(tap[d] * steps[d], tap[d] * steps[d] + (out[d] - 1) * self.stride[d] + 1, self.stride[d])
+                for d in range(len(out))
+            )
+            taps.append(padded[(slice(None), slice(None), *index)])
+        return np.stack(taps, -1)
+
+    def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return outputs[0].numel * math.prod(self.kernel)
+
+
+@dataclass(frozen=True)
+class MaxPool(_Window):
+    """The maximum under each window; padding never wins; a NaN under the window does."""
+
+    name: ClassVar[str] = "max_pool"
+    dilation: tuple[int, ...] = (1, 1)
+
+    def _steps(self) -> tuple[int, ...]:
+        return self.dilation
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        x = wide(arrays[0])
+        lowest = -np.inf if x.dtype.kind == "f" else np.iinfo(x.dtype).min
+        return (self.windows(x, lowest).max(-1),)
+
+
+@dataclass(frozen=True)
+class AvgPool(_Window):
+    """The mean under each window. The divisor is the window clipped to the padded input, or, without
+    `count_include_pad`, to the input itself."""
+
+    name: ClassVar[str] = "avg_pool"
+    count_include_pad: bool = True
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        x = wide(arrays[0])
+        counted = np.ones((1, 1, *x.shape[2:]), x.dtype)
+        if self.count_include_pad:
+            margin = [(p, p) for p in self.padding]
+            ones = np.pad(counted, [(0, 0), (0, 0), *margin], constant_values=1)
+            whole = AvgPool(self.kernel, self.stride, (0,) * len(self.kernel), self.ceil_mode)
+            out = self.out_sizes(x.shape)
+            count = _sum_windows(whole, ones, out)
+        else:
+            count = self.windows(counted, 0).sum(-1)
+        return (self.windows(x, 0).sum(-1) / count,)
+
+
+def _sum_windows(pool: AvgPool, ones: Array, out: Sequence[int]) -> Array:
+    """Elements of `ones` under each of `out` windows, windows clipped at the end."""
+    counts = ones[0, 0]
+    for d, size in enumerate(out):
+        starts = np.arange(size) * pool.stride[d]
+        ends = np.minimum(starts + pool.kernel[d], counts.shape[d])
+        total = np.concatenate([np.zeros_like(counts.take([0], d)), counts.cumsum(d)], d)
+        counts = total.take(ends, d) - total.take(starts, d)
+    return counts[None, None]
+
+
+@dataclass(frozen=True)
+class _Adaptive(Op):
+    """Window i of size `out` covers [floor(i * in / out), ceil((i + 1) * in / out))."""
+
+    traits: ClassVar[Trait] = Trait.ANCHOR
+    size: tuple[int, ...]
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        (x,) = types
+        self.check(x.rank == 2 + len(self.size), f"{len(self.size)}-d output sizes on {x}")
+        return (TensorType(x.dtype, (*x.shape[:2], *self.size)),)
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        x = wide(arrays[0])
+        out = np.empty((*x.shape[:2], *self.size), x.dtype)
+        for index in np.ndindex(*self.size):
+            window = tuple(
+                slice(i * n // o, -(-(i + 1) * n // o)) for i, n, o in zip(index, x.shape[2:], self.size, strict=True)
+            )
+            out[(slice(None), slice(None), *index)] = self._reduce(x[(slice(None), slice(None), *window)])
+        return (out,)
+
+    def _reduce(self, window: Array) -> Array:
+        raise NotImplementedError
+
+    def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return inputs[0].numel
+
+
+@dataclass(frozen=True)
+class AdaptiveAvgPool(_Adaptive):
+    """The mean of each adaptive window."""
+
+    name: ClassVar[str] = "adaptive_avg_pool"
+
+    def _reduce(self, window: Array) -> Array:
+        return window.mean(tuple(range(2, window.ndim)))
+
+
+@dataclass(frozen=True)
+class AdaptiveMaxPool(_Adaptive):
+    """The maximum of each adaptive window."""
+
+    name: ClassVar[str] = "adaptive_max_pool"
+
+    def _reduce(self, window: Array) -> Array:
+        return window.max(tuple(range(2, window.ndim)))

@@ -1,0 +1,1 @@
+"""Kernels: one file each, holding the kernel, its formula and its template; found by discovery."""

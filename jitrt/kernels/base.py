@@ -1,0 +1,244 @@
+"""What a kernel file offers the compiler: a template, which turns a problem into launches.
+
+A problem is one region with all its types and layouts, and nothing else: two models with the same layer have the same
+problem, hence the same timing-cache entry. A template says whether it can run a region (`accepts`), which
+configurations are worth trying (`candidates`, best guess first), and what to launch for one of them (`lower`).
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cache, cached_property
+from typing import Any, ClassVar, Literal
+
+from jitrt.codegen.target import Target
+from jitrt.errors import GraphError
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.op import Array, Trait
+from jitrt.graph.ops import Region
+from jitrt.graph.rebuild import rebuild
+from jitrt.graph.text import to_text
+from jitrt.graph.types import Layout, TensorType
+
+Config = Mapping[str, Any]  # a template's tunable choices: str -> int | bool | str
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A region to be run: `body` with the strides its operands and result really have, and which operands are weights.
+
+    Offsets and storage names are left out of the types: a kernel gets the pointer to its operand's first element.
+    `alignment[i]` is the byte alignment (at most 16) the pointer of operand i is sure to have; the last is the output's.
+    """
+
+    body: Graph
+    weights: tuple[bool, ...]
+    alignment: tuple[int, ...]
+
+    @cached_property
+    def key(self) -> str:
+        """The text that identifies the problem; constants inside are scalars and print in full."""
+        head = f"weights={self.weights} alignment={self.alignment}\n"
+        return head + to_text(self.body, locations=False)
+
+    @property
+    def output(self) -> Value:
+        return self.body.outputs[0]
+
+    @cached_property
+    def anchor(self) -> Node | None:
+        """The node that does the real work; None in a pointwise region."""
+        return anchor_of(self.body)
+
+    @classmethod
+    def of(cls, node: Node) -> Problem:
+        """The problem a region node of a laid-out graph poses."""
+        if not isinstance(node.op, Region):
+            raise GraphError(f"{node!r} is no region")
+        body = node.op.body
+        types: dict[str, TensorType] = {}
+        for inner, outer in [*zip(body.inputs, node.inputs), *zip(body.outputs, node.outputs)]:
+            types[inner.name] = outer.type.with_layout(Layout(outer.type.strides))
+        clean = rebuild(body, type=lambda v: types.get(v.name, v.type))
+        clean.name = "region"
+        alignment = tuple(_alignment(v.type) for v in (*node.inputs, *node.outputs))
+        return cls(clean, tuple(v.is_constant for v in node.inputs), alignment)
+
+
+def _alignment(type: TensorType) -> int:
+    """Storages start 256-byte aligned, so only the offset can spoil a pointer's alignment."""
+    offset = type.offset * type.dtype.itemsize
+    return 16 if offset % 16 == 0 else offset & -offset
+
+
+def anchor_of(body: Graph) -> Node | None:
+    """The anchor of a region's body. Raises GraphError if there are two."""
+    anchors = [node for node in body.nodes if node.has(Trait.ANCHOR)]
+    if len(anchors) > 1:
+        raise GraphError(f"region {body.name} has {len(anchors)} anchors")
+    return anchors[0] if anchors else None
+
+
+# -- what lower() returns --------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Operand:
+    """Pointer to the first element of the problem's operand `index`."""
+
+    index: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """Pointer to the first element of the problem's output."""
+
+
+@dataclass(frozen=True)
+class Workspace:
+    """Pointer into the launch's workspace, `offset` bytes from its start. Contents undefined before the first launch."""
+
+    offset: int = 0
+    dtype: str = "f32"
+
+
+@dataclass(frozen=True)
+class Zeros:
+    """Pointer to `i32` zeros that every launch must leave zero again (arrival counters)."""
+
+    offset: int = 0
+
+
+@dataclass(frozen=True)
+class Number:
+    """A scalar passed by value."""
+
+    value: int | float
+    kind: Literal["i32", "i64", "f32"] = "i32"
+
+
+@dataclass(frozen=True)
+class Descriptor:
+    """A host TMA descriptor over an operand, the result or workspace: see plan.schema.TensorMap. Gluon templates only.
+
+    `shape` and `block` in elements, outermost first; `strides` in elements, one for every dimension but the innermost;
+    `signature` is the Triton type text ("tensordesc<...>"), `swizzle` the bytes its shared layout swizzles by.
+    """
+
+    base: Operand | Result | Workspace
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    block: tuple[int, ...]
+    swizzle: int
+    signature: str
+
+
+Argument = Operand | Result | Workspace | Zeros | Number | Descriptor | tuple[Operand, ...]
+
+
+@dataclass(frozen=True)
+class KernelCall:
+    """One launch: a `@triton.jit` (or `@gluon.jit`) function, its runtime arguments by parameter name in order, its
+    constexpr arguments, grid and compile options. A tuple of Operands is passed as a Triton tuple of pointers.
+    Numbers that are 1 or divisible by 16 are specialised as Triton does. All shapes are static, so a size may as well be
+    a constexpr where that helps the compiler."""
+
+    function: Any
+    arguments: Mapping[str, Argument]
+    constexprs: Mapping[str, Any]
+    grid: tuple[int, int, int]
+    num_warps: int = 4
+    num_stages: int = 1
+    options: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Lowered:
+    """The launches, in order, that run a problem with one configuration.
+
+    `pack[i]` turns weight operand i (a numpy array of its logical shape) into the array that is stored in the plan
+    instead and that `Operand(i)` then points at.
+    """
+
+    calls: tuple[KernelCall, ...]
+    workspace_bytes: int = 0
+    zeros_bytes: int = 0
+    pack: Mapping[int, Callable[[Array], Array]] = field(default_factory=dict)
+
+
+class Template:
+    """Base of all templates. A subclass in any module of `jitrt.kernels` is found by `templates()`.
+
+    `priority` orders templates that accept the same region when nothing is measured: higher first.
+    """
+
+    name: ClassVar[str]
+    priority: ClassVar[int] = 0
+
+    def accepts(self, body: Graph) -> str | None:
+        """None if this template can run a region with this body, else the reason why not, as a person would say it.
+        Called by the fusion passes with growing bodies, so it must be quick."""
+        raise NotImplementedError
+
+    def supports(self, problem: Problem, target: Target) -> str | None:
+        """None, or why this problem cannot run on this target (for templates of one architecture)."""
+        return None
+
+    def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
+        """Configurations worth trying, best guess first. Never empty for an accepted problem."""
+        raise NotImplementedError
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        """What to launch."""
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
+class Tactic:
+    """A template with one configuration."""
+
+    template: str
+    config: tuple[tuple[str, Any], ...]
+
+    @classmethod
+    def make(cls, template: Template, config: Config) -> Tactic:
+        return cls(template.name, tuple(sorted(config.items())))
+
+    def lower(self, problem: Problem, target: Target) -> Lowered:
+        return templates()[self.template].lower(problem, dict(self.config), target)
+
+    def __str__(self) -> str:
+        return f"{self.template}({', '.join(f'{k}={v}' for k, v in self.config)})"
+
+
+@cache
+def templates() -> dict[str, Template]:
+    """Every template of this package by name, in order of priority, then name."""
+    import jitrt.kernels as package
+
+    for module in pkgutil.iter_modules(package.__path__):
+        importlib.import_module(f"jitrt.kernels.{module.name}")
+    found = [kind() for kind in _leaves(Template)]
+    return {t.name: t for t in sorted(found, key=lambda t: (-t.priority, t.name))}
+
+
+def _leaves(kind: type[Template]) -> list[type[Template]]:
+    below = [leaf for child in kind.__subclasses__() for leaf in _leaves(child)]
+    return below or ([kind] if "name" in kind.__dict__ else [])
+
+
+def accepts(body: Graph) -> str | None:
+    """None if some template can run a region with this body; else the first reason given. Handed to the passes."""
+    reasons = []
+    for template in templates().values():
+        reason = template.accepts(body)
+        if reason is None:
+            return None
+        reasons.append(reason)
+    anchor = anchor_of(body)
+    specific = [r for r in reasons if not r.startswith("anchor")]
+    return (specific or reasons or ["there are no templates"])[0] + ("" if anchor is None else f" (at {anchor.op.name})")

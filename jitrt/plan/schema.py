@@ -1,0 +1,155 @@
+"""What a plan says: dataclasses that the file's JSON header is made of.
+
+A plan is a list of launches over five address spaces. Nothing in it is code that the loader runs: the cubins are
+data for the driver, and every address is a space and a byte offset.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+VERSION = 1
+
+Space = Literal["arena", "constants", "zeros", "input", "output"]
+
+
+@dataclass(frozen=True)
+class Pointer:
+    """An address: `offset` bytes into a space.
+
+    arena      activations and workspace; contents undefined before the launch that writes them; one a context.
+    constants  weights, uploaded once, shared by all contexts, never written.
+    zeros      filled with zeros when a context is made; every launch that uses it leaves it zero; one a context.
+    input, output  the caller's tensor number `index`.
+    """
+
+    space: Space
+    offset: int = 0
+    index: int = 0
+
+
+@dataclass(frozen=True)
+class Scalar:
+    """A number passed by value: kind is "i32", "i64" or "f32"."""
+
+    kind: Literal["i32", "i64", "f32"]
+    value: int | float
+
+
+@dataclass(frozen=True)
+class TensorMap:
+    """A CUtensorMap (128 bytes, passed by value) for tiled TMA; encoded when the pointer's address is known.
+
+    `shape` and `box` are in elements, outermost dimension first; `strides` in bytes, one for every dimension but the
+    innermost; `swizzle` is 0, 32, 64 or 128 bytes; `dtype` is a graph dtype name. Elements outside `shape` read zero.
+    """
+
+    pointer: Pointer
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    box: tuple[int, ...]
+    swizzle: int
+
+
+Argument = Pointer | Scalar | TensorMap
+
+
+@dataclass(frozen=True)
+class Kernel:
+    """One entry point of a cubin. `image` names the plan's tensor that holds the cubin's bytes."""
+
+    entry: str
+    image: str
+    shared_bytes: int
+    num_warps: int
+    cluster: tuple[int, int, int] = (1, 1, 1)
+    scratch_bytes: int = 0  # global scratch a program, 128-byte aligned
+    registers: int = 0
+    spills: int = 0
+
+
+@dataclass(frozen=True)
+class Launch:
+    """One kernel launch. `arguments` are in the order of the kernel's parameters, without Triton's two hidden trailing
+    pointers (global scratch, profile scratch), which the runtime adds. `after` lists the launches it must wait for."""
+
+    kernel: int
+    grid: tuple[int, int, int]
+    arguments: tuple[Argument, ...]
+    after: tuple[int, ...]
+    layer: int
+    dependent: bool = False  # programmatic dependent launch: may start before its predecessors end
+
+
+@dataclass(frozen=True)
+class Binding:
+    """One input or output of the engine: dtype name, shape, strides in elements."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One region of the graph and how it runs, for `profile` and `inspect`.
+
+    `microseconds` is the tuned time (0 when untuned), `bytes` and `flops` the least a kernel must move and compute.
+    """
+
+    name: str
+    kind: str
+    text: str
+    location: str
+    tactic: str
+    microseconds: float
+    bytes: int
+    flops: int
+
+
+@dataclass(frozen=True)
+class Constant:
+    """A weight inside the constants space."""
+
+    name: str
+    dtype: str
+    shape: tuple[int, ...]
+    offset: int
+    nbytes: int
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Everything but the bytes of weights and cubins.
+
+    `arch` is the compute capability as one number (90); a cubin runs on that major version from that minor version on.
+    `structure` is the caller's output structure as JSON (nested lists, dicts, and {"output": i} leaves).
+    `notes` is free-form JSON: toolchain, device, options, graph text, fusion report, memory report.
+    """
+
+    name: str
+    arch: int
+    inputs: tuple[Binding, ...]
+    outputs: tuple[Binding, ...]
+    kernels: tuple[Kernel, ...]
+    launches: tuple[Launch, ...]
+    layers: tuple[Layer, ...]
+    constants: tuple[Constant, ...]
+    arena_bytes: int
+    zeros_bytes: int
+    constants_bytes: int
+    structure: object = None
+    notes: dict[str, object] = field(default_factory=dict)
+    version: int = VERSION
+
+
+@dataclass(frozen=True)
+class PlanFile:
+    """A plan and its bytes: `constants` is one flat uint8 array laid out by `Plan.constants`, `images` the cubins."""
+
+    plan: Plan
+    constants: memoryview | bytes
+    images: dict[str, bytes]
