@@ -1,0 +1,128 @@
+"""Every elementwise op as an expression in Triton, the twin of its numpy formula in `graph.ops.elementwise`.
+
+Floats are computed in float32 (float64 stays), so an expression never rounds in between. NaN propagates as in PyTorch.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+from jitrt.graph import ops
+from jitrt.graph.dtype import DType
+from jitrt.graph.op import Op
+
+_NAN = "propagate_nan=tl.PropagateNan.ALL"
+
+TRITON_TYPES = {
+    DType.f64: "fp64",
+    DType.f32: "fp32",
+    DType.f16: "fp16",
+    DType.bf16: "bf16",
+    DType.i64: "i64",
+    DType.i32: "i32",
+    DType.i16: "i16",
+    DType.i8: "i8",
+    DType.u8: "u8",
+    DType.b8: "i1",
+}
+_LANGUAGE_TYPES = {
+    DType.f64: "tl.float64",
+    DType.f32: "tl.float32",
+    DType.f16: "tl.float32",  # registers hold 16-bit floats as float32
+    DType.bf16: "tl.float32",
+    DType.i64: "tl.int64",
+    DType.i32: "tl.int32",
+    DType.i16: "tl.int16",
+    DType.i8: "tl.int8",
+    DType.u8: "tl.uint8",
+    DType.b8: "tl.int1",
+}
+
+
+def register_type(dtype: DType) -> str:
+    """The type a value of `dtype` has inside a kernel."""
+    return _LANGUAGE_TYPES[dtype]
+
+
+def literal(number: float | int | bool) -> str:
+    """A Python number as Triton source."""
+    if isinstance(number, float) and not math.isfinite(number):
+        return f'float("{number}")'
+    return repr(number)
+
+
+def _sign(x: str) -> str:
+    return f"tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, {x}))"
+
+
+def _pow(a: str, b: str) -> str:
+    if b in ("2", "2.0"):
+        return f"{a} * {a}"
+    if b in ("3", "3.0"):
+        return f"{a} * {a} * {a}"
+    if b == "0.5":
+        return f"tl.sqrt({a})"
+    # |a|^b with the sign of an odd whole exponent; NaN for a negative base under any other.
+    size = f"tl.exp2({b} * tl.log2(tl.abs({a})))"
+    odd = f"(tl.floor({b} * 0.5) * 2 != {b})"
+    signed = f'tl.where(tl.floor({b} + 0.0) == {b}, tl.where({odd}, -({size}), {size}), float("nan"))'
+    return f"tl.where({b} == 0, 1.0, tl.where({a} < 0, {signed}, {size}))"
+
+
+_GELU_TANH = "0.7978845608028654 * ({x} + 0.044715 * {x} * {x} * {x})"
+
+EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
+    ops.Relu: lambda op, x: f"tl.maximum({x}, 0, {_NAN})",
+    ops.Sigmoid: lambda op, x: f"1 / (1 + tl.exp(-{x}))",
+    ops.Tanh: lambda op, x: f"1 - 2 / (tl.exp(2 * {x}) + 1)",
+    ops.Silu: lambda op, x: f"{x} / (1 + tl.exp(-{x}))",
+    ops.HardSigmoid: lambda op, x: f"tl.minimum(tl.maximum({x} + 3, 0.0, {_NAN}), 6.0, {_NAN}) / 6",
+    ops.HardSwish: lambda op, x: f"{x} * tl.minimum(tl.maximum({x} + 3, 0.0, {_NAN}), 6.0, {_NAN}) / 6",
+    ops.Softplus: lambda op, x: f"tl.maximum({x}, 0.0, {_NAN}) + tl.log(1 + tl.exp(-tl.abs({x})))",
+    ops.Exp: lambda op, x: f"tl.exp({x})",
+    ops.Log: lambda op, x: f"tl.log({x})",
+    ops.Sqrt: lambda op, x: f"tl.sqrt({x})",
+    ops.Rsqrt: lambda op, x: f"tl.rsqrt({x})",
+    ops.Reciprocal: lambda op, x: f"1 / {x}",
+    ops.Erf: lambda op, x: f"tl.erf({x})",
+    ops.Sin: lambda op, x: f"tl.sin({x})",
+    ops.Cos: lambda op, x: f"tl.cos({x})",
+    ops.Abs: lambda op, x: f"tl.abs({x})",
+    ops.Neg: lambda op, x: f"-{x}",
+    ops.Sign: lambda op, x: _sign(x),
+    ops.Floor: lambda op, x: f"tl.floor({x})",
+    ops.Ceil: lambda op, x: f"tl.ceil({x})",
+    ops.Add: lambda op, a, b: f"{a} + {b}",
+    ops.Sub: lambda op, a, b: f"{a} - {b}",
+    ops.Mul: lambda op, a, b: f"{a} * {b}",
+    ops.Div: lambda op, a, b: f"{a} / {b}",
+    ops.Pow: lambda op, a, b: _pow(a, b),
+    ops.Maximum: lambda op, a, b: f"tl.maximum({a}, {b}, {_NAN})",
+    ops.Minimum: lambda op, a, b: f"tl.minimum({a}, {b}, {_NAN})",
+    ops.Equal: lambda op, a, b: f"{a} == {b}",
+    ops.NotEqual: lambda op, a, b: f"{a} != {b}",
+    ops.Less: lambda op, a, b: f"{a} < {b}",
+    ops.LessEqual: lambda op, a, b: f"{a} <= {b}",
+    ops.Greater: lambda op, a, b: f"{a} > {b}",
+    ops.GreaterEqual: lambda op, a, b: f"{a} >= {b}",
+    ops.LogicalAnd: lambda op, a, b: f"({a} != 0) & ({b} != 0)",
+    ops.LogicalOr: lambda op, a, b: f"({a} != 0) | ({b} != 0)",
+    ops.LogicalNot: lambda op, x: f"{x} == 0",
+    ops.Where: lambda op, c, a, b: f"tl.where({c}, {a}, {b})",
+    ops.Clamp: lambda op, x: f"tl.minimum(tl.maximum({x}, {literal(op.low)}, {_NAN}), {literal(op.high)}, {_NAN})",
+    ops.LeakyRelu: lambda op, x: f"tl.where({x} > 0, {x}, {literal(op.slope)} * {x})",
+    ops.Elu: lambda op, x: f"tl.where({x} > 0, {x}, {literal(op.alpha)} * (tl.exp({x}) - 1))",
+    ops.Gelu: lambda op, x: (
+        f"{x} / (1 + tl.exp(-2 * ({_GELU_TANH.format(x=x)})))"
+        if op.approximate
+        else f"0.5 * {x} * (1 + tl.erf({x} * 0.7071067811865476))"
+    ),
+    ops.Contiguous: lambda op, x: x,
+    ops.Cast: lambda op, x: f"{x} != 0" if op.dtype == DType.b8 else x,  # the result's register type does the rest
+}
+
+
+def expression(op: Op, *operands: str) -> str:
+    """Triton source for one elementwise op over operand expressions (each a name or a literal)."""
+    return EXPRESSIONS[type(op)](op, *operands)
