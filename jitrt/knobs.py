@@ -2,7 +2,7 @@
 
 | variable | meaning | default |
 |---|---|---|
-| `JITRT_CACHE_DIR` | folder of built plans and the timing cache | the user's cache folder of this system, `jitrt` in it |
+| `JITRT_CACHE_DIR` | folder of built plans and the timing cache | `jitrt` in the user's cache folder |
 | `JITRT_LOG` | `debug`, `info`, `warning` or `error`: what is printed to stderr while building | `warning` |
 | `JITRT_COMPILE_WORKERS` | processes that compile candidates in parallel, at least 1 | one a usable core |
 | `NO_COLOR` | any non-empty text: no colours (no-color.org) | unset: colours where the terminal has them |
