@@ -1,0 +1,149 @@
+"""Depthwise convolution: one filter a channel, so there is no matrix product and memory sets the pace.
+
+Formula: y[n, p, q, k] = f(sum over (r, s) of x[n, p * stride + r, q * stride + s, k / mult] * w[k, r, s]).
+Fires for `groups == channels`. Floor: (x + w + y) bytes / bandwidth. Each program makes BLOCK_P x BLOCK_Q pixels of
+BLOCK_C channels; the taps of neighbouring pixels overlap and hit L1.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from jitrt.codegen.epilogue import make_epilogue
+from jitrt.codegen.target import Target
+from jitrt.graph.graph import Graph
+from jitrt.graph.ops import Conv
+from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
+from jitrt.kernels.conv2d import operands_of, output_space, refuse_conv
+
+
+@triton.jit
+def depthwise(
+    y,
+    x,
+    w,
+    aux,
+    ROWS: tl.constexpr,
+    FILTERS: tl.constexpr,
+    MULTIPLIER: tl.constexpr,
+    SIZE: tl.constexpr,
+    OUT: tl.constexpr,
+    FILTER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    DILATION: tl.constexpr,
+    X_STRIDES: tl.constexpr,
+    W_STRIDES: tl.constexpr,
+    WIDE: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_C: tl.constexpr,
+    APPLY: tl.constexpr,
+    STORE: tl.constexpr,
+):
+    tiles_c: tl.constexpr = (FILTERS + BLOCK_C - 1) // BLOCK_C
+    rm = (tl.program_id(0) // tiles_c) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rc = (tl.program_id(0) % tiles_c) * BLOCK_C + tl.arange(0, BLOCK_C)
+    m_mask = (rm < ROWS)[:, None]
+    c_mask = (rc < FILTERS)[None, :]
+    h0 = (rm // OUT[1]) % OUT[0] * STRIDE[0] - PADDING[0]
+    w0 = rm % OUT[1] * STRIDE[1] - PADDING[1]
+    image = rm // (OUT[0] * OUT[1])
+    if WIDE:
+        image = image.to(tl.int64)
+    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[2] + w0 * X_STRIDES[3]
+    # A multiplier of 1 must not divide: the compiler would no longer see that neighbouring channels are adjacent.
+    channel = rc if MULTIPLIER == 1 else rc // MULTIPLIER
+    x_tile = x + (x_row[:, None] + (channel * X_STRIDES[1])[None, :])
+    w_tile = w + (rc * W_STRIDES[0])[None, :]
+    acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
+    height: tl.constexpr = FILTER[0]
+    width: tl.constexpr = FILTER[1]
+    for r in tl.static_range(height):
+        h_in = (h0 + r * DILATION[0] >= 0) & (h0 + r * DILATION[0] < SIZE[0])
+        for s in tl.static_range(width):
+            inside = h_in & (w0 + s * DILATION[1] >= 0) & (w0 + s * DILATION[1] < SIZE[1])
+            step = r * DILATION[0] * X_STRIDES[2] + s * DILATION[1] * X_STRIDES[3]
+            a = tl.load(x_tile + step, mask=inside[:, None] & m_mask & c_mask, other=0.0).to(w.dtype.element_ty)
+            b = tl.load(w_tile + (r * W_STRIDES[2] + s * W_STRIDES[3]), mask=c_mask, other=0.0)
+            acc += a.to(tl.float32) * b.to(tl.float32)
+    m = rm[:, None]
+    k = rc[None, :]
+    STORE(y, APPLY(acc, aux, m, k, m_mask, c_mask), m, k, m_mask, c_mask)
+
+
+class Depthwise(Template):
+    """2-d convolutions with one input channel a group."""
+
+    name = "depthwise"
+
+    def accepts(self, body: Graph) -> str | None:
+        anchor = anchor_of(body)
+        if anchor is None or not isinstance(anchor.op, Conv):
+            return "anchor is no convolution"
+        if anchor.op.groups == 1 or anchor.op.groups != anchor.inputs[0].type.shape[1]:
+            return "anchor is not depthwise"
+        return refuse_conv(body, anchor)
+
+    def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
+        out = problem.output.type
+        rows, filters = out.numel // out.shape[1], out.shape[1]
+        configs: list[tuple[float, Config]] = []
+        for block_c in (16, 32, 64, 128):
+            for elements, warps in ((256, 1), (512, 2), (512, 4), (1024, 4), (2048, 4), (2048, 8)):
+                block_m = elements // block_c
+                if block_m < 1 or block_c > 2 * filters:
+                    continue
+                programs = -(-rows // block_m) * -(-filters // block_c)
+                waste = programs * elements / out.numel
+                # Enough warps to fill the chip first, then large tiles.
+                idle = max(1.0, target.sms * 8 / (programs * warps))
+                configs.append((waste * idle + 64 / elements, _config(block_m, block_c, warps)))
+        configs.sort(key=lambda pair: pair[0])
+        return [config for _, config in configs[:16]]
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        anchor = problem.anchor
+        assert anchor is not None and isinstance(anchor.op, Conv)
+        x_index, w_index = operands_of(problem, anchor)
+        x, w = problem.body.inputs[x_index].type, problem.body.inputs[w_index].type
+        out = anchor.output.type.shape
+        epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
+        rows = out[0] * out[2] * out[3]
+        tiles = -(-rows // config["BLOCK_M"]) * -(-out[1] // config["BLOCK_C"])
+        constexprs: dict[str, Any] = {
+            "ROWS": rows,
+            "FILTERS": out[1],
+            "MULTIPLIER": out[1] // anchor.op.groups,
+            "SIZE": x.shape[2:],
+            "OUT": out[2:],
+            "FILTER": w.shape[2:],
+            "STRIDE": anchor.op.stride,
+            "PADDING": tuple(p[0] for p in anchor.op.padding),
+            "DILATION": anchor.op.dilation,
+            "X_STRIDES": x.strides,
+            "W_STRIDES": w.strides,
+            "WIDE": x.span >= 2**31,
+            "BLOCK_M": config["BLOCK_M"],
+            "BLOCK_C": config["BLOCK_C"],
+            "APPLY": epilogue.apply,
+            "STORE": epilogue.store,
+        }
+        arguments: dict[str, Any] = {
+            "y": Result(),
+            "x": Operand(x_index),
+            "w": Operand(w_index),
+            "aux": tuple(Operand(i) for i in epilogue.operands),
+        }
+        # Weights as (r, s, k): the channels of one tap side by side.
+        if problem.weights[w_index]:
+            constexprs["W_STRIDES"] = (1, 1, w.shape[3] * out[1], out[1])
+        pack = {w_index: lambda weights: weights[:, 0].transpose(1, 2, 0)} if problem.weights[w_index] else {}
+        return Lowered((KernelCall(depthwise, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),), pack=pack)
+
+
+def _config(block_m: int, block_c: int, warps: int) -> Config:
+    return {"BLOCK_M": block_m, "BLOCK_C": block_c, "num_warps": warps}

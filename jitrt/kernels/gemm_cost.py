@@ -1,0 +1,143 @@
+"""A first cost model of tiled matrix products: which tiles are worth compiling at all, best guess first.
+
+It counts, for each configuration, how many programs an SM holds, how many waves they make, and what one step of the
+main loop is bound by: the tensor cores, loads from L2, or latency. It only has to order configurations; the GPU decides.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jitrt.codegen.target import Target
+from jitrt.kernels.base import Config
+
+_CLOCK = 1.7e9  # cycles/s the model counts in
+_LOAD_BYTES_PER_CYCLE = 42  # an SM's share of L2 bandwidth
+_LATENCY = 750  # cycles from a load's issue to its data
+_SETUP = 1800  # cycles a program spends before and after its loop
+_REGISTERS = 65536
+
+
+@dataclass(frozen=True)
+class GemmShape:
+    """`rows` x `columns` outputs, `batches` times; the reduction is `taps` x `channels` elements of `itemsize` bytes.
+    `epilogue_reads` counts full-size operands of the epilogue. `ieee` float32 runs on the plain cores."""
+
+    rows: int
+    columns: int
+    batches: int
+    channels: int
+    taps: int
+    itemsize: int
+    ieee: bool
+    epilogue_reads: int
+
+    @property
+    def reduction(self) -> int:
+        return self.taps * self.channels
+
+
+def rank_configs(shape: GemmShape, target: Target, keep: int = 48) -> Sequence[Config]:
+    """Configurations of `conv2d` for a shape, cheapest first by `cost`, at most `keep`."""
+    flatten = shape.channels < 16 and shape.taps > 1
+    configs = [c for c in _space(shape, flatten) if _fits(c, shape, target)]
+    configs.sort(key=lambda c: cost(c, shape, target))
+    # At most two of each tile shape before any third: the model tells tiles apart better than warps and stages.
+    seen: dict[tuple[object, ...], int] = {}
+    first, rest = [], []
+    for config in configs:
+        tile = (config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"], config["SPLIT_K"])
+        seen[tile] = seen.get(tile, 0) + 1
+        (first if seen[tile] <= 2 else rest).append(config)
+    return (first + rest)[:keep]
+
+
+def _space(shape: GemmShape, flatten: bool) -> list[dict[str, int | bool]]:
+    length = shape.reduction if flatten else shape.channels
+    blocks_k = [b for b in (16, 32, 64, 128) if b <= max(16, 2 * length - 1)][-2:]
+    blocks_n = [b for b in (16, 32, 64, 128, 256) if b <= max(16, 2 * shape.columns - 1)]
+    blocks_m = [b for b in (16, 32, 64, 128, 256) if b <= max(16, 2 * shape.rows - 1)]
+    if shape.ieee:
+        blocks_m, blocks_n, blocks_k = [b for b in blocks_m if b <= 64], [b for b in blocks_n if b <= 64], [16, 32]
+    out: list[dict[str, int | bool]] = []
+    for bm, bn, bk, warps, stages, split in itertools.product(
+        blocks_m, blocks_n, blocks_k, (2, 4, 8), (2, 3, 4, 5), (1, 2, 3, 4, 6, 8, 12, 16)
+    ):
+        steps = _steps(shape, flatten, bk)
+        if split > 1 and steps < 2 * split:
+            continue
+        if stages > max(2, -(-steps // split)):
+            continue
+        out.append(
+            {
+                "BLOCK_M": bm,
+                "BLOCK_N": bn,
+                "BLOCK_K": bk,
+                "SPLIT_K": split,
+                "FLATTEN": flatten,
+                "num_warps": warps,
+                "num_stages": stages,
+            }
+        )
+    return out
+
+
+def _steps(shape: GemmShape, flatten: bool, block_k: int) -> int:
+    return -(-shape.reduction // block_k) if flatten else shape.taps * -(-shape.channels // block_k)
+
+
+def _shared(config: Config, shape: GemmShape) -> int:
+    return (config["BLOCK_M"] + config["BLOCK_N"]) * config["BLOCK_K"] * shape.itemsize * config["num_stages"]
+
+
+def _registers(config: Config) -> int:
+    """Registers a thread: the accumulator and a share for addresses and operands."""
+    return config["BLOCK_M"] * config["BLOCK_N"] // (32 * config["num_warps"]) + 56
+
+
+def _fits(config: Config, shape: GemmShape, target: Target) -> bool:
+    tile = config["BLOCK_M"] * config["BLOCK_N"]
+    threads = 32 * config["num_warps"]
+    if _shared(config, shape) > target.shared or _registers(config) > 200:
+        return False
+    if tile // threads < 4 and config["num_warps"] > 2:
+        return False  # more warps than a tile can feed
+    if shape.ieee:
+        return tile // threads <= 64
+    # wgmma wants 64 rows for each group of four warps.
+    return not (target.arch >= 90 and config["num_warps"] == 8 and config["BLOCK_M"] < 128)
+
+
+def cost(config: Config, shape: GemmShape, target: Target) -> float:
+    """Estimated seconds."""
+    bm, bn, bk = config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"]
+    split, stages, warps = config["SPLIT_K"], config["num_stages"], config["num_warps"]
+    programs = -(-shape.rows // bm) * -(-shape.columns // bn) * shape.batches * split
+    resident = min(
+        target.shared // max(1, _shared(config, shape) + 1024),
+        _REGISTERS // (_registers(config) * 32 * warps),
+        64 // warps,
+        16,
+    )
+    if resident == 0:
+        return float("inf")
+    together = min(resident, -(-programs // target.sms))
+    waves = -(-programs // (target.sms * together))
+    rate = target.flops16 if shape.itemsize == 2 else target.flops32
+    if shape.ieee:
+        rate = 50e12
+    flops_per_cycle = rate / target.sms / _CLOCK
+    # Small tiles use mma.sync and reach about half the rate.
+    if target.arch >= 90 and (bm < 64 or warps < 4):
+        flops_per_cycle *= 0.5
+    compute = 2 * bm * bn * bk / flops_per_cycle
+    load = (bm + bn) * bk * shape.itemsize / _LOAD_BYTES_PER_CYCLE
+    step = max(together * compute, together * load, _LATENCY / max(1, stages - 1))
+    steps = -(-_steps(shape, bool(config["FLATTEN"]), bk) // split)
+    store = bm * bn * 2 * (1 + shape.epilogue_reads) * together / 20  # bytes at an SM's share of DRAM bandwidth
+    cycles = waves * (steps * step + _SETUP + store)
+    if split > 1:
+        cycles += 1500 + split * bm * bn * 4 / 90
+    return cycles / _CLOCK + 1.5e-6
