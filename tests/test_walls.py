@@ -24,6 +24,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("api",),
     ("compiler",),
     ("frontend", "tune", "quantize"),
+    ("lowering",),
     ("kernels",),
     ("codegen", "passes"),
     ("graph", "runtime"),
