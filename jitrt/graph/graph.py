@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -11,6 +13,8 @@ from jitrt.errors import GraphError
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array, Op, Trait
 from jitrt.graph.types import TensorType
+
+_NOT_IN_NAMES = re.compile(r"[\s,(){}\[\]<>=@%'\"]")  # what the text form uses itself; front ends may hand in any name
 
 
 class Value:
@@ -201,11 +205,22 @@ class Graph:
         self.nodes = ordered
 
     def rename(self, value: Value, name: str) -> None:
-        """Give a value another (unique) name. Layouts that name its storage follow."""
-        old, value.name = value.name, self._fresh(name)
+        """Give a value another name, with a suffix if that one is taken. Layouts that name its storage follow."""
+        old = value.name
         self._names.discard(old)
+        value.name = self._fresh(name)
         if value.is_constant:
             self.constants = {v.name: v for v in self.constants.values()}
+        for other in self.values():
+            layout = other.type.layout
+            if layout is not None and layout.storage == old:
+                other.type = other.type.with_layout(replace(layout, storage=value.name))
+
+    def set_data(self, value: Value, data: Array) -> None:
+        """Give a constant other contents; its type follows and loses its layout."""
+        if not value.is_constant:
+            raise GraphError(f"%{value.name} is no constant")
+        value.data, value.type, value._digest = data, TensorType(DType.of(data.dtype), data.shape), None
 
     # -- reading -----------------------------------------------------------------------------------------------
 
@@ -243,6 +258,7 @@ class Graph:
             while str(self._next) in self._names:
                 self._next += 1
             wanted = str(self._next)
+        wanted = _NOT_IN_NAMES.sub("_", wanted)
         name, suffix = wanted, 1
         while name in self._names:
             name, suffix = f"{wanted}_{suffix}", suffix + 1

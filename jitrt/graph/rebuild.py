@@ -23,15 +23,17 @@ def rebuild(
         mapping[value] = out.add_input(value.name, new_type(value))
     for value in graph.constants.values():
         assert value.data is not None
-        mapping[value] = out.add_constant(value.data, value.name, new_type(value))
+        mapping[value] = copy = out.add_constant(value.data, value.name, new_type(value))
+        if copy.type.logical() == value.type.logical():
+            copy._digest = value._digest  # hashing a large weight is slow
     for node in graph.nodes:
-        copy = out.append(
+        made = out.append(
             op(node) if op else node.op,
             [mapping[v] for v in node.inputs],
             loc=node.loc,
             names=[v.name for v in node.outputs],
             types=[new_type(v) for v in node.outputs],
         )
-        mapping.update(zip(node.outputs, copy.outputs, strict=True))
+        mapping.update(zip(node.outputs, made.outputs, strict=True))
     out.mark_output(*(mapping[v] for v in graph.outputs))
     return out

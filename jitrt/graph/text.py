@@ -29,7 +29,8 @@ def to_text(graph: Graph, *, locations: bool = True) -> str:
 
 def _graph_lines(graph: Graph, indent: str, locations: bool) -> list[str]:
     inputs = ", ".join(f"%{v.name}: {v.type}" for v in graph.inputs)
-    lines = [f"graph {graph.name}({inputs}) {{"]
+    title = re.sub(r"[\s()]", "_", graph.name) or "_"
+    lines = [f"graph {title}({inputs}) {{"]
     inner = indent + "  "
     lines += [f"{inner}const %{v.name}: {v.type} = {_constant(v)}" for v in graph.constants.values()]
     for node in graph.nodes:
@@ -49,7 +50,7 @@ def _node_lines(node: Node, indent: str, locations: bool) -> list[str]:
         if isinstance(value, Graph):
             bodies.append(value)
         else:
-            attributes.append(f"{field.name}={value!r}")
+            attributes.append(f"{field.name}={value!r}")  # inf and nan included: `_literal` reads them
     head = f"{indent}{outs} = {node.op.name}({args})"
     if attributes:
         head += " <" + ", ".join(attributes) + ">"
@@ -71,9 +72,11 @@ def _constant(value: Value) -> str:
 
 # -- parsing -------------------------------------------------------------------------------------------------------
 
-_TYPE = re.compile(r"(\w+)\[([\d,]*)\](?:\{([\d,]*)(?:\+(\d+))?(?:@%([\w.$]+))?\})?")
+_NAME = r"[^\s,(){}\[\]<>=@%'\"]+"  # what `Graph` lets a name consist of
+_TYPE = re.compile(rf"(\w+)\[([\d,]*)\](?:\{{([\d,]*)(?:\+(\d+))?(?:@%({_NAME}))?\}})?")
 _HEADER = re.compile(r"graph (\S+?)\((.*)\) \{$")
-_CONST = re.compile(r"const %([\w.$]+): (\S+) = (.*)$")
+_INPUT = re.compile(rf"%({_NAME}): (\w+\[[^\]]*\](?:\{{[^}}]*\}})?)")
+_CONST = re.compile(rf"const %({_NAME}): (\S+) = (.*)$")
 _NODE = re.compile(r"(%[^=]+?) = (\w+)\(([^)]*)\)(?: <(.*?)>)?(?: (graph .*\{)| : (.*?)(?: @ ('.*'|\".*\"))?)$")
 _CLOSE = re.compile(r"\} : (.*?)(?: @ ('.*'|\".*\"))?$")
 
@@ -113,7 +116,7 @@ def _parse_graph(lines: list[str], at: int, data: Mapping[str, Array], header: s
     if match is None:
         raise GraphError(f"expected 'graph NAME(...) {{', got {header or lines[at]!r}")
     graph = Graph(match.group(1))
-    for part in re.finditer(r"%([\w.$]+): (\w+\[[^\]]*\](?:\{[^}]*\})?)", match.group(2)):
+    for part in _INPUT.finditer(match.group(2)):
         graph.add_input(part.group(1), parse_type(part.group(2)))
     env = {v.name: v for v in graph.inputs}
     at += 1
@@ -146,9 +149,10 @@ def _parse_graph(lines: list[str], at: int, data: Mapping[str, Array], header: s
         op = _op(op_name, attributes, body, line)
         inputs = [_look_up(env, a.strip().lstrip("%"), line) for a in args.split(",") if a.strip()]
         names = [o.strip().lstrip("%") for o in outs.split(",")]
-        made = graph.append(
-            op, inputs, loc=ast.literal_eval(loc) if loc else "", names=names, types=_types(types_text)
-        )
+        types = _types(types_text)
+        if len(types) != len(names):
+            raise GraphError(f"{len(names)} outputs but {len(types)} types: {line!r}")
+        made = graph.append(op, inputs, loc=ast.literal_eval(loc) if loc else "", names=names, types=types)
         env.update({v.name: v for v in made.outputs})
     raise GraphError("the text ends inside a graph: no 'return' line")
 
@@ -164,16 +168,36 @@ def _op(name: str, attributes: str | None, body: Graph | None, line: str) -> Op:
         raise GraphError(f"unknown op {name!r}: {line!r}")
     kind = OPS[name]
     values: dict[str, Any] = {}
-    if attributes:
-        call = ast.parse(f"f({attributes})", mode="eval").body
-        assert isinstance(call, ast.Call)
-        values = {k.arg: ast.literal_eval(k.value) for k in call.keywords if k.arg}
-    for field in dataclasses.fields(kind):
-        if body is not None and field.name not in values:
-            values[field.name] = body
-        if field.name in values and field.type in ("DType", DType) and isinstance(values[field.name], str):
-            values[field.name] = DType(values[field.name])
-    return kind(**values)
+    try:
+        if attributes:
+            call = ast.parse(f"f({attributes})", mode="eval").body
+            assert isinstance(call, ast.Call)
+            values = {k.arg: _literal(k.value) for k in call.keywords if k.arg}
+        for field in dataclasses.fields(kind):
+            if body is not None and field.name not in values:
+                values[field.name] = body
+            if field.name in values and field.type in ("DType", DType) and isinstance(values[field.name], str):
+                values[field.name] = DType(values[field.name])
+        return kind(**values)
+    except (SyntaxError, TypeError, ValueError) as error:
+        raise GraphError(f"cannot read the attributes of {name}: {error}: {line!r}") from error
+
+
+def _literal(tree: ast.expr) -> Any:
+    """`ast.literal_eval` that also knows how Python prints the floats it cannot read."""
+    for node in ast.walk(tree):
+        for field, child in ast.iter_fields(node):
+            if isinstance(child, list):
+                child[:] = [_number(c) for c in child]
+            else:
+                setattr(node, field, _number(child))
+    return ast.literal_eval(_number(tree))
+
+
+def _number(tree: Any) -> Any:
+    if isinstance(tree, ast.Name) and tree.id in ("inf", "nan"):
+        return ast.Constant(float(tree.id))
+    return tree
 
 
 def _constant_data(literal: str, type: TensorType, data: Mapping[str, Array]) -> Array:

@@ -89,6 +89,8 @@ class TensorType:
     @property
     def is_dense(self) -> bool:
         """No gaps and no overlaps, in whatever dimension order."""
+        if self.numel == 0:
+            return True
         dims = sorted(
             (stride, size) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1
         )

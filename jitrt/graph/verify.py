@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
-from jitrt.errors import GraphError
-from jitrt.graph.graph import Graph, Value
+import dataclasses
+
+from jitrt.errors import GraphError, ShapeError
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.types import TensorType
 
 
 def verify(graph: Graph) -> None:
     """Raise GraphError, naming the node, unless: names are unique, every operand is defined before it is read, use
-    lists are exact, declared types agree with `op.infer` up to layout, strides have the rank of the shape, and constant
-    data has the declared dtype and shape."""
+    lists are exact, declared types agree with `op.infer` up to layout, strides have the rank of the shape, constant
+    data has the declared dtype and shape, and a value that lies in another's storage fits there. Bodies of regions
+    are graphs too and must hold to the same."""
     seen: dict[str, Value] = {}
     uses: dict[Value, list[tuple[int, int]]] = {}
 
@@ -35,7 +39,7 @@ def verify(graph: Graph) -> None:
             if seen.get(value.name) is not value:
                 raise GraphError(f"{node!r} reads %{value.name} before it is defined")
             uses[value].append((id(node), index))
-        inferred = node.op.infer(*(v.type for v in node.inputs))
+        inferred = _infer(node)
         if len(inferred) != len(node.outputs):
             raise GraphError(f"{node!r} has {len(node.outputs)} outputs, its op infers {len(inferred)}")
         for value, type in zip(node.outputs, inferred, strict=True):
@@ -44,6 +48,8 @@ def verify(graph: Graph) -> None:
             if value.producer is not node:
                 raise GraphError(f"%{value.name} does not name node {position} as its producer")
             define(value, repr(node))
+        for body in _bodies(node):
+            verify(body)
     for value in graph.outputs:
         if seen.get(value.name) is not value:
             raise GraphError(f"output %{value.name} is not defined in the graph")
@@ -52,5 +58,28 @@ def verify(graph: Graph) -> None:
             raise GraphError(f"the use list of %{value.name} is not exact")
     for value in seen.values():
         layout = value.type.layout
-        if layout is not None and layout.storage is not None and layout.storage not in seen:
-            raise GraphError(f"%{value.name} lies in the storage of %{layout.storage}, which does not exist")
+        if layout is not None and layout.storage is not None:
+            _verify_storage(value, layout.storage, seen.get(layout.storage))
+
+
+def _infer(node: Node) -> tuple[TensorType, ...]:
+    try:
+        return node.op.infer(*(v.type for v in node.inputs))
+    except ShapeError as error:
+        raise ShapeError(f"{node!r}{f' ({node.loc})' if node.loc else ''}: {error}") from error
+
+
+def _bodies(node: Node) -> list[Graph]:
+    attributes = (getattr(node.op, field.name) for field in dataclasses.fields(node.op))
+    return [value for value in attributes if isinstance(value, Graph)]
+
+
+def _verify_storage(value: Value, name: str, root: Value | None) -> None:
+    if root is None:
+        raise GraphError(f"%{value.name} lies in the storage of %{name}, which does not exist")
+    if root.type.layout is not None and root.type.layout.storage is not None:
+        raise GraphError(f"%{value.name} lies in the storage of %{name}, which has none of its own")
+    if root.type.dtype != value.type.dtype:
+        raise GraphError(f"%{value.name} is {value.type.dtype.value}, the storage of %{name} {root.type.dtype.value}")
+    if value.type.offset < 0 or value.type.offset + value.type.span > root.type.offset + root.type.span:
+        raise GraphError(f"%{value.name}: {value.type} reaches outside the storage of %{name}: {root.type}")
