@@ -1,0 +1,123 @@
+"""The peers: other ways to run the same PyTorch model, each prepared as well as it can be without writing kernels.
+
+    eager         the module as it is, channels_last
+    eager+graph   that, captured in one CUDA graph
+    compile       torch.compile(mode="reduce-overhead") with Inductor's freezing, channels_last
+    cudnn-fused   batch norm folded, cuDNN's fused conv + bias (+ residual) + relu, one CUDA graph: see fold.py
+
+`cudnn.benchmark` is on for all of them (run.py sets it), so cuDNN picks its algorithms by measurement.
+"""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import nn
+
+from jitrt.bench.fold import cudnn_fused
+from jitrt.bench.measure import Call, Inputs
+from jitrt.errors import OptionError
+
+Prepare = Callable[[nn.Module, Inputs], Call]
+
+
+class Contestant(Protocol):
+    """Something to time: `prepare` takes a float32 model in eval mode and inputs of the dtype to run in, on the device,
+    and returns a callable of such inputs. The model given is left as it was."""
+
+    @property
+    def name(self) -> str: ...
+
+    def prepare(self, model: nn.Module, inputs: Inputs) -> Call: ...
+
+
+@dataclass(frozen=True)
+class Peer:
+    """A contestant that is not jitrt."""
+
+    name: str
+    prepare: Prepare
+
+
+def eager(model: nn.Module, inputs: Inputs) -> Call:
+    """PyTorch as it comes."""
+    return converted(model, inputs)
+
+
+def eager_graph(model: nn.Module, inputs: Inputs) -> Call:
+    """PyTorch's kernels without their launch cost."""
+    return graphed(converted(model, inputs), inputs)
+
+
+def compiled(model: nn.Module, inputs: Inputs) -> Call:
+    """Inductor at its best known setting for latency that does not take minutes to build."""
+    import torch._inductor.config as inductor
+
+    torch._dynamo.reset()  # else a second batch size would be compiled for dynamic shapes
+    call: Call = torch.compile(converted(model, inputs), mode="reduce-overhead", dynamic=False)
+    with inductor.patch(freezing=True):
+        for _ in range(4):  # compile, then warm up, record and replay the CUDA graph
+            call(*inputs)
+    return call
+
+
+def fused(model: nn.Module, inputs: Inputs) -> Call:
+    """cuDNN's fused convolutions; batch norm is folded in float32, before the weights are rounded."""
+    wide = tuple(x.float() if x.is_floating_point() else x for x in inputs)
+    rewritten = cudnn_fused(copy.deepcopy(model).to(inputs[0].device), wide)
+    return graphed(converted(rewritten, inputs), inputs)
+
+
+PEERS = {
+    peer.name: peer
+    for peer in (
+        Peer("eager", eager),
+        Peer("eager+graph", eager_graph),
+        Peer("compile", compiled),
+        Peer("cudnn-fused", fused),
+    )
+}
+
+
+def peers_named(text: str) -> list[Peer]:
+    """The peers of a comma-separated list; "all" and "none" are lists too. Raises OptionError for an unknown one."""
+    if text == "none":
+        return []
+    names = list(PEERS) if text == "all" else [name.strip() for name in text.split(",")]
+    unknown = [name for name in names if name not in PEERS]
+    if unknown:
+        raise OptionError(f"unknown peer {unknown[0]!r}; jitrt can be compared with {', '.join(PEERS)}, all or none")
+    return [PEERS[name] for name in dict.fromkeys(names)]
+
+
+def converted(model: nn.Module, inputs: Inputs) -> nn.Module:
+    """A copy of the model on the inputs' device, in their dtype, its 4-d weights channels_last."""
+    dtype = next((x.dtype for x in inputs if x.is_floating_point()), torch.float32)
+    copied = copy.deepcopy(model).eval().to(inputs[0].device, dtype)
+    return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+
+
+def graphed(forward: Call, inputs: Inputs) -> Call:
+    """`forward` captured in one CUDA graph that reads `inputs` in place; other inputs are copied into them."""
+    side = torch.cuda.Stream()
+    side.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(side):  # cuDNN must have chosen its algorithms before the capture
+        for _ in range(4):
+            forward(*inputs)
+    torch.cuda.current_stream().wait_stream(side)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        output = forward(*inputs)
+
+    def call(*given: torch.Tensor) -> Any:
+        for static, new in zip(inputs, given, strict=True):
+            if new is not static:
+                static.copy_(new)
+        graph.replay()
+        return output
+
+    return call

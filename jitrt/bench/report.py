@@ -1,0 +1,221 @@
+"""What `jitrt bench` found, as a terminal table, as Markdown, and as a line of JSON for the history."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from jitrt.bench.measure import DeviceState, Stats, Timing
+
+US = "jitrt"
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One contestant on one model and batch.
+
+    `repeat` is the second run's median minus the first's, in microseconds: a smaller difference than this is noise.
+    `error` is ‖out − ref‖/‖ref‖ against float32 PyTorch. `failure` is set, and the rest is not, when it did not run.
+    """
+
+    model: str
+    batch: int
+    precision: str
+    contestant: str
+    build_seconds: float = 0.0
+    error: float = 0.0
+    timing: Timing | None = None
+    repeat: float = 0.0
+    state: DeviceState | None = None
+    failure: str | None = None
+
+    @property
+    def microseconds(self) -> float | None:
+        """A call back to back, median."""
+        return self.timing.back_to_back.median if self.timing else None
+
+    @property
+    def throughput(self) -> float | None:
+        """Samples a second back to back."""
+        return self.timing.queries * self.batch if self.timing else None
+
+
+@dataclass(frozen=True)
+class Report:
+    """One run of the bench."""
+
+    when: str
+    device: DeviceState | None
+    host: str
+    tools: dict[str, str]
+    outcomes: tuple[Outcome, ...]
+
+    def contests(self) -> list[list[Outcome]]:
+        """The outcomes, grouped by model, batch and precision."""
+        groups: dict[tuple[str, int, str], list[Outcome]] = {}
+        for outcome in self.outcomes:
+            groups.setdefault((outcome.model, outcome.batch, outcome.precision), []).append(outcome)
+        return list(groups.values())
+
+    @property
+    def contestants(self) -> list[str]:
+        return list(dict.fromkeys(o.contestant for o in self.outcomes))
+
+    def failures(self) -> list[Outcome]:
+        return [o for o in self.outcomes if o.failure is not None]
+
+
+def speedup(contest: Sequence[Outcome]) -> float | None:
+    """How many times faster jitrt is than the best peer of one contest; None unless both ran."""
+    ours = next((o.microseconds for o in contest if o.contestant == US), None)
+    theirs = [o.microseconds for o in contest if o.contestant != US and o.microseconds is not None]
+    return min(theirs) / ours if ours and theirs else None
+
+
+# -- two tables, as rows of text -------------------------------------------------------------------------------------
+
+DETAIL = (
+    "Model",
+    "Batch",
+    "Contestant",
+    "Throughput (samples/s)",
+    "Back to back (us)",
+    "Latency min / max / mean / median / p90 / p99 (us)",
+    "Enqueue Time (us)",
+    "GPU Compute Time (us)",
+    "Build (s)",
+    "Error",
+    "SM clock (MHz)",
+)
+
+
+def summary_rows(report: Report) -> tuple[list[str], list[list[str]]]:
+    """Header and rows: a line a contest, a column a contestant: back to back (one synchronised call), and the ratio."""
+    names = report.contestants
+    header = ["Model", "Batch", "Precision", *names, "Best peer / jitrt", "Error"]
+    rows = []
+    for contest in report.contests():
+        by_name = {o.contestant: o for o in contest}
+        ratio, ours = speedup(contest), by_name.get(US)
+        rows.append(
+            [
+                contest[0].model,
+                str(contest[0].batch),
+                contest[0].precision,
+                *(_cell(by_name.get(name)) for name in names),
+                f"{ratio:.2f}x" if ratio else "-",
+                f"{ours.error:.1e}" if ours and ours.timing else "-",
+            ]
+        )
+    return header, rows
+
+
+def detail_rows(report: Report) -> list[list[str]]:
+    """A line an outcome, under DETAIL."""
+    rows = []
+    for o in report.outcomes:
+        head = [o.model, str(o.batch), o.contestant]
+        if o.timing is None:
+            rows.append([*head, "failed", *["-"] * (len(DETAIL) - len(head) - 1)])
+            continue
+        t = o.timing
+        rows.append(
+            [
+                *head,
+                f"{o.throughput:,.0f}",
+                f"{t.back_to_back.median:,.1f} ± {max(abs(o.repeat), t.back_to_back.spread):,.1f}",
+                _spectrum(t.latency),
+                f"{t.enqueue.median:,.1f}",
+                f"{t.gpu_compute.median:,.1f}",
+                f"{o.build_seconds:.1f}",
+                f"{o.error:.1e}",
+                f"{o.state.sm_clock:.0f}" if o.state else "-",
+            ]
+        )
+    return rows
+
+
+def _cell(outcome: Outcome | None) -> str:
+    if outcome is None:
+        return "-"
+    if outcome.timing is None:
+        return "failed"
+    return f"{outcome.timing.back_to_back.median:,.0f} ({outcome.timing.latency.median:,.0f})"
+
+
+def _spectrum(stats: Stats) -> str:
+    numbers = (stats.min, stats.max, stats.mean, stats.median, stats.p90, stats.p99)
+    return " / ".join(f"{n:,.0f}" for n in numbers)
+
+
+# -- three ways to hand it over --------------------------------------------------------------------------------------
+
+
+def to_console(report: Report) -> RenderableType:
+    """What the terminal shows."""
+    header, rows = summary_rows(report)
+    parts: list[RenderableType] = [Text(_setting(report)), _table(header, rows), _table(DETAIL, detail_rows(report))]
+    parts += [Text(f"{o.contestant} failed on {o.model}, batch {o.batch}: {o.failure}") for o in report.failures()]
+    return Group(*parts)
+
+
+def to_markdown(report: Report) -> str:
+    """A section of RESULTS.md."""
+    header, rows = summary_rows(report)
+    lines = [
+        f"## {report.when}",
+        "",
+        _setting(report),
+        "",
+        "Microseconds a call back to back, in brackets one synchronised call; medians.",
+        "",
+        *_markdown_table(header, rows),
+        "",
+        "Of two equal runs and within one (interquartile range), the larger spread stands behind ±.",
+        "",
+        *_markdown_table(DETAIL, detail_rows(report)),
+        "",
+    ]
+    for o in report.failures():
+        lines += [f"- {o.contestant} failed on {o.model}, batch {o.batch}: `{o.failure}`"]
+    return "\n".join(lines).rstrip() + "\n"
+
+
+HEADER = """# Measured results
+
+Each section is one run of `jitrt bench`: all contestants in one process, on the same random inputs (images
+channels_last), prepared first, then timed in turns, twice. The inputs stay in one buffer, so small ones sit in the L2
+cache for everybody. Errors are ‖out − ref‖/‖ref‖ against PyTorch in float32 on the same inputs.
+"""
+
+
+def write(report: Report, path: Path) -> None:
+    """Append the report to the Markdown file `path`, and its JSON as a line to the file beside it ending in .jsonl."""
+    text = path.read_text() if path.exists() else HEADER
+    path.write_text(f"{text.rstrip()}\n\n{to_markdown(report)}")
+    with path.with_suffix(".jsonl").open("a") as history:
+        history.write(json.dumps(dataclasses.asdict(report)) + "\n")
+
+
+def _setting(report: Report) -> str:
+    gpu = f"{report.device.name}, driver {report.device.driver}" if report.device else "no GPU"
+    return ", ".join([gpu, report.host, *(f"{name} {version}" for name, version in report.tools.items())])
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
+    table = Table(*header)
+    for row in rows:
+        table.add_row(*row)
+    return table
+
+
+def _markdown_table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
+    lines = [header, ["---"] * len(header), *rows]
+    return ["| " + " | ".join(cell.replace("|", "\\|") for cell in line) + " |" for line in lines]

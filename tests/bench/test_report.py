@@ -1,0 +1,67 @@
+"""jitrt.bench.report: ratios, tables, and the files it appends to."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from jitrt.bench.measure import DeviceState, Stats, Timing
+from jitrt.bench.report import DETAIL, Outcome, Report, speedup, to_console, to_markdown, write
+
+
+def timing(us: float) -> Timing:
+    return Timing(Stats.of([us] * 3), Stats.of([us + 10]), Stats.of([4.0]), Stats.of([us]))
+
+
+def report(*outcomes: Outcome) -> Report:
+    state = DeviceState("NVIDIA H200", "580.1", 1980, 3201, 30, 100)
+    return Report("2026-01-02T03:04:05+00:00", state, "Linux", {"torch": "2.13.0"}, outcomes)
+
+
+OURS = Outcome("resnet50", 8, "fp16", "jitrt", 30.0, 1.5e-3, timing(400.0), repeat=-2.0)
+SLOW = Outcome("resnet50", 8, "fp16", "eager", 0.5, 1e-3, timing(1000.0))
+FAST = Outcome("resnet50", 8, "fp16", "compile", 20.0, 1e-3, timing(600.0))
+DEAD = Outcome("resnet50", 8, "fp16", "cudnn-fused", failure="RuntimeError: a | b")
+
+
+def test_the_ratio_is_to_the_best_peer_that_ran() -> None:
+    assert speedup([OURS, SLOW, FAST, DEAD]) == 1.5
+    assert speedup([SLOW, FAST]) is None
+    assert speedup([OURS, DEAD]) is None
+
+
+def test_throughput_counts_samples() -> None:
+    assert OURS.throughput == 20_000
+    assert DEAD.throughput is None
+
+
+def test_markdown_has_every_contestant_and_every_failure() -> None:
+    text = to_markdown(report(OURS, SLOW, FAST, DEAD))
+    summary = next(line for line in text.splitlines() if line.startswith("| resnet50"))
+    assert summary == "| resnet50 | 8 | fp16 | 400 (410) | 1,000 (1,010) | 600 (610) | failed | 1.50x | 1.5e-03 |"
+    assert "400.0 ± 2.0" in text
+    assert "cudnn-fused failed on resnet50, batch 8: `RuntimeError: a | b`" in text
+    rows = [line for line in text.splitlines() if line.startswith("| resnet50 | 8 | ") and line != summary]
+    assert {line.count(" | ") for line in rows} == {len(DETAIL) - 1}
+
+
+def test_the_terminal_shows_the_failure_too() -> None:
+    stream = io.StringIO()
+    Console(file=stream, width=200).print(to_console(report(OURS, DEAD)))
+    assert "RuntimeError: a | b" in stream.getvalue()
+    assert "NVIDIA H200, driver 580.1" in stream.getvalue()
+
+
+def test_write_appends_markdown_and_history(tmp_path: Path) -> None:
+    path = tmp_path / "RESULTS.md"
+    write(report(OURS, FAST), path)
+    write(report(OURS), path)
+    text = path.read_text()
+    assert text.count("# Measured results") == 1
+    assert text.count("## 2026-01-02") == 2
+    lines = path.with_suffix(".jsonl").read_text().splitlines()
+    assert [len(json.loads(line)["outcomes"]) for line in lines] == [2, 1]
+    assert json.loads(lines[0])["outcomes"][0]["timing"]["back_to_back"]["median"] == 400.0

@@ -1,0 +1,115 @@
+"""jitrt.bench.run and peers, on the CPU: the contest's rules; the peers that need a GPU are in tests/gpu."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from jitrt.bench.measure import Call, HostTimer, Inputs
+from jitrt.bench.peers import PEERS, Peer, peers_named
+from jitrt.bench.report import Report
+from jitrt.bench.run import Subject, bench_models
+from jitrt.errors import OptionError
+
+
+def subject() -> Subject:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+    return Subject("tiny", model, lambda batch: (torch.randn(batch, 3, 6, 6),))
+
+
+@dataclass(frozen=True)
+class Broken:
+    """A contestant that fails while preparing, or at its n-th call."""
+
+    at: int
+    name: str = "broken"
+
+    def prepare(self, model: nn.Module, inputs: Inputs) -> Call:
+        calls = 0
+
+        def call(x: torch.Tensor) -> Any:
+            nonlocal calls
+            calls += 1
+            if calls > self.at:
+                raise RuntimeError("out of luck\nand of memory")
+            return model(x)
+
+        if not self.at:
+            raise RuntimeError("out of luck")
+        return call
+
+
+def bench(*contestants: Any, batches: tuple[int, ...] = (1,), precision: str = "fp32", **kwargs: Any) -> Report:
+    options: dict[str, Any] = {"device": "cpu", "timer": HostTimer(), "seconds": 0.01, **kwargs}
+    return bench_models([subject()], batches, precision, contestants, **options)
+
+
+def test_every_contestant_runs_every_batch_and_is_checked() -> None:
+    said: list[str] = []
+    report = bench(PEERS["eager"], batches=(1, 3), say=said.append)
+    assert [(o.batch, o.contestant) for o in report.outcomes] == [(1, "eager"), (3, "eager")]
+    assert all(o.timing is not None and o.error < 1e-6 and o.failure is None for o in report.outcomes)
+    assert "tiny, batch 3, fp32" in said
+    assert report.tools["torch"] == torch.__version__
+
+
+def test_a_wrong_answer_shows_as_an_error() -> None:
+    doubled = Peer("doubled", lambda model, inputs: lambda x: 2 * model(x))
+    (outcome,) = bench(doubled).outcomes
+    assert outcome.error == pytest.approx(1.0)
+
+
+def test_bf16_inputs_reach_the_contestants_channels_last() -> None:
+    seen: list[torch.Tensor] = []
+
+    def prepare(model: nn.Module, inputs: Inputs) -> Call:
+        seen.extend(inputs)
+        return lambda x: model(x.float())
+
+    (outcome,) = bench(Peer("spy", prepare), precision="bf16").outcomes
+    assert outcome.error < 1e-6  # the reference gets the rounded input too
+    assert seen[0].dtype == torch.bfloat16
+    assert seen[0].is_contiguous(memory_format=torch.channels_last)
+
+
+@pytest.mark.parametrize("at", [0, 1, 5])
+def test_a_failure_is_reported_and_the_others_go_on(at: int) -> None:
+    report = bench(Broken(at), PEERS["eager"])
+    broken, eager = report.outcomes
+    assert broken.failure == "RuntimeError: out of luck"
+    assert broken.timing is None
+    assert eager.timing is not None
+    assert report.failures() == [broken]
+
+
+def test_settings_are_put_back() -> None:
+    before = torch.backends.cudnn.benchmark
+    seen: list[bool] = []
+
+    def prepare(model: nn.Module, inputs: Inputs) -> Call:
+        seen.append(torch.backends.cudnn.benchmark)
+        return model
+
+    bench(Peer("spy", prepare))
+    assert seen == [True]
+    assert torch.backends.cudnn.benchmark == before
+
+
+def test_bad_requests() -> None:
+    with pytest.raises(OptionError, match="unknown precision 'fp8'"):
+        bench(precision="fp8")
+    with pytest.raises(OptionError, match="positive"):
+        bench(batches=(0,))
+    with pytest.raises(OptionError, match="unknown peer 'tensorrt'"):
+        peers_named("eager,tensorrt")
+
+
+def test_peers_by_name() -> None:
+    assert [p.name for p in peers_named("compile, eager,compile")] == ["compile", "eager"]
+    assert [p.name for p in peers_named("all")] == ["eager", "eager+graph", "compile", "cudnn-fused"]
+    assert peers_named("none") == []
