@@ -43,7 +43,7 @@ def rank_configs(shape: GemmShape, target: Target, keep: int = 48) -> Sequence[C
     """Configurations of `conv2d` for a shape, cheapest first by `cost`, at most `keep`."""
     flatten = shape.channels < 16 and shape.taps > 1
     configs = [c for c in _space(shape, flatten) if _fits(c, shape, target)]
-    configs.sort(key=lambda c: cost(c, shape, target))
+    configs.sort(key=lambda c: (cost(c, shape, target), -min(c["num_stages"], 4)))  # ties: deeper pipelines win
     # At most two of each tile shape before any third: the model tells tiles apart better than warps and stages.
     seen: dict[tuple[object, ...], int] = {}
     first, rest = [], []
@@ -106,8 +106,8 @@ def _fits(config: Config, shape: GemmShape, target: Target) -> bool:
         return False  # more warps than a tile can feed
     if shape.ieee:
         return tile // threads <= 64
-    # wgmma wants 64 rows for each group of four warps.
-    return not (target.arch >= 90 and config["num_warps"] == 8 and config["BLOCK_M"] < 128)
+    # wgmma takes 64 rows for each group of four warps; fewer rows run on mma.sync, which any number of warps can issue.
+    return target.arch < 90 or config["BLOCK_M"] < 64 or config["num_warps"] in (4, 8 if config["BLOCK_M"] >= 128 else 4)
 
 
 def cost(config: Config, shape: GemmShape, target: Target) -> float:
