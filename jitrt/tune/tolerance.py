@@ -1,0 +1,108 @@
+"""How far a kernel may be from its reference: the one table, by dtype and reduction length.
+
+A kernel accumulates in float32 and rounds once at the store, so a 16-bit result is off by its own rounding and a
+float32 result by the sum's. The bounds leave a factor of about three above what right kernels show, and stay a factor
+of four below the smallest error a wrong one has shown here (6e-3, a race in a pipelined loop).
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from jitrt.graph.dtype import DType
+from jitrt.graph.op import Array
+
+
+@dataclass(frozen=True)
+class Tolerance:
+    """`norm` bounds ‖out − ref‖ / ‖ref‖; `element` bounds |out − ref| / (|ref| + rms(ref)) at every element.
+    `outliers` is the fraction of elements that may miss `element`: not zero only where an op is discontinuous."""
+
+    norm: float
+    element: float
+    outliers: float = 0.0
+
+
+_FLOATS = {
+    DType.f64: Tolerance(1e-10, 1e-9),
+    DType.f32: Tolerance(2e-6, 2e-5),
+    DType.f16: Tolerance(1e-3, 5e-3),
+    DType.bf16: Tolerance(8e-3, 4e-2),
+}
+_TF32 = Tolerance(1e-3, 1e-2)
+_EXACT = Tolerance(0.0, 0.0)
+_SUM_ERROR = 1e-7  # of a float32 sum, times the square root of its length
+
+
+def tolerance(dtype: DType, reduction_length: int = 1, *, tf32: bool = False) -> Tolerance:
+    """The bound for results of `dtype` that are sums of `reduction_length` products; integers must be exact.
+
+    >>> tolerance(DType.f16, 4608).norm
+    0.0010068
+    """
+    if not dtype.is_float:
+        return _EXACT
+    base = _TF32 if tf32 and dtype == DType.f32 else _FLOATS[dtype]
+    if dtype == DType.f64:
+        return base
+    grown = round(_SUM_ERROR * math.sqrt(max(1, reduction_length)), 7)
+    return Tolerance(round(base.norm + grown, 7), base.element + 10 * grown)
+
+
+def disagreement(out: Array, ref: Array, dtype: DType, bound: Tolerance, slack: Array | float = 0.0) -> str | None:
+    """None if `out` is `ref` (in float64, or integers) within `bound`; else what is wrong with it.
+
+    NaN must stand where the reference has NaN and nowhere else; values beyond what `dtype` can hold count as its
+    largest. `slack` is an absolute error allowed on top, a number or one an element; where it is not finite, the
+    element is not judged.
+    """
+    if out.shape != ref.shape:
+        return f"wrong shape {list(out.shape)}, expected {list(ref.shape)}"
+    if not out.size:
+        return None
+    if not dtype.is_float:
+        return _integers(out, ref, bound, slack)
+    got, want = np.asarray(out).astype(np.float64), np.asarray(ref, np.float64)
+    judged = np.isfinite(np.broadcast_to(slack, want.shape)) | np.isnan(want)
+    extra, missing = np.isnan(got) & ~np.isnan(want) & judged, np.isnan(want) & ~np.isnan(got)
+    if extra.any():
+        return f"NaN or unwritten at {_share(extra)} where the reference is a number"
+    if missing.any():
+        return f"a number at {_share(missing)} where the reference is NaN"
+    keep = judged & ~np.isnan(want)
+    limit = _largest(dtype)
+    got, want = np.clip(got[keep], -limit, limit), np.clip(want[keep], -limit, limit)
+    if not got.size:
+        return None
+    allowed = np.broadcast_to(slack, keep.shape)[keep]
+    error = np.abs(got - want)
+    rms = float(np.sqrt(np.mean(np.square(want))))
+    wild = error > bound.element * (np.abs(want) + rms) + allowed
+    if wild.sum() > bound.outliers * wild.size:
+        worst = float((error / (np.abs(want) + rms + 1e-300)).max())
+        return f"wrong numbers at {_share(wild)}, off by up to {worst:.1e} (limit {bound.element:.1e})"
+    far = float(np.linalg.norm(error[~wild]))
+    size = float(np.linalg.norm(want[~wild]))
+    if far > bound.norm * size + float(np.linalg.norm(allowed[~wild])):
+        return f"wrong numbers: relative error {far / max(size, 1e-300):.1e} (limit {bound.norm:.1e})"
+    return None
+
+
+def _integers(out: Array, ref: Array, bound: Tolerance, slack: Array | float) -> str | None:
+    wrong = (out != ref) & (np.broadcast_to(slack, out.shape) == 0)
+    if wrong.sum() > bound.outliers * wrong.size:
+        return f"wrong numbers at {_share(wrong)}"
+    return None
+
+
+def _share(mask: Array) -> str:
+    return f"{int(mask.sum())} of {mask.size} elements"
+
+
+def _largest(dtype: DType) -> float:
+    import ml_dtypes
+
+    return float(ml_dtypes.finfo(dtype.numpy).max)

@@ -1,0 +1,282 @@
+"""What a candidate is given, and what it must give back: random operands and the region's own reference.
+
+The reference is the region's body in float64. Where that would take long, the batch holds a few distinct items over and
+over, in random order: the reference runs once for each distinct item, and still every element of the output is checked.
+That a body treats its batch items apart is not taken on trust but tried on the numbers.
+"""
+
+from __future__ import annotations
+
+import math
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from jitrt.errors import ShapeError
+from jitrt.graph import ops
+from jitrt.graph.dtype import DType
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.interpret import interpret
+from jitrt.graph.op import Array
+from jitrt.graph.rebuild import rebuild
+from jitrt.graph.types import TensorType
+from jitrt.kernels.base import Problem
+from jitrt.tune.tolerance import Tolerance, disagreement, tolerance
+
+REFERENCE_SECONDS = 0.15  # what one reference may cost before the batch is made of repeated items
+_POOL = 1_048_583  # random numbers drawn at most for an operand (a prime: repeats fall on no row or tile boundary)
+_CHUNK = 1 << 24  # elements compared bit for bit at a time
+_DISTINCT = 1 << 20  # output elements compared as numbers, as far as repeated items can make it so
+
+_SINGULAR_AT_ZERO = (ops.Reciprocal, ops.Log, ops.Sqrt, ops.Rsqrt)
+_DISCONTINUOUS = (
+    ops.Equal,
+    ops.NotEqual,
+    ops.Less,
+    ops.LessEqual,
+    ops.Greater,
+    ops.GreaterEqual,
+    ops.Floor,
+    ops.Ceil,
+    ops.Sign,
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Operands of a problem (numpy, logical shapes, declared dtypes) and what its output must be.
+
+    `expected` is float64 (integers as they are) for the distinct items; `items[i]` says which of them the output's
+    leading index i holds, and is None where `expected` is the whole output. `slack` is what float32 arithmetic alone is
+    off by, an element of `expected` each.
+    """
+
+    operands: tuple[Array, ...]
+    expected: Array
+    slack: Array
+    items: Array | None
+    dtype: DType
+    bound: Tolerance
+
+    def check(self, out: Array) -> str | None:
+        """None if `out` (logical shape) is right, else what is wrong."""
+        if self.items is None:
+            return disagreement(out, self.expected, self.dtype, self.bound, self.slack)
+        first = np.unique(self.items, return_index=True)[1]
+        reason = disagreement(out[first], self.expected, self.dtype, self.bound, self.slack)
+        if reason is not None:
+            return reason
+        # Equal items mostly come out bit for bit alike; only those that do not are compared as numbers.
+        step = max(1, _CHUNK // max(1, out[0].size))
+        for start in range(0, len(out), step):
+            part, items = out[start : start + step], self.items[start : start + step]
+            axes = tuple(range(1, out.ndim))
+            odd = np.flatnonzero((_bits(part) != _bits(out[first[items]])).any(axes))
+            if odd.size:
+                kinds = items[odd]
+                reason = disagreement(part[odd], self.expected[kinds], self.dtype, self.bound, self.slack[kinds])
+                if reason is not None:
+                    return reason
+        return None
+
+
+def make_trial(problem: Problem, *, special: bool = False, seconds: float = REFERENCE_SECONDS) -> Trial:
+    """Random operands for a problem and their reference. With `special` some activations are large and some are NaN."""
+    rng = np.random.default_rng([zlib.crc32(problem.key.encode()), special])
+    body, output = problem.body, problem.output.type
+    small, batched, count = _shrink(problem, seconds)
+    operands = _draw_all(small, problem, rng, special)
+    expected, slack = _reference(small, operands)
+    if count is not None and not _items_are_apart(problem, batched, operands, expected):
+        small, count = body, None
+        operands = _draw_all(small, problem, rng, special)
+        expected, slack = _reference(small, operands)
+    items = None
+    if count is not None:
+        size = output.shape[0]
+        items = rng.permutation(np.concatenate([np.arange(count), rng.integers(0, count, size - count)]))
+        operands = [a[items] if i in batched else a for i, a in enumerate(operands)]
+    return Trial(tuple(operands), expected, slack, items, output.dtype, _bound(problem))
+
+
+# -- the reference -----------------------------------------------------------------------------------------------------
+
+
+def _reference(body: Graph, operands: Sequence[Array]) -> tuple[Array, Array]:
+    """(the exact output, how far the same in float32 is from it: what no kernel can be blamed for)."""
+    (exact,) = interpret(body, operands, exact=True)
+    if body.outputs[0].type.dtype == DType.f64:
+        return exact, np.zeros(exact.shape)
+    single = rebuild(body, type=lambda v: v.type.with_dtype(DType.f32) if v.type.dtype.is_float else v.type)
+    with np.errstate(all="ignore"):
+        (rounded,) = interpret(single, operands)
+        slack = 4 * np.abs(rounded.astype(np.float64) - exact.astype(np.float64))
+    # inf against inf is agreement; a float32 overflow where float64 has a number leaves inf: not judged.
+    agree = (rounded == exact) | (np.isnan(rounded) & np.isnan(exact))
+    return exact, np.where(agree, 0.0, np.where(np.isnan(slack), np.inf, slack))
+
+
+def _bound(problem: Problem) -> Tolerance:
+    anchor = problem.anchor
+    length = 1 if anchor is None else reduction_length(anchor)
+    tf32 = any(getattr(node.op, "tf32", False) for node in problem.body.nodes)
+    bound = tolerance(problem.output.type.dtype, length, tf32=tf32)
+    jumps = any(_jumps(node) for node in problem.body.nodes)
+    return replace(bound, outliers=1e-3) if jumps else bound
+
+
+def _jumps(node: Node) -> bool:
+    """Whether a rounding error on the way in can change the result by much."""
+    inexact = any(v.type.dtype.is_float for v in node.inputs)
+    to_integer = isinstance(node.op, ops.Cast) and not node.op.dtype.is_float
+    return inexact and (isinstance(node.op, _DISCONTINUOUS) or to_integer)
+
+
+def reduction_length(anchor: Node) -> int:
+    """How many elements make one output element of an anchor."""
+    out = max(1, anchor.output.type.numel)
+    flops = anchor.op.flops([v.type for v in anchor.inputs], [v.type for v in anchor.outputs])
+    return max(1, flops // out, anchor.inputs[0].type.numel // out)
+
+
+# -- a smaller batch ---------------------------------------------------------------------------------------------------
+
+
+def _shrink(problem: Problem, seconds: float) -> tuple[Graph, frozenset[int], int | None]:
+    """(body, indices of the operands that have a batch, distinct items); the count is None for the whole batch."""
+    body, output = problem.body, problem.output.type
+    size = output.shape[0] if output.rank else 1
+    if size < 3 or not output.numel:
+        return body, frozenset(), None
+    affordable = min(seconds / _seconds(body), _DISTINCT / output.numel)
+    count = max(2, int(affordable * size))
+    if count >= size:
+        return body, frozenset(), None
+    for batched in _batch_guesses(problem, size):
+        small = with_batch(body, batched, count)
+        if small is not None:
+            return small, batched, count
+    return body, frozenset(), None
+
+
+def _seconds(body: Graph) -> float:
+    """A rough idea of what numpy takes for a body."""
+    total = 1e-9
+    for node in body.nodes:
+        flops = node.op.flops([v.type for v in node.inputs], [v.type for v in node.outputs])
+        total += flops / 50e9 + sum(v.type.numel for v in (*node.inputs, *node.outputs)) / 0.3e9
+    return total
+
+
+def _batch_guesses(problem: Problem, size: int) -> list[frozenset[int]]:
+    rank = problem.output.type.rank
+    fits = [
+        index
+        for index, value in enumerate(problem.body.inputs)
+        if not problem.weights[index] and value.type.rank >= rank and value.type.shape[0] == size
+    ]
+    return [frozenset(fits), frozenset(fits[:1])] if fits else []
+
+
+def with_batch(body: Graph, batched: frozenset[int], count: int) -> Graph | None:
+    """`body` with `count` items in the operands `batched` and in the output, or None if its ops do not allow it."""
+    small = Graph(body.name)
+    mapping: dict[Value, Value] = {}
+    for index, value in enumerate(body.inputs):
+        type = value.type.logical()
+        shape = (count, *type.shape[1:]) if index in batched else type.shape
+        mapping[value] = small.add_input(value.name, TensorType(type.dtype, shape))
+    for value in body.constants.values():
+        assert value.data is not None
+        mapping[value] = small.add_constant(value.data, value.name)
+    try:
+        for node in body.nodes:
+            copy = small.append(node.op, [mapping[v] for v in node.inputs], loc=node.loc)
+            mapping.update(zip(node.outputs, copy.outputs, strict=True))
+    except ShapeError:
+        return None
+    out, want = mapping[body.outputs[0]], body.outputs[0].type
+    if out.type.shape != (count, *want.shape[1:]):
+        return None
+    small.mark_output(out)
+    return small
+
+
+def _items_are_apart(problem: Problem, batched: frozenset[int], operands: Sequence[Array], expected: Array) -> bool:
+    """Whether one item alone gives what it gave among the others."""
+    single = with_batch(problem.body, batched, 1)
+    if single is None:
+        return False
+    last = [a[-1:] if i in batched else a for i, a in enumerate(operands)]
+    (alone,) = interpret(single, last, exact=True)
+    return bool(np.allclose(alone, expected[-1:], rtol=1e-9, atol=1e-12, equal_nan=True))
+
+
+# -- random operands ---------------------------------------------------------------------------------------------------
+
+
+def _draw_all(body: Graph, problem: Problem, rng: np.random.Generator, special: bool) -> list[Array]:
+    positive = any(_singular(node) for node in problem.body.nodes)
+    scales = {} if problem.anchor is None else _scales(problem.anchor)
+    arrays = []
+    for index, (value, whole) in enumerate(zip(body.inputs, problem.body.inputs, strict=True)):
+        array = draw(value.type, rng, scale=scales.get(whole, 1.0), positive=positive)
+        if special and not problem.weights[index] and value.type.dtype.is_float:
+            _make_special(array, rng)
+        arrays.append(array)
+    return arrays
+
+
+def draw(type: TensorType, rng: np.random.Generator, *, scale: float = 1.0, positive: bool = False) -> Array:
+    """A random array: floats normal (or uniform in 0.5 to 2, if `positive`) times `scale`, integers small, booleans."""
+    pool = min(max(1, type.numel), _POOL)
+    values: Array
+    if type.dtype == DType.b8:
+        values = rng.integers(0, 2, pool)
+    elif not type.dtype.is_float:
+        values = rng.integers(0 if type.dtype == DType.u8 else -4, 5, pool)
+    elif positive:
+        values = rng.uniform(0.5, 2.0, pool) * scale
+    else:
+        values = rng.standard_normal(pool, np.float32) * np.float32(scale)
+    return np.resize(values.astype(type.dtype.numpy), type.shape)
+
+
+def _make_special(array: Array, rng: np.random.Generator) -> None:
+    """Make a sixteenth of the elements large, and one in ten thousand, one at least, NaN."""
+    if not array.size:
+        return
+    flat = array.reshape(-1)
+    large = rng.integers(0, flat.size, max(1, flat.size // 16))
+    flat[large] *= flat.dtype.type(256)
+    # In the first item only, where there are several, so that the others show that NaN does not spread.
+    room = flat.size // len(array) if array.ndim > 1 and len(array) > 1 else flat.size
+    flat[rng.integers(0, room, max(1, room // 10_000))] = np.nan
+
+
+def _scales(anchor: Node) -> dict[Value, float]:
+    """A matrix product's second operand is scaled so that the results are of the size of the first."""
+    if len(anchor.inputs) < 2:
+        return {}
+    source = anchor.inputs[1]
+    while source.producer is not None:
+        source = source.producer.inputs[0]
+    out = max(1, anchor.output.type.numel)
+    flops = anchor.op.flops([v.type for v in anchor.inputs], [v.type for v in anchor.outputs])
+    return {source: 1 / math.sqrt(max(1, flops // (2 * out)))}
+
+
+def _singular(node: Node) -> bool:
+    """Whether a normal draw would mostly test NaN, or numbers near a pole."""
+    if isinstance(node.op, ops.Div):
+        return not node.inputs[1].is_constant
+    if isinstance(node.op, ops.Pow):
+        exponent = node.inputs[1].data
+        return exponent is None or float(exponent) != int(float(exponent))
+    return isinstance(node.op, _SINGULAR_AT_ZERO)
+
+
+def _bits(array: Array) -> Array:
+    return array.view(f"u{array.dtype.itemsize}")
