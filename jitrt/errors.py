@@ -46,6 +46,10 @@ class GradientError(InputError):
     """An input requires a gradient while gradients are enabled; jitrt compiles for inference only."""
 
 
+class TrainingModeError(ImportFailure, GradientError):
+    """The model is in training mode: batch norm or dropout would behave as in training."""
+
+
 class OptionError(JitrtError, ValueError):
     """An option or argument has a value outside what it accepts."""
 
@@ -60,6 +64,10 @@ class NoGpuError(TargetError):
 
 class CompileError(JitrtError):
     """Triton or ptxas refused a generated kernel."""
+
+
+class KernelError(JitrtError, AssertionError):
+    """A kernel under test gave wrong numbers or touched memory it must not."""
 
 
 class TuningError(JitrtError):

@@ -1,0 +1,20 @@
+"""Check a kernel template without a GPU: run it in Triton's interpreter, and compile it for every target.
+
+>>> from jitrt.testing import check_problem, compiles
+>>> check_problem(problem, MyTemplate())                        # doctest: +SKIP
+>>> compiles(problem, MyTemplate(), config, targets=(80, 90))   # doctest: +SKIP
+"""
+
+from jitrt.kernels.accuracy import mismatch, tolerance
+from jitrt.testing.check import check_problem, compiles, make_problem, random_operands
+from jitrt.testing.interpreter import run_interpreted
+
+__all__ = [
+    "check_problem",
+    "compiles",
+    "make_problem",
+    "mismatch",
+    "random_operands",
+    "run_interpreted",
+    "tolerance",
+]

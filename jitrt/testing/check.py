@@ -1,0 +1,148 @@
+"""Check a template on a problem: its numbers in the interpreter, its resources in the compiler."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from functools import cache
+
+import numpy as np
+
+from jitrt.codegen.compile import Binary, compile_call
+from jitrt.codegen.target import TARGETS, Target
+from jitrt.errors import KernelError
+from jitrt.graph.dtype import DType
+from jitrt.graph.graph import Graph
+from jitrt.graph.interpret import interpret
+from jitrt.graph.op import Array
+from jitrt.graph.types import Layout, TensorType
+from jitrt.kernels.accuracy import mismatch, reduction_length, tolerance, uses_tf32
+from jitrt.kernels.base import Config, Problem, Tactic, Template
+from jitrt.testing.interpreter import run_interpreted
+
+_EXTREMES = (np.nan, np.inf, -np.inf, 3e4, -3e4, 1e-7, 0.0, -0.0)
+
+
+def make_problem(
+    body: Graph,
+    *,
+    strides: Mapping[str, Sequence[int]] | None = None,
+    weights: Sequence[str] = (),
+    alignment: int | Sequence[int] = 16,
+) -> Problem:
+    """The problem of a hand-written body. `strides` gives inputs or the output, by name, other strides than row-major;
+    `weights` names the inputs that are constants of the model."""
+    given = strides or {}
+    for value in (*body.inputs, *body.outputs):
+        if value.name in given:
+            value.type = value.type.with_layout(Layout(tuple(given[value.name])))
+    count = len(body.inputs) + 1
+    aligned = (alignment,) * count if isinstance(alignment, int) else tuple(alignment)
+    return Problem(body, tuple(v.name in weights for v in body.inputs), aligned)
+
+
+def random_operands(problem: Problem, *, seed: int = 0, extreme: bool = False) -> list[Array]:
+    """An array for every operand: normal floats, small integers, coin tosses. With `extreme` every tenth float is NaN,
+    an infinity, large, tiny or a zero of either sign."""
+    rng = np.random.default_rng(seed)
+    return [_random(v.type, rng, extreme) for v in problem.body.inputs]
+
+
+def _random(type: TensorType, rng: np.random.Generator, extreme: bool) -> Array:
+    # A dimension of stride 0 repeats one element.
+    shape = tuple(1 if stride == 0 else size for size, stride in zip(type.shape, type.strides, strict=True))
+    if type.dtype == DType.b8:
+        data: Array = rng.integers(0, 2, shape).astype(bool)
+    elif not type.dtype.is_float:
+        data = rng.integers(0 if type.dtype == DType.u8 else -9, 10, shape)
+    else:
+        data = rng.standard_normal(shape)
+        if extreme and data.size:
+            count = max(1, data.size // 10)
+            data.flat[rng.choice(data.size, count, replace=False)] = rng.choice(_EXTREMES, count)
+    return np.ascontiguousarray(np.broadcast_to(data.astype(type.dtype.numpy), type.shape))
+
+
+def check_problem(
+    problem: Problem,
+    template: Template,
+    configs: Sequence[Config] | None = None,
+    *,
+    target: Target = TARGETS[90],
+    extremes: bool = True,
+    seed: int = 0,
+) -> None:
+    """Run `configs` (the template's first candidate if None) in the interpreter and compare with the body run exactly
+    in numpy, on random operands and, unless `extremes` is False, on operands full of NaN, infinities and zeros.
+
+    Raises KernelError with the configuration and the worst element, or with the reason if the template refuses."""
+    reason = template.accepts(problem.body) or template.supports(problem, target)
+    if reason is not None:
+        raise KernelError(f"{template.name} refuses the problem: {reason}")
+    if configs is None:
+        configs = template.candidates(problem, target)[:1]
+    for extreme in (False, True) if extremes else (False,):
+        arrays = random_operands(problem, seed=seed, extreme=extreme)
+        (exact,) = interpret(problem.body, arrays, exact=True)
+        rtol, atol = _tolerance(problem, arrays)
+        for config in configs:
+            tactic = Tactic.make(template, config)
+            got = run_interpreted(problem, tactic, arrays, target, template=template)
+            wrong = mismatch(got, exact, problem.output.type.dtype, rtol, atol)
+            if wrong is not None:
+                raise KernelError(f"{tactic}{' on extreme operands' if extreme else ''}: {wrong}")
+
+
+def _tolerance(problem: Problem, arrays: Sequence[Array]) -> tuple[float, float]:
+    """Sums are as exact as their largest finite term."""
+    scale = 1.0
+    for array in arrays:
+        if DType.of(array.dtype).is_float and array.size:
+            wide = np.abs(array.astype(np.float64))
+            scale *= max(1.0, float(wide[np.isfinite(wide)].max(initial=1.0)) / 8)
+    body = problem.body
+    return tolerance(problem.output.type.dtype, reduction_length(body), tf32=uses_tf32(body), scale=scale)
+
+
+def compiles(
+    problem: Problem,
+    template: Template,
+    config: Config | None = None,
+    targets: Sequence[int] = (80, 90, 100),
+    *,
+    spills: int = 0,
+) -> list[Binary]:
+    """Compile every launch of a configuration (the first candidate if None) for each target; no GPU needed.
+
+    Raises KernelError if one spills more than `spills` bytes a thread or asks for more shared memory than the target
+    has, CompileError if Triton refuses it."""
+    out = []
+    for arch in targets:
+        target = TARGETS[arch]
+        chosen = config if config is not None else template.candidates(problem, target)[0]
+        for call in template.lower(problem, chosen, target).calls:
+            with _triton_cache():
+                binary = compile_call(call, problem, target)
+            what = f"{Tactic.make(template, chosen)} for {target}"
+            if binary.spills > spills:
+                raise KernelError(f"{what} spills {binary.spills} bytes a thread")
+            if binary.shared_bytes > target.shared:
+                raise KernelError(f"{what} needs {binary.shared_bytes} bytes of shared memory, there are {target.shared}")
+            out.append(binary)
+    return out
+
+
+@contextmanager
+def _triton_cache() -> Iterator[None]:
+    """A scope in which Triton's cache is a folder of this process."""
+    import triton
+
+    with triton.knobs.cache.scope():
+        triton.knobs.cache.dir = _cache_folder().name
+        yield
+
+
+@cache
+def _cache_folder() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="jitrt-testing-")

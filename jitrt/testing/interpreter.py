@@ -1,0 +1,108 @@
+"""Run a template's launches in Triton's interpreter, on the CPU, in a process of their own.
+
+Triton decides at import whether `@triton.jit` makes compiled or interpreted functions, so the interpreter lives in one
+long-lived child process that has TRITON_INTERPRET set; the parent's Triton goes on compiling. The child is
+`python -m jitrt.testing`; it reads pickled requests from stdin and answers on stdout.
+"""
+
+from __future__ import annotations
+
+import atexit
+import inspect
+import os
+import pickle
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from typing import Any
+
+from jitrt.codegen.target import TARGETS, Target
+from jitrt.errors import KernelError
+from jitrt.graph.op import Array
+from jitrt.graph.text import to_text
+from jitrt.kernels.base import Problem, Tactic, Template, templates
+from jitrt.knobs import environment
+
+
+def run_interpreted(
+    problem: Problem,
+    tactic: Tactic,
+    arrays: Sequence[Array],
+    target: Target = TARGETS[90],
+    *,
+    template: Template | None = None,
+) -> Array:
+    """The output of one tactic on `arrays` (the operands, of their logical shapes), computed by Triton's interpreter.
+
+    Operands, output and workspace lie in NaN-poisoned storages with the problem's strides. `template` is needed for one
+    that is not in `jitrt.kernels`; it must be a class at the top of a file. Raises KernelError if the kernel fails,
+    writes outside its output, leaves part of it unwritten, or leaves a counter that is not zero.
+    """
+    kind = type(template or templates()[tactic.template])
+    constants = {v.digest: v.data for v in problem.body.constants.values() if v.data is not None}
+    request = Request(
+        body=to_text(problem.body, locations=False),
+        constants=constants,
+        weights=problem.weights,
+        alignment=problem.alignment,
+        template=(kind.__module__, kind.__qualname__, inspect.getfile(kind)),
+        config=dict(tactic.config),
+        arrays=tuple(arrays),
+        target=target,
+    )
+    ok, answer = _child().ask(request)
+    if not ok:
+        raise KernelError(f"{tactic} in the interpreter: {answer}")
+    return answer
+
+
+@dataclass(frozen=True)
+class Request:
+    """One run, in terms that a fresh process understands. `template` is (module, class, file)."""
+
+    body: str
+    constants: Mapping[str, Array]
+    weights: tuple[bool, ...]
+    alignment: tuple[int, ...]
+    template: tuple[str, str, str]
+    config: Mapping[str, Any]
+    arrays: tuple[Array, ...]
+    target: Target
+
+
+class _Child:
+    """The interpreter process, started at the first request and again if it died."""
+
+    def __init__(self) -> None:
+        self._process: subprocess.Popen[bytes] | None = None
+
+    def ask(self, request: Request) -> tuple[bool, Any]:
+        if self._process is None or self._process.poll() is not None:
+            self._process = subprocess.Popen(
+                [sys.executable, "-m", "jitrt.testing"],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                env=environment({"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}),
+            )
+        assert self._process.stdin is not None and self._process.stdout is not None
+        try:
+            pickle.dump(request, self._process.stdin)
+            self._process.stdin.flush()
+            answer: tuple[bool, Any] = pickle.load(self._process.stdout)
+        except (EOFError, OSError):
+            return False, f"the interpreter process died with exit status {self._process.wait()}"
+        return answer
+
+    def close(self) -> None:
+        if self._process is not None and self._process.stdin is not None:
+            self._process.stdin.close()
+            self._process.wait()
+
+
+@cache
+def _child() -> _Child:
+    child = _Child()
+    atexit.register(child.close)
+    return child
