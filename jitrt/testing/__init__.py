@@ -5,15 +5,15 @@
 >>> compiles(problem, MyTemplate(), config, targets=(80, 90))   # doctest: +SKIP
 """
 
-from jitrt.kernels.accuracy import mismatch, tolerance
-from jitrt.testing.check import check_problem, compiles, make_problem, random_operands
+from jitrt.testing.check import check_problem, compiles, disagrees, make_problem, random_operands
 from jitrt.testing.interpreter import run_interpreted
+from jitrt.tune.tolerance import tolerance
 
 __all__ = [
     "check_problem",
     "compiles",
+    "disagrees",
     "make_problem",
-    "mismatch",
     "random_operands",
     "run_interpreted",
     "tolerance",

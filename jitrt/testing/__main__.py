@@ -20,10 +20,20 @@ from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 from jitrt.graph.text import parse
 from jitrt.graph.types import TensorType
-from jitrt.kernels.base import Argument, KernelCall, Lowered, Number, Operand, Problem, Result, Template, Workspace, Zeros
+from jitrt.kernels.base import (
+    Argument,
+    KernelCall,
+    Lowered,
+    Number,
+    Operand,
+    Problem,
+    Result,
+    Template,
+    Workspace,
+    Zeros,
+)
 from jitrt.testing.interpreter import Request
 from jitrt.testing.storage import Storage, poison
-
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
@@ -32,6 +42,7 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
             request: Request = pickle.load(requests)
         except EOFError:
             return
+        answer: tuple[bool, Array | str]
         try:
             answer = (True, _run(request))
         except KernelError as error:
@@ -53,7 +64,8 @@ def _run(request: Request) -> Array:
             type = TensorType(DType.of(data.dtype), data.shape)
         operands.append(Storage.make(type, request.alignment[index], data))
     result = Storage.make(problem.output.type, request.alignment[-1])
-    space = _Space(operands, result, poison(DType.f32, lowered.workspace_bytes), np.zeros(lowered.zeros_bytes, np.uint8))
+    workspace = poison(DType.f32, lowered.workspace_bytes)
+    space = _Space(operands, result, workspace, np.zeros(lowered.zeros_bytes, np.uint8))
     before = result.raw.copy()
     _launch_all(lowered, space)
     result.check_written(before)
