@@ -16,6 +16,7 @@ from jitrt.codegen.source import define
 from jitrt.codegen.tile import TileSpace
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
+from jitrt.graph.ops import Cast
 from jitrt.graph.types import TensorType
 
 
@@ -108,7 +109,7 @@ def make_epilogue(
         if not any(a.isidentifier() for a in arguments):
             text = f"tl.full([1, 1], {text}, {register_type(node.output.type.dtype)})"
         source_type, result_type = (register_type(v.type.dtype) for v in (node.inputs[-1], node.output))
-        cast = f".to({result_type})" if source_type != result_type else ""
+        cast = f".to({result_type})" if source_type != result_type or isinstance(node.op, Cast) else ""
         lines.append(f"    {name} = ({text}){cast}")
         names[node.output] = name
     result = read(body.outputs[0])

@@ -70,6 +70,14 @@ def _pow(a: str, b: str) -> str:
     return f"tl.where({b} == 0, 1.0, tl.where({a} < 0, {signed}, {size}))"
 
 
+def _cast(dtype: DType, x: str) -> str:
+    if dtype == DType.b8:
+        return f"{x} != 0"
+    if dtype in (DType.f16, DType.bf16):  # round, although the register stays float32
+        return f"({x}).to({'tl.float16' if dtype == DType.f16 else 'tl.bfloat16'})"
+    return x  # the result's register type does the rest
+
+
 _GELU_TANH = "0.7978845608028654 * ({x} + 0.044715 * {x} * {x} * {x})"
 
 EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
@@ -119,7 +127,7 @@ EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
         else f"0.5 * {x} * (1 + tl.erf({x} * 0.7071067811865476))"
     ),
     ops.Contiguous: lambda op, x: x,
-    ops.Cast: lambda op, x: f"{x} != 0" if op.dtype == DType.b8 else x,  # the result's register type does the rest
+    ops.Cast: lambda op, x: _cast(op.dtype, x),
 }
 
 

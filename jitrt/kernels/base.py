@@ -188,6 +188,11 @@ class Template:
         """None, or why this problem cannot run on this target (for templates of one architecture)."""
         return None
 
+    def spreads_nonfinite(self, problem: Problem) -> bool:
+        """Whether a NaN or an infinity may also reach outputs that do not depend on it (through a product with zero).
+        Verification then leaves such inputs out."""
+        return False
+
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         """Configurations worth trying, best guess first. Never empty for an accepted problem."""
         raise NotImplementedError

@@ -10,7 +10,8 @@ Three choices make it cover the networks:
   the last one to arrive adds them in a fixed order, so the result is deterministic, and leaves the counter zero.
 * `FLATTEN` runs the reduction over (r, s, c) as one index where c is too short for a block (a network's first layer).
 * Groups run in bundles: enough neighbouring groups at a time to fill a tensor-core tile, with the weights of the bundle
-  packed block-diagonally. The zeros cost arithmetic that a memory-bound layer has to spare.
+  packed block-diagonally. The zeros cost arithmetic that a memory-bound layer has to spare; a NaN or an infinity in one
+  group makes the whole bundle NaN (zero times infinity).
 """
 
 from __future__ import annotations
@@ -306,6 +307,9 @@ class Conv2d(Template):
         if grouped and not problem.weights[operands_of(problem, anchor)[1]]:
             return "a grouped convolution needs constant weights, which are packed when the plan is built"
         return None
+
+    def spreads_nonfinite(self, problem: Problem) -> bool:
+        return _unpack(problem)[0].groups_a_bundle > 1
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         shape, _, _ = _unpack(problem)

@@ -62,7 +62,7 @@ def depthwise(
     acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     height: tl.constexpr = FILTER[0]
     width: tl.constexpr = FILTER[1]
-    for r in tl.static_range(height):
+    for r in range(height):  # not unrolled: a 7x7 window's 49 loads at once would spill
         h_in = (h0 + r * DILATION[0] >= 0) & (h0 + r * DILATION[0] < SIZE[0])
         for s in tl.static_range(width):
             inside = h_in & (w0 + s * DILATION[1] >= 0) & (w0 + s * DILATION[1] < SIZE[1])

@@ -55,7 +55,7 @@ def pad_channels(
 
 @dataclass(frozen=True)
 class StemShape:
-    """`taps` is the filter's width rounded up so that a row of it is a multiple of 16 elements."""
+    """The filter is `height` x `taps`; `padded` is (images, height, width) of the padded input, every pixel of it read."""
 
     filters: int
     height: int
@@ -73,19 +73,19 @@ def _describe(problem: Problem) -> StemShape:
     assert anchor is not None and isinstance(anchor.op, Conv)
     w = anchor.inputs[1].type
     out = anchor.output.type.shape
-    taps = -(-w.shape[3] * _CHANNELS // 16) * 16 // _CHANNELS
+    taps = w.shape[3]
     padded_height = (out[2] - 1) * anchor.op.stride[0] + (w.shape[2] - 1) * anchor.op.dilation[0] + 1
     padded_width = (out[3] - 1) * anchor.op.stride[1] + taps
     padded = (out[0], padded_height, padded_width)
     return StemShape(w.shape[0], w.shape[2], taps, out[0] * out[2] * out[3], padded)
 
 
-def pack_stem(w: Array, taps: int) -> Array:
-    """(k, c, r, s) weights as (k, r, taps * 4), zeros for the channels and taps there are not."""
+def pack_stem(w: Array) -> Array:
+    """(k, c, r, s) weights as (k, r, s * 4), zeros for the channels there are not."""
     k, c, r, s = w.shape
-    packed = np.zeros((k, r, taps, _CHANNELS), w.dtype)
-    packed[:, :, :s, :c] = w.transpose(0, 2, 3, 1)
-    return packed.reshape(k, r, taps * _CHANNELS)
+    packed = np.zeros((k, r, s, _CHANNELS), w.dtype)
+    packed[..., :c] = w.transpose(0, 2, 3, 1)
+    return packed.reshape(k, r, s * _CHANNELS)
 
 
 class Stem(Template):
@@ -177,5 +177,4 @@ class Stem(Template):
         }
         tiles = -(-shape.rows // config["BLOCK_M"]) * -(-shape.filters // config["BLOCK_N"])
         second = KernelCall(conv2d, arguments, constexprs, (tiles, 1, 1), config["num_warps"], config["num_stages"])
-        pack = {w_index: lambda weights: pack_stem(weights, shape.taps)}
-        return Lowered((first, second), pixels * _CHANNELS * dtype.itemsize, pack=pack)
+        return Lowered((first, second), pixels * _CHANNELS * dtype.itemsize, pack={w_index: pack_stem})

@@ -128,7 +128,8 @@ class Where(Elementwise):
 
 @dataclass(frozen=True)
 class Cast(Elementwise):
-    """Convert to `dtype`; floats to integers truncate, anything to b8 is `x != 0`."""
+    """Convert to `dtype`: the one elementwise op that rounds inside a fused kernel too. Floats to integers truncate,
+    anything to b8 is `x != 0`."""
 
     name: ClassVar[str] = "cast"
     dtype: DType
@@ -138,10 +139,6 @@ class Cast(Elementwise):
 
     def formula(self, *arrays: Array) -> Array:
         return arrays[0].astype(self.dtype.numpy)
-
-    def eval(self, *arrays: Array) -> tuple[Array, ...]:
-        # Between floats the interpreter rounds to the declared dtype, or keeps float64 when it runs exactly.
-        return (arrays[0],) if self.dtype.is_float and arrays[0].dtype.kind in "fV" else (self.formula(*arrays),)
 
 
 @dataclass(frozen=True)

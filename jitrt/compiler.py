@@ -1,0 +1,160 @@
+"""The pipeline on one screen: graph -> passes -> tactics -> plan -> engine.
+
+Front ends end where this file begins (a plain graph); the runtime begins where it ends (a plan file). `optimize_graph`
+is the half that needs no GPU and no Triton compilation; `build_plan` the half that does.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from jitrt.errors import CompileError, OptionError
+from jitrt.graph.graph import Graph
+from jitrt.graph.ops import Region
+from jitrt.graph.text import to_text
+from jitrt.passes.base import Accepts, PassContext, one_anchor
+from jitrt.passes.pipeline import optimize
+from jitrt.passes.plan_memory import MemoryPlan, plan_memory
+from jitrt.passes.report import Report
+
+if TYPE_CHECKING:
+    from jitrt.codegen.target import Target
+    from jitrt.plan.schema import PlanFile
+    from jitrt.tune.select import Progress
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may ask of a build; the same names as the arguments of `jitrt.compile`."""
+
+    precision: str = "fp32"
+    tune: str = "60s"
+    outputs: tuple[str, ...] | None = None
+    workspace_limit: int | None = None
+    cache: bool = True
+    parallel: bool = False
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A graph after all passes, what they decided, and the graph as it came."""
+
+    source: Graph
+    graph: Graph
+    report: Report
+
+
+def optimize_graph(graph: Graph, options: Options, *, accepts: Accepts | None = None) -> Optimized:
+    """Run every pass. `accepts` defaults to the kernels jitrt has; the reference target takes any region."""
+    if accepts is None:
+        from jitrt.kernels.base import accepts as kernels_accept
+
+        accepts = kernels_accept
+    context = PassContext(options.precision, accepts, options.outputs)  # type: ignore[arg-type]
+    return Optimized(graph, optimize(graph, context), context.report)
+
+
+def optimize_for_reference(graph: Graph, options: Options) -> Optimized:
+    """Run every pass for the numpy target, which has a kernel for anything with one anchor."""
+    return optimize_graph(graph, options, accepts=one_anchor)
+
+
+def build_plan(
+    optimized: Optimized,
+    target: Target,
+    options: Options,
+    *,
+    structure: object = None,
+    device: int | None = None,
+    progress: Progress | None = None,
+) -> PlanFile:
+    """Choose a tactic for every region, compile it and put the plan together.
+
+    With a `device` the candidates are measured there; without one the cost model decides. Raises CompileError listing
+    every region that no template can run.
+    """
+    from jitrt.assemble import Step, assemble
+    from jitrt.kernels.base import Problem
+    from jitrt.tune.select import select
+
+    started = time.perf_counter()
+    regions = [node for node in optimized.graph.nodes if isinstance(node.op, Region)]
+    problems = [Problem.of(node) for node in regions]
+    _check_covered(problems, [node.loc for node in regions], target)
+    choices = select(problems, target, mode=options.tune, device=device, use_cache=options.cache, progress=progress)
+    lowered = [choice.tactic.lower(problem, target) for choice, problem in zip(choices, problems, strict=True)]
+    workspace = {node.output.name: low.workspace_bytes for node, low in zip(regions, lowered, strict=True)}
+    memory = plan_memory(optimized.graph, workspace)
+    _check_workspace(workspace, options.workspace_limit)
+    steps = [
+        Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds)
+        for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
+    ]
+    return assemble(
+        optimized.graph,
+        steps,
+        memory,
+        arch=target.arch,
+        structure=structure,
+        notes=_notes(optimized, target, options, memory, choices, time.perf_counter() - started),
+        parallel=options.parallel,
+    )
+
+
+def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Target) -> None:
+    from jitrt.kernels.base import accepts, templates
+
+    lines = []
+    for problem, location in zip(problems, locations, strict=True):
+        fitting = [t for t in templates().values() if t.accepts(problem.body) is None]
+        refusals = [t.supports(problem, target) for t in fitting]
+        if fitting and None in refusals:
+            continue
+        reason = next((r for r in refusals if r), None) or accepts(problem.body)
+        ops = "+".join(node.op.name for node in problem.body.nodes)
+        lines.append(f"  {ops} at {location or 'unknown location'}: {reason}")
+    if lines:
+        raise CompileError(f"{len(lines)} region(s) have no kernel for {target}:\n" + "\n".join(lines))
+
+
+def _check_workspace(workspace: dict[str, int], limit: int | None) -> None:
+    if limit is None:
+        return
+    name, size = max(workspace.items(), key=lambda item: item[1], default=("", 0))
+    if size > limit:
+        raise OptionError(f"%{name} needs a workspace of {size} bytes, above workspace_limit={limit}; raise the limit")
+
+
+def _notes(
+    optimized: Optimized, target: Target, options: Options, memory: MemoryPlan, choices: Sequence[Any], seconds: float
+) -> dict[str, object]:
+    from jitrt.codegen.compile import describe_toolchain
+
+    return {
+        "toolchain": dict(describe_toolchain()),
+        "target": {"arch": target.arch, "name": target.name, "sms": target.sms},
+        "options": asdict(options),
+        "decisions": optimized.report.to_json(),
+        "memory": {
+            "arena_bytes": memory.arena_bytes,
+            "naive_bytes": memory.naive_bytes,
+            "lower_bound_bytes": memory.lower_bound,
+        },
+        "tactics": {"measured": sum(c.source == "measured" for c in choices), "of": len(choices)},
+        "build_seconds": round(seconds, 3),
+    }
+
+
+def plan_key(graph: Graph, options: Options, target: Target, *, describe: Callable[[], str]) -> str:
+    """The name of a built plan in the cache: everything that decides what it is. `describe` tells toolchain, kernel
+    sources and device."""
+    hasher = hashlib.sha256(to_text(graph, locations=False).encode())
+    for value in graph.constants.values():
+        hasher.update(value.digest.encode())
+    hasher.update(repr((options, target)).encode())
+    hasher.update(describe().encode())
+    return hasher.hexdigest()[:32]

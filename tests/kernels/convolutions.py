@@ -1,0 +1,74 @@
+"""Convolution problems for the kernel tests."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jitrt.graph import DType, Graph, Layout, TensorType, f16, verify
+from jitrt.graph.graph import Value
+from jitrt.graph.ops import Add, Cast, Conv, Linear, Relu
+from jitrt.graph.types import channels_last
+from jitrt.kernels.base import Problem
+
+
+def nhwc(type: TensorType) -> TensorType:
+    return type.with_layout(Layout(channels_last(type.shape)))
+
+
+def conv_problem(
+    shape: Sequence[int],
+    filters: int,
+    kernel: Sequence[int],
+    *,
+    stride: Sequence[int] = (1, 1),
+    padding: Sequence[Sequence[int]] = ((0, 0), (0, 0)),
+    dilation: Sequence[int] = (1, 1),
+    groups: int = 1,
+    dtype: DType = f16,
+    tf32: bool = False,
+    nchw_in: bool = False,
+    nchw_out: bool = False,
+    cast_from: DType | None = None,
+    residual: bool = False,
+    row_gap: int = 0,
+    input_gap: int = 0,
+) -> Problem:
+    """conv + bias (+ residual) + relu. `row_gap` adds channels between output pixels, as a slice of a concat has;
+    `input_gap` does so for the input."""
+    body = Graph("region")
+    x_type = TensorType(cast_from or dtype, tuple(shape))
+    x = body.add_input("x", x_type if nchw_in else gapped(x_type, input_gap))
+    w = body.add_input("w", nhwc(TensorType(dtype, (filters, shape[1] // groups, *kernel))))
+    bias = body.add_input("bias", TensorType(dtype, (filters, 1, 1)))
+    value = body.add(Cast(dtype), x) if cast_from else x
+    pads = tuple((int(a), int(b)) for a, b in padding)
+    value = body.add(Conv(tuple(stride), pads, tuple(dilation), groups, tf32), value, w)
+    value = body.add(Add(), value, bias)
+    weights = [False, True, True]
+    if residual:
+        value = body.add(Add(), value, body.add_input("residual", nhwc(value.type)))
+        weights.append(False)
+    value = body.add(Relu(), value)
+    if not nchw_out:
+        value.type = gapped(value.type, row_gap)
+    body.mark_output(value)
+    verify(body)
+    aligned = 16 if row_gap == 0 and input_gap == 0 else 2
+    return Problem(body, tuple(weights), (aligned,) * (len(body.inputs) + 1))
+
+
+def linear_problem(shape: Sequence[int], filters: int, *, dtype: DType = f16) -> Problem:
+    """linear + bias."""
+    body = Graph("region")
+    x: Value = body.add_input("x", TensorType(dtype, tuple(shape)))
+    w = body.add_input("w", TensorType(dtype, (filters, shape[-1])))
+    bias = body.add_input("bias", TensorType(dtype, (filters,)))
+    body.mark_output(body.add(Add(), body.add(Linear(), x, w), bias))
+    return Problem(body, (False, True, True), (16,) * 4)
+
+
+def gapped(type: TensorType, gap: int) -> TensorType:
+    """NHWC with `gap` channels of somebody else's after each pixel."""
+    n, c, h, w = type.shape
+    step = c + gap
+    return type.with_layout(Layout((h * w * step, 1, w * step, step)))
