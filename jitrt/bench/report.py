@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -111,7 +112,7 @@ def summary_rows(report: Report) -> tuple[list[str], list[list[str]]]:
                 contest[0].precision,
                 *(_cell(by_name.get(name)) for name in names),
                 f"{ratio:.2f}x" if ratio else "-",
-                f"{ours.error:.1e}" if ours and ours.timing else "-",
+                f"{ours.error:.1e}" if ours and ours.timing and not math.isnan(ours.error) else "-",
             ]
         )
     return header, rows
@@ -135,7 +136,7 @@ def detail_rows(report: Report) -> list[list[str]]:
                 f"{t.enqueue.median:,.1f}",
                 f"{t.gpu_compute.median:,.1f}",
                 f"{o.build_seconds:.1f}",
-                f"{o.error:.1e}",
+                f"{o.error:.1e}" if not math.isnan(o.error) else "-",
                 f"{o.state.sm_clock:.0f}" if o.state else "-",
             ]
         )
@@ -212,7 +213,7 @@ def _setting(report: Report) -> str:
 def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> Table:
     table = Table(*header)
     for row in rows:
-        table.add_row(*row)
+        table.add_row(*(Text(cell) for cell in row))
     return table
 
 

@@ -17,12 +17,36 @@ import torch
 from torch import nn
 
 import jitrt
-from jitrt.bench.measure import Call, CudaTimer, Inputs, Timer, device_state, measure, relative_error
+from jitrt.bench.measure import (
+    Call,
+    CudaTimer,
+    DeviceState,
+    Inputs,
+    Timer,
+    Timing,
+    device_state,
+    measure,
+    relative_error,
+)
 from jitrt.bench.peers import Contestant
 from jitrt.bench.report import Outcome, Report
 from jitrt.errors import OptionError
+from jitrt.plan.file import open_plan
+from jitrt.plan.schema import Binding
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
+TORCH_DTYPES = {
+    "f64": torch.float64,
+    "f32": torch.float32,
+    "f16": torch.float16,
+    "bf16": torch.bfloat16,
+    "i64": torch.int64,
+    "i32": torch.int32,
+    "i16": torch.int16,
+    "i8": torch.int8,
+    "u8": torch.uint8,
+    "b8": torch.bool,
+}
 TOOLS = ("jitrt", "torch", "triton", "torchvision", "numpy", "cuda-bindings")
 
 Say = Callable[[str], None]
@@ -83,6 +107,39 @@ def bench_models(
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
+    return _report(outcomes)
+
+
+def bench_plans(
+    paths: Sequence[str],
+    *,
+    device: str = "cuda",
+    timer: Timer | None = None,
+    seconds: float = 2.0,
+    load: Callable[[str], Any] | None = None,
+) -> tuple[Report, list[tuple[Any, Inputs]]]:
+    """Time plan files alone, on random inputs; also returns each engine with those inputs, for a look at its layers.
+
+    "Build" is the time to load, and there is no error, as there is nothing to compare with. Raises PlanError for a file
+    that is no plan.
+    """
+    outcomes, engines = [], []
+    for path in paths:
+        plan = open_plan(path)[0].plan
+        inputs = tuple(_random(binding, device) for binding in plan.inputs)
+        start = time.perf_counter()
+        engine = (load or jitrt.load)(path)
+        loaded = time.perf_counter() - start
+        batch = plan.inputs[0].shape[0] if plan.inputs and plan.inputs[0].shape else 1
+        nothing = Outcome(path, batch, plan.inputs[0].dtype if plan.inputs else "-", "jitrt")
+        failures: dict[str, str] = {}
+        rounds = _timed({"jitrt": engine}, inputs, timer or CudaTimer(), seconds, failures)
+        outcomes.append(_outcome(nothing, rounds["jitrt"], loaded, float("nan"), failures.get("jitrt")))
+        engines.append((engine, inputs))
+    return _report(outcomes), engines
+
+
+def _report(outcomes: Sequence[Outcome]) -> Report:
     return Report(
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         device=device_state(),
@@ -90,6 +147,32 @@ def bench_models(
         tools={name: version for name in TOOLS if (version := _version(name))},
         outcomes=tuple(outcomes),
     )
+
+
+_Rounds = list[tuple[Timing, DeviceState | None]]
+
+
+def _timed(
+    calls: dict[str, Call], inputs: Inputs, timer: Timer, seconds: float, failures: dict[str, str]
+) -> dict[str, _Rounds]:
+    """Two rounds, the contestants in turns; one that fails gets an entry in `failures` and no further turn."""
+    rounds: dict[str, _Rounds] = {name: [] for name in calls}
+    for _ in range(2):
+        for name, call in calls.items():
+            if name in failures:
+                continue
+            with _caught(failures, name):
+                rounds[name].append((measure(call, inputs, timer, seconds=seconds), device_state()))
+    return rounds
+
+
+def _outcome(nothing: Outcome, rounds: _Rounds, built: float, error: float, failure: str | None) -> Outcome:
+    """`nothing`, filled in with what was found."""
+    if failure is not None:
+        return replace(nothing, failure=failure)
+    (first, state), (second, _) = rounds
+    repeat = second.back_to_back.median - first.back_to_back.median
+    return replace(nothing, build_seconds=built, error=error, timing=first, repeat=repeat, state=state)
 
 
 @dataclass(frozen=True)
@@ -108,7 +191,9 @@ class _Contest:
         wide = self.subject.inputs(self.batch)
         inputs = tuple(_place(x, DTYPES[self.precision], self.device) for x in wide)
         reference = self._reference(inputs)
-        ready: dict[str, tuple[Call, float, float]] = {}
+        calls: dict[str, Call] = {}
+        built: dict[str, float] = {}
+        errors: dict[str, float] = {}
         failures: dict[str, str] = {}
         for contestant in contestants:
             self.say(f"  preparing {contestant.name}")
@@ -117,31 +202,27 @@ class _Contest:
                 call = contestant.prepare(self.subject.model, inputs)
                 found = call(*inputs)
                 self.timer.wait()
-                built = time.perf_counter() - start
-                ready[contestant.name] = (call, built, relative_error(found, reference))
-        rounds: dict[str, list[Any]] = {name: [] for name in ready}
-        for _ in range(2):
-            for name, (call, _, _) in ready.items():
-                with _caught(failures, name):
-                    if name not in failures:
-                        timing = measure(call, inputs, self.timer, seconds=self.seconds)
-                        rounds[name].append((timing, device_state()))
-        return [self._outcome(c.name, ready, rounds, failures) for c in contestants]
+                built[contestant.name] = time.perf_counter() - start
+                errors[contestant.name] = relative_error(found, reference)
+                calls[contestant.name] = call
+        self.say("  timing")
+        rounds = _timed(calls, inputs, self.timer, self.seconds, failures)
+        return [
+            _outcome(
+                Outcome(self.subject.name, self.batch, self.precision, name),
+                rounds.get(name, []),
+                built.get(name, 0.0),
+                errors.get(name, 0.0),
+                failures.get(name),
+            )
+            for name in (contestant.name for contestant in contestants)
+        ]
 
     def _reference(self, inputs: Inputs) -> Any:
         """PyTorch in float32 (no tf32) on the very inputs the others get."""
         model = copy.deepcopy(self.subject.model).eval().to(self.device)
         with _settings("fp32"):
             return model(*(x.float() if x.is_floating_point() else x for x in inputs))
-
-    def _outcome(self, name: str, ready: Any, rounds: Any, failures: dict[str, str]) -> Outcome:
-        nothing = Outcome(self.subject.name, self.batch, self.precision, name)
-        if name in failures:
-            return replace(nothing, failure=failures[name])
-        _, built, error = ready[name]
-        (first, state), (second, _) = rounds[name]
-        repeat = second.back_to_back.median - first.back_to_back.median
-        return replace(nothing, build_seconds=built, error=error, timing=first, repeat=repeat, state=state)
 
 
 @contextlib.contextmanager
@@ -170,6 +251,13 @@ def _place(x: torch.Tensor, dtype: torch.dtype, device: str) -> torch.Tensor:
     """On the device, in the dtype, images channels_last: the layout every contestant likes best."""
     x = x.to(device, dtype) if x.is_floating_point() else x.to(device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
+
+
+def _random(binding: Binding, device: str) -> torch.Tensor:
+    """Normal floats, or zeros and ones, lying as the binding says."""
+    dtype = TORCH_DTYPES[binding.dtype]
+    made = torch.empty_strided(binding.shape, binding.strides, dtype=dtype, device=device)
+    return made.normal_() if dtype.is_floating_point else made.random_(0, 2)
 
 
 def _version(package: str) -> str | None:

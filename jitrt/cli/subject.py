@@ -1,0 +1,172 @@
+"""What MODEL and --shape on the command line stand for."""
+
+from __future__ import annotations
+
+import argparse
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from jitrt.errors import ImportFailure, OptionError
+
+if TYPE_CHECKING:
+    import torch
+
+    from jitrt.bench.run import Subject
+
+MODEL_HELP = "an ONNX file, module:callable, or a torchvision name such as resnet50"
+SHAPE_HELP = "shape of an input, batch first, as 1x3x224x224 or 1x128:i64 (default dtype: float); once for each input"
+
+_SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(f32|i64|i32))?")
+
+
+def model_arguments(parser: argparse.ArgumentParser, *, batch: str = "1") -> None:
+    """MODEL, --shape and --batch."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+    parser.add_argument("--shape", action="append", default=[], help=SHAPE_HELP)
+    parser.add_argument("--batch", default=batch, help=f"batch size in place of the first dimension (default: {batch})")
+
+
+def load_subject(text: str, shapes: Sequence[str] = (), *, settled: bool = False) -> Subject:
+    """The model that `text` names, in float32 on the CPU in eval mode, and how to make random inputs for it.
+
+    With `settled` a torchvision model's random weights are scaled so that no activation vanishes or overflows, which
+    takes a forward pass and makes errors mean something.
+
+    Raises OptionError for a text, module, name or shape that does not exist or does not fit, ImportFailure for a file
+    jitrt cannot read yet.
+    """
+    if text.endswith(".onnx"):
+        return _onnx(text)
+    wanted = [_parse_shape(shape) for shape in shapes]
+    if ":" in text:
+        return _callable(text, wanted)
+    return _torchvision(text, wanted, settled)
+
+
+def batch_sizes(text: str) -> list[int]:
+    """The numbers of `--batch 1,8,128`. Raises OptionError unless they are whole and positive."""
+    parts = [part.strip() for part in text.split(",")]
+    if not all(part.isdigit() and int(part) > 0 for part in parts):
+        raise OptionError(f"--batch is {text!r}; give positive whole numbers, such as 1 or 1,8,128")
+    return [int(part) for part in parts]
+
+
+def one_batch(text: str) -> int:
+    sizes = batch_sizes(text)
+    if len(sizes) != 1:
+        raise OptionError(f"--batch is {text!r}; this command takes one number")
+    return sizes[0]
+
+
+def prepared(subject: Subject, batch: int, precision: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
+    """The model and inputs in the dtype that `precision` computes in, on the GPU if there is one."""
+    import torch
+
+    from jitrt.bench.run import DTYPES
+
+    dtype = DTYPES[precision]
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    inputs = tuple(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in subject.inputs(batch))
+    return subject.model.to(device, dtype), inputs
+
+
+def _onnx(text: str) -> Subject:
+    if not Path(text).is_file():
+        raise OptionError(f"there is no file {text}")
+    raise ImportFailure(
+        f"{text}: this version of jitrt reads no ONNX files yet; give the PyTorch model as module:callable"
+    )
+
+
+def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:
+    from jitrt.bench.models import load_model, settle
+    from jitrt.bench.run import Subject
+
+    model, make_input = load_model(name)
+    inputs = _random(shapes) if shapes else lambda batch: (make_input(batch),)
+    if settled:
+        settle(model, *inputs(2))
+    return Subject(name, model, inputs)
+
+
+def _callable(text: str, shapes: list[_Shape]) -> Subject:
+    import torch
+
+    from jitrt.bench.run import Subject
+
+    made = _resolve(text)
+    if not isinstance(made, torch.nn.Module):
+        if not callable(made):
+            raise OptionError(f"{text} is a {type(made).__name__}; name an nn.Module or a function that returns one")
+        made = made()
+    model, given = made if isinstance(made, tuple) else (made, None)
+    if not isinstance(model, torch.nn.Module):
+        kind = type(model).__name__
+        raise OptionError(f"{text} returned a {kind}; it must return an nn.Module, or one and a tuple of its inputs")
+    if shapes:
+        inputs = _random(shapes)
+    elif given is not None:
+        inputs = _repeated(tuple(given))
+    else:
+        raise OptionError(f"the inputs of {text} are unknown; give --shape, or let it return (model, inputs)")
+    return Subject(text, model.float().eval(), inputs)
+
+
+def _resolve(text: str) -> Any:
+    module_name, _, attribute = text.partition(":")
+    sys.path.insert(0, str(Path.cwd()))
+    try:
+        found: Any = importlib.import_module(module_name)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except ModuleNotFoundError as error:
+        raise OptionError(f"{text}: there is no module {error.name!r} here or installed") from error
+    except AttributeError as error:
+        raise OptionError(f"{text}: {error}") from error
+    finally:
+        sys.path.pop(0)
+    return found
+
+
+_Shape = tuple[tuple[int, ...], str]
+
+
+def _parse_shape(text: str) -> _Shape:
+    match = _SHAPE.fullmatch(text)
+    if match is None:
+        raise OptionError(f"--shape is {text!r}; write it as 1x3x224x224, or 1x128:i64 for whole numbers")
+    return tuple(int(part) for part in match[1].split("x")), match[2] or "f32"
+
+
+def _random(shapes: list[_Shape]) -> Any:
+    """A maker of random inputs, the same every time; whole numbers are 0 or 1, valid as tokens of any vocabulary."""
+    import torch
+
+    def inputs(batch: int) -> tuple[torch.Tensor, ...]:
+        generator = torch.Generator().manual_seed(0)
+        made = []
+        for shape, dtype in shapes:
+            full = (batch, *shape[1:])
+            if dtype == "f32":
+                made.append(torch.randn(full, generator=generator))
+            else:
+                kind = torch.int64 if dtype == "i64" else torch.int32
+                made.append(torch.randint(0, 2, full, generator=generator, dtype=kind))
+        return tuple(made)
+
+    return inputs
+
+
+def _repeated(given: tuple[Any, ...]) -> Any:
+    """A maker of inputs that repeats the rows of those the user's function gave."""
+    import torch
+
+    def inputs(batch: int) -> tuple[torch.Tensor, ...]:
+        tensors = [torch.as_tensor(x) for x in given]
+        return tuple(x[torch.arange(batch) % len(x)] if x.dim() else x for x in tensors)
+
+    return inputs

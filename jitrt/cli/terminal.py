@@ -1,0 +1,44 @@
+"""Printing, the same way in every command."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from jitrt.knobs import knobs
+
+PIPE_WIDTH = 200  # columns where nobody's window sets them
+
+
+def console(*, stderr: bool = False) -> Console:
+    """Where commands print."""
+    found = Console(stderr=stderr, no_color=not knobs().color, highlight=False)
+    return found if found.is_terminal else Console(stderr=stderr, highlight=False, width=PIPE_WIDTH)
+
+
+def table(
+    title: str | None, header: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()
+) -> Table:
+    """A table; `right` lists the columns of numbers. Cells are plain text: brackets in them mean nothing."""
+    made = Table(title=title, title_justify="left", title_style="bold")
+    for index, name in enumerate(header):
+        made.add_column(name, justify="right" if index in right else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(Text(str(cell)) for cell in row))
+    return made
+
+
+def line(text: str) -> Text:
+    """A line of plain text, for `Console.print`."""
+    return Text(text)
+
+
+def size(nbytes: float) -> str:
+    """Bytes as a person reads them: 3.1 MB."""
+    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
+        if abs(nbytes) >= scale:
+            return f"{nbytes / scale:.1f} {unit}"
+    return f"{nbytes:.0f} B"
