@@ -38,6 +38,10 @@ class ShapeError(GraphError):
     """Operand shapes or dtypes do not fit an operator."""
 
 
+class PassError(GraphError):
+    """A pass failed or left the graph broken; the message names it and those that ran before."""
+
+
 class InputError(JitrtError):
     """An engine was called with the wrong number, shape, dtype or device of inputs."""
 

@@ -180,7 +180,7 @@ class Graph:
         return len(dead)
 
     def sort(self) -> None:
-        """Put the nodes in topological order, keeping today's order wherever it is legal. Raises GraphError on a cycle."""
+        """Put the nodes in topological order, keeping today's wherever that is legal. Raises GraphError on a cycle."""
         done: set[Node] = set()
         ordered: list[Node] = []
         for root in self.nodes:

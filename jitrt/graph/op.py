@@ -70,7 +70,7 @@ class Op:
         raise NotImplementedError(f"{type(self).__name__}.eval")
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
-        """Floating-point operations, for reports and the cost model: one an output element unless an op knows better."""
+        """Floating-point operations, for reports and the cost model: one an output element unless told otherwise."""
         return sum(t.numel for t in outputs)
 
     def check(self, condition: bool, message: str) -> None:

@@ -45,7 +45,9 @@ class Conv(Op):
         for d in range(dims):
             reach = self.dilation[d] * (w.shape[2 + d] - 1) + 1
             size = (x.shape[2 + d] + sum(self.padding[d]) - reach) // self.stride[d] + 1
-            self.check(size >= 0 and x.shape[2 + d] + sum(self.padding[d]) >= reach, "the filter is larger than the input")
+            self.check(
+                size >= 0 and x.shape[2 + d] + sum(self.padding[d]) >= reach, "the filter is larger than the input"
+            )
             spatial.append(size)
         return (TensorType(x.dtype, (x.shape[0], w.shape[0], *spatial)),)
 
@@ -54,7 +56,8 @@ class Conv(Op):
         dims = x.ndim - 2
         padded = np.pad(x, [(0, 0), (0, 0), *self.padding])
         out = [
-            (padded.shape[2 + d] - self.dilation[d] * (w.shape[2 + d] - 1) - 1) // self.stride[d] + 1 for d in range(dims)
+            (padded.shape[2 + d] - self.dilation[d] * (w.shape[2 + d] - 1) - 1) // self.stride[d] + 1
+            for d in range(dims)
         ]
         n, k, g = x.shape[0], w.shape[0], self.groups
         channels = w.shape[1]
@@ -63,7 +66,11 @@ class Conv(Op):
         patches = np.empty((n, g, channels, len(taps), *out), x.dtype)
         for t, tap in enumerate(taps):
             window = tuple(
-                slice(tap[d] * self.dilation[d], tap[d] * self.dilation[d] + (out[d] - 1) * self.stride[d] + 1, self.stride[d])
+                slice(
+                    tap[d] * self.dilation[d],
+                    tap[d] * self.dilation[d] + (out[d] - 1) * self.stride[d] + 1,
+                    self.stride[d],
+                )
                 for d in range(dims)
             )
             patches[:, :, :, t] = padded[(slice(None), slice(None), *window)].reshape(n, g, channels, *out)

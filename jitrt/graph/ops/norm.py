@@ -54,7 +54,9 @@ class LayerNorm(Op):
         self.check(len(types) == 3, f"takes x, weight, bias, got {len(types)} operands")
         self.check(1 <= self.dims <= x.rank, f"x has rank {x.rank}, normalised over {self.dims} dimensions")
         for type in types[1:]:
-            self.check(type.shape == x.shape[-self.dims :], f"a parameter is {type}, expected {list(x.shape[-self.dims :])}")
+            self.check(
+                type.shape == x.shape[-self.dims :], f"a parameter is {type}, expected {list(x.shape[-self.dims :])}"
+            )
         return (x.logical(),)
 
     def eval(self, *arrays: Array) -> tuple[Array, ...]:

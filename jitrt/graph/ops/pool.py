@@ -47,7 +47,9 @@ class _Window(Op):
             dims >= 1 and len(self.kernel) == len(self.stride) == len(self.padding) == dims,
             f"attributes are {len(self.kernel)}-d, x is {x}",
         )
-        self.check(all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True)), "padding exceeds half the window")
+        self.check(
+            all(2 * p <= k for p, k in zip(self.padding, self.kernel, strict=True)), "padding exceeds half the window"
+        )
         return (TensorType(x.dtype, (*x.shape[:2], *self.out_sizes(x.shape))),)
 
     def windows(self, x: Array, fill: float) -> Array:

@@ -26,7 +26,9 @@ class Region(Op):
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         self.check(len(types) == len(self.body.inputs), f"takes {len(self.body.inputs)} operands, got {len(types)}")
         for type, value in zip(types, self.body.inputs, strict=True):
-            self.check(type.logical() == value.type.logical(), f"operand is {type}, the body's %{value.name} is {value.type}")
+            self.check(
+                type.logical() == value.type.logical(), f"operand is {type}, the body's %{value.name} is {value.type}"
+            )
         return tuple(v.type.logical() for v in self.body.outputs)
 
     def eval(self, *arrays: Array) -> tuple[Array, ...]:

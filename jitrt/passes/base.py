@@ -1,0 +1,78 @@
+"""What a pass is, what it is told, and where it says what it did."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Literal, get_args
+
+from jitrt.errors import OptionError
+from jitrt.graph.graph import Graph, Node
+from jitrt.graph.op import Trait
+from jitrt.passes.report import Decision, Report
+
+Precision = Literal["fp32", "tf32", "fp16", "bf16"]
+Stage = Literal["normalize", "specialize", "fuse", "finalize"]
+Accepts = Callable[[Graph], str | None]
+"""Whether a kernel exists for a region with this body: None, or the reason why not."""
+
+
+def one_anchor(body: Graph) -> str | None:
+    """The laxest `accepts`: at most one anchor, everything else elementwise. For the reference target, which runs any
+    region, and for tests."""
+    anchors = [node for node in body.nodes if node.has(Trait.ANCHOR)]
+    if len(anchors) > 1:
+        return f"{anchors[0].op.name} and {anchors[1].op.name} cannot share a kernel"
+    return None
+
+
+@dataclass(frozen=True)
+class PassContext:
+    """What every pass is told.
+
+    `precision` is what float32 becomes. `accepts` says whether a kernel exists for a body. `outputs` names the values
+    to compute (None: what the graph returns). `report` collects the decisions; `pass_name` signs them.
+    """
+
+    precision: Precision = "fp32"
+    accepts: Accepts = one_anchor
+    outputs: Sequence[str] | None = None
+    report: Report = field(default_factory=Report)
+    pass_name: str = ""
+
+    def __post_init__(self) -> None:
+        if self.precision not in get_args(Precision):
+            raise OptionError(f"precision={self.precision!r}: expected one of {', '.join(get_args(Precision))}")
+
+    @property
+    def tf32(self) -> bool:
+        """Whether float32 products may be rounded to tf32."""
+        return self.precision == "tf32"
+
+    def within(self, pass_name: str) -> PassContext:
+        """The same context, signing as `pass_name`."""
+        return replace(self, pass_name=pass_name)
+
+    def applied(self, node: Node, text: str) -> None:
+        """Report that something was done to `node`."""
+        self._note(node, True, text)
+
+    def refused(self, node: Node, reason: str) -> None:
+        """Report that something was not done to `node`, and why."""
+        self._note(node, False, reason)
+
+    def _note(self, node: Node, applied: bool, text: str) -> None:
+        names = ", ".join(f"%{v.name}" for v in node.outputs)
+        self.report.add(Decision(self.pass_name, f"{node.op.name} {names}", node.loc, applied, text))
+
+
+@dataclass(frozen=True)
+class Pass:
+    """A function that edits a graph in place, and the stage it belongs to. Its name is the function's."""
+
+    stage: Stage
+    run: Callable[[Graph, PassContext], None]
+
+    @property
+    def name(self) -> str:
+        return self.run.__name__

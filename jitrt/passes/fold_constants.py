@@ -1,0 +1,38 @@
+"""Compute now what depends on constants alone."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jitrt.graph.graph import Graph, Node
+from jitrt.graph.op import Trait
+from jitrt.passes.base import PassContext
+from jitrt.passes.edit import bypass
+
+_FREE_BYTES = 1 << 16  # a result up to this size is folded however small its inputs
+
+
+def fold_constants(graph: Graph, context: PassContext) -> None:
+    """Replace each node all of whose inputs are constants by its result, unless that is much larger than they are: an
+    `expand` of one number should not become megabytes of weights."""
+    for node in list(graph.nodes):
+        if not node.inputs or len(node.outputs) != 1 or node.has(Trait.OPAQUE):
+            continue
+        if not all(value.is_constant for value in node.inputs):
+            continue
+        size, given = node.output.type.nbytes, sum(value.type.nbytes for value in node.inputs)
+        if size > max(2 * given, _FREE_BYTES):
+            context.refused(node, f"{node.op.name} of constants not folded: {given} bytes would become {size}")
+        elif node.output in graph.outputs:
+            context.refused(node, f"{node.op.name} of constants not folded: it is an output of the graph")
+        else:
+            _fold(graph, node, context)
+    graph.drop_unused_constants()
+
+
+def _fold(graph: Graph, node: Node, context: PassContext) -> None:
+    with np.errstate(all="ignore"):
+        (result,) = node.op.eval(*(value.data for value in node.inputs if value.data is not None))
+    constant = graph.add_constant(np.asarray(result).astype(node.output.type.dtype.numpy), f"{node.op.name}.folded")
+    context.applied(node, f"{node.op.name} of constants computed at build time")
+    bypass(graph, node, constant)

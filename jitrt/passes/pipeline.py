@@ -1,0 +1,76 @@
+"""The passes, in order: the one list to read, and the one way to run it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from jitrt.errors import OptionError, PassError
+from jitrt.graph.graph import Graph
+from jitrt.graph.verify import verify
+from jitrt.passes.absorb_padding import absorb_padding
+from jitrt.passes.base import Pass, PassContext
+from jitrt.passes.eliminate_common import eliminate_common
+from jitrt.passes.eliminate_concat import eliminate_concat
+from jitrt.passes.eliminate_unused import eliminate_unused
+from jitrt.passes.flatten_channels_last import flatten_channels_last
+from jitrt.passes.fold_batch_norm import fold_batch_norm
+from jitrt.passes.fold_constants import fold_constants
+from jitrt.passes.fuse_pointwise import fuse_pointwise
+from jitrt.passes.fuse_vertical import fuse_vertical
+from jitrt.passes.layout import layout
+from jitrt.passes.merge_views import merge_views
+from jitrt.passes.precision import precision
+from jitrt.passes.schedule import schedule
+from jitrt.passes.simplify import simplify
+from jitrt.passes.sink_views import sink_views
+
+PIPELINE: tuple[Pass, ...] = (
+    Pass("normalize", eliminate_unused),
+    Pass("normalize", fold_constants),
+    Pass("normalize", merge_views),
+    Pass("normalize", simplify),
+    Pass("normalize", fold_batch_norm),
+    Pass("normalize", absorb_padding),
+    Pass("normalize", eliminate_common),
+    Pass("specialize", precision),
+    Pass("specialize", sink_views),
+    Pass("specialize", merge_views),
+    Pass("specialize", flatten_channels_last),
+    Pass("specialize", layout),
+    Pass("fuse", fuse_vertical),
+    Pass("fuse", fuse_pointwise),
+    Pass("fuse", eliminate_concat),
+    Pass("finalize", schedule),
+)
+
+
+def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequence[Pass] = PIPELINE) -> Graph:
+    """An optimised copy of `graph`; what was done and what was not is in `context.report`.
+
+    The graph is verified after every pass. Raises PassError naming the pass that broke it and those that ran before;
+    OptionError if an option does not fit the graph.
+
+    >>> from jitrt.graph import Graph, TensorType, f32
+    >>> from jitrt.graph.ops import Dropout, Relu
+    >>> g = Graph("demo"); x = g.add_input("x", TensorType(f32, (4,)))
+    >>> g.mark_output(g.add(Relu(), g.add(Dropout(), x)))
+    >>> [node.op.name for node in optimize(g).nodes]
+    ['region']
+    """
+    context = context or PassContext()
+    graph = graph.clone()
+    verify(graph)
+    ran: list[str] = []
+    for step in passes:
+        try:
+            step.run(graph, context.within(step.name))
+            verify(graph)
+        except OptionError:
+            raise
+        except Exception as error:  # whatever went wrong, the reader needs to know where
+            message = (
+                f"pass {step.name} ({step.stage}) failed: {error}\npasses that ran before: {', '.join(ran) or 'none'}"
+            )
+            raise PassError(message) from error
+        ran.append(step.name)
+    return graph

@@ -1,0 +1,130 @@
+"""Where in the arena each value lies: storages that are never live at the same time share bytes.
+
+Greedy by size: the largest first, each at the lowest offset free for as long as it lives; several orders are tried and
+the smallest arena kept. The same idea as Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
+Inference", 2020 (arXiv:2001.03288).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+from jitrt.graph.graph import Graph, Node
+from jitrt.passes.storage import is_structural, root_of, storage_of
+
+__all__ = ["ALIGNMENT", "Block", "MemoryPlan", "lifetimes", "peak", "plan_memory", "root_of"]
+
+ALIGNMENT = 256  # bytes; every block starts at a multiple, so that vector loads and TMA descriptors are aligned
+
+
+@dataclass(frozen=True)
+class Block:
+    """Bytes that must exist from step `first` to step `last`, both included; a step is a position in `graph.nodes`."""
+
+    name: str
+    nbytes: int
+    first: int
+    last: int
+
+    def overlaps(self, other: Block) -> bool:
+        """Whether both are live at some step."""
+        return self.first <= other.last and other.first <= self.last
+
+
+@dataclass(frozen=True)
+class MemoryPlan:
+    """`offsets` maps each storage in the arena, by the name of the value that owns it, to its first byte; `workspace`
+    does so for regions, by the name of their output. `naive_bytes` is the sum of all blocks, what would be needed
+    without sharing; `lower_bound` the most that is live at one step: no plan for this order can be smaller."""
+
+    offsets: Mapping[str, int]
+    workspace: Mapping[str, int]
+    arena_bytes: int
+    naive_bytes: int
+    lower_bound: int
+    blocks: tuple[Block, ...]
+
+
+def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None) -> MemoryPlan:
+    """Plan the arena of an optimised graph. `workspace` gives bytes a region needs while it runs, by its output's name.
+
+    Graph inputs, outputs and constants lie elsewhere. A storage lives from the first write into it to the last read of
+    anything in it.
+    """
+    blocks = lifetimes(graph.nodes, graph)
+    steps = {value.name: step for step, node in enumerate(graph.nodes) for value in node.outputs}
+    scratch = [
+        Block(name, _aligned(nbytes), steps[name], steps[name]) for name, nbytes in (workspace or {}).items() if nbytes
+    ]
+    everything = [*blocks, *scratch]
+    bound = peak(everything)
+    places = min(
+        (_place(sorted(everything, key=order)) for order in _ORDERS),
+        key=lambda places: _extent(everything, places),
+    )
+    return MemoryPlan(
+        offsets={block.name: places[block] for block in blocks},
+        workspace={block.name: places[block] for block in scratch},
+        arena_bytes=_extent(everything, places),
+        naive_bytes=sum(block.nbytes for block in everything),
+        lower_bound=bound,
+        blocks=tuple(everything),
+    )
+
+
+def lifetimes(nodes: Sequence[Node], graph: Graph) -> list[Block]:
+    """The arena's storages, were the graph's nodes run in the order of `nodes`."""
+    elsewhere = {storage_of(value) for value in (*graph.inputs, *graph.constants.values(), *graph.outputs)}
+    first: dict[str, int] = {}
+    last: dict[str, int] = {}
+    nbytes: dict[str, int] = {}
+    for step, node in enumerate(nodes):
+        for value in (*node.inputs, *node.outputs):
+            name = storage_of(value)
+            if name in elsewhere:
+                continue
+            size = (value.type.offset + value.type.span) * value.type.dtype.itemsize
+            nbytes[name] = max(nbytes.get(name, 0), size)
+            if not is_structural(node):
+                first.setdefault(name, step)
+                last[name] = step
+    return [Block(name, _aligned(nbytes[name]), first[name], last[name]) for name in first]
+
+
+def peak(blocks: Sequence[Block]) -> int:
+    """The most bytes live at one step."""
+    return max((sum(b.nbytes for b in blocks if b.first <= at.first <= b.last) for at in blocks), default=0)
+
+
+_ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
+    lambda block: (-block.nbytes, block.first),
+    lambda block: (-block.nbytes, -(block.last - block.first), block.first),
+    lambda block: (-block.nbytes * (block.last - block.first + 1), block.first),
+    lambda block: (-(block.last - block.first), -block.nbytes, block.first),
+    lambda block: (block.first, -block.nbytes),
+    lambda block: (-block.last, -block.nbytes),
+)
+
+
+def _place(blocks: Sequence[Block]) -> dict[Block, int]:
+    """Each block, in this order, in the tightest gap between those placed that live with it, or above them all."""
+    places: dict[Block, int] = {}
+    for block in blocks:
+        taken = sorted((places[other], other.nbytes) for other in places if other.overlaps(block))
+        best, waste, end = None, 0, 0
+        for start, size in taken:
+            gap = start - end
+            if gap >= block.nbytes and (best is None or gap < waste):
+                best, waste = end, gap
+            end = max(end, start + size)
+        places[block] = end if best is None else best
+    return places
+
+
+def _extent(blocks: Sequence[Block], places: Mapping[Block, int]) -> int:
+    return max((places[block] + block.nbytes for block in blocks), default=0)
+
+
+def _aligned(nbytes: int) -> int:
+    return -(-nbytes // ALIGNMENT) * ALIGNMENT

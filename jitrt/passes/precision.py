@@ -1,0 +1,119 @@
+"""Compute in the precision that was asked for.
+
+fp16 and bf16: every float32 value inside the graph becomes 16-bit, weights included; inputs and outputs keep their
+declared dtype, with a cast at the border that fusion puts into the first and the last kernel. Sums stay float32 inside
+every kernel. tf32: products of float32 operands may be rounded to tf32. fp32, and graphs that hold no float32: nothing.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+
+import numpy as np
+
+from jitrt.errors import OptionError
+from jitrt.graph.dtype import DType
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.op import Trait
+from jitrt.graph.ops import Cast
+from jitrt.passes.base import PassContext
+
+_HALF = {"fp16": DType.f16, "bf16": DType.bf16}
+
+
+def precision(graph: Graph, context: PassContext) -> None:
+    """Raises OptionError if a weight does not fit the 16-bit type."""
+    if context.tf32:
+        _allow_tf32(graph, context)
+    elif context.precision in _HALF:
+        _Narrow(graph, _HALF[context.precision], context).run()
+
+
+def _allow_tf32(graph: Graph, context: PassContext) -> None:
+    for node in graph.nodes:
+        has_switch = any(field.name == "tf32" for field in dataclasses.fields(node.op))
+        if has_switch and node.inputs[0].type.dtype == DType.f32:
+            node.op = dataclasses.replace(node.op, tf32=True)  # type: ignore[call-arg]
+            context.applied(node, f"{node.op.name} in tf32")
+
+
+class _Narrow:
+    """One run of the pass: float32 becomes `half`."""
+
+    def __init__(self, graph: Graph, half: DType, context: PassContext):
+        self.graph, self.half, self.context = graph, half, context
+        self.kept: set[Node] = set()  # views of inputs, which stay as they are declared
+
+    def run(self) -> None:
+        nodes = list(self.graph.nodes)
+        outputs = [v for v in dict.fromkeys(self.graph.outputs) if v.type.dtype == DType.f32]
+        for value in list(self.graph.constants.values()):
+            self._constant(value)
+        for value in self.graph.inputs:
+            if value.type.dtype == DType.f32:
+                self._input(value)
+        for node in nodes:
+            if node not in self.kept:
+                self._node(node)
+        for value in outputs:
+            self._output(value)
+
+    def _constant(self, value: Value) -> None:
+        if value.type.dtype != DType.f32 or not value.uses:
+            return
+        assert value.data is not None
+        with np.errstate(over="ignore"):
+            data = value.data.astype(self.half.numpy)
+        if np.any(np.isinf(data) & np.isfinite(value.data)):
+            largest = float(np.max(np.abs(value.data[np.isfinite(value.data)])))
+            reader = value.users[0]
+            reason = f"the constant %{value.name} holds {largest:g}, which {self.half.value} cannot"
+            self.context.refused(reader, reason)
+            hint = "use precision='bf16' or 'fp32'" if self.half == DType.f16 else "use precision='fp32'"
+            where = f" ({reader.op.name} at {reader.loc})" if reader.loc else f" (read by {reader.op.name})"
+            raise OptionError(f"precision={self.context.precision!r}: {reason}{where}; {hint}")
+        if value.type.rank == 0 and value.data != 0 and data == 0:
+            self.context.refused(value.users[0], f"the number {float(value.data):g} is 0 in {self.half.value}")
+        if value in self.graph.outputs:
+            narrow = self.graph.add_constant(data, value.name)
+            for node, index in list(value.uses):
+                self.graph.set_input(node, index, narrow)
+        else:
+            self.graph.set_data(value, data)
+
+    def _input(self, value: Value) -> None:
+        """Cast where a node computes with the input or a view of it: below the views, next to the first anchor."""
+        readers = []
+        for node in value.users:
+            if node.has(Trait.VIEW):
+                self.kept.add(node)
+                self._input(node.output)
+            else:
+                readers.append(node)
+        if not readers:
+            return
+        first = min(readers, key=self.graph.nodes.index)
+        cast = self.graph.append(Cast(self.half), [value], loc=first.loc, before=first)
+        self.context.applied(cast, f"input cast to {self.half.value}")
+        for node in readers:
+            for index, operand in enumerate(node.inputs):
+                if operand is value:
+                    self.graph.set_input(node, index, cast.output)
+
+    def _node(self, node: Node) -> None:
+        if isinstance(node.op, Cast) and node.op.dtype == DType.f32:
+            node.op = Cast(self.half)
+        types = node.op.infer(*(value.type for value in node.inputs))
+        for value, type in zip(node.outputs, types, strict=True):
+            value.type = type.with_layout(value.type.layout)
+
+    def _output(self, value: Value) -> None:
+        if value.type.dtype != self.half or value.producer is None:
+            return
+        name, declared = value.name, value.type.layout
+        self.graph.rename(value, f"{name}.{self.half.value}")
+        value.type = value.type.with_layout(None)
+        cast = self.graph.append(Cast(DType.f32), [value], loc=value.producer.loc, names=[name])
+        cast.output.type = cast.output.type.with_layout(declared)
+        self.context.applied(cast, "output cast back to f32")
+        self.graph.outputs = [cast.output if v is value else v for v in self.graph.outputs]

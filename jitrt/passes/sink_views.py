@@ -1,0 +1,73 @@
+"""Move permutes and reshapes below the elementwise ops that follow them.
+
+    add(permute(linear(x)), y)  ->  permute(add(linear(x), permute'(y)))
+
+so that an anchor and its elementwise followers stand side by side and fuse; what moves costs nothing, since a view is
+only a layout. Views of graph inputs stay: there is no anchor above them to fuse with.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.op import Trait
+from jitrt.graph.ops import Contiguous, Permute, Reshape
+from jitrt.passes.base import PassContext
+from jitrt.passes.edit import bypass, only_reader, remove_dead
+
+
+def sink_views(graph: Graph, context: PassContext) -> None:
+    """Sink each permute and reshape as far as it goes. The inverse permutes this puts on other operands stay."""
+    for view in list(graph.nodes):
+        if not isinstance(view.op, Permute | Reshape) or not _computed(view.inputs[0]):
+            continue
+        while (reader := only_reader(graph, view.output)) is not None:
+            operands = _operands_above(graph, view, reader)
+            if operands is None:
+                break
+            context.applied(view, f"{view.op.name} moved below {reader.op.name}")
+            view = _swap(graph, view, reader, operands)
+    remove_dead(graph)
+
+
+def _computed(value: Value) -> bool:
+    """Whether some node that moves more than a view made the value."""
+    while value.producer is not None and value.producer.has(Trait.VIEW):
+        value = value.producer.inputs[0]
+    return value.producer is not None
+
+
+def _operands_above(graph: Graph, view: Node, reader: Node) -> list[Value] | None:
+    """The reader's operands as it would read them above the view; None if it must stay below."""
+    if not reader.has(Trait.ELEMENTWISE) or isinstance(reader.op, Contiguous):
+        return None
+    if reader.output.type.shape != view.output.type.shape:
+        return None
+    others = [v for v in reader.inputs if v is not view.output and v.type.rank > 0]
+    if others and not isinstance(view.op, Permute):
+        return None
+    if any(not v.is_constant and v.type.rank != view.output.type.rank for v in others):
+        return None
+    moved = {v: _unpermute(graph, view, v) for v in others}
+    return [view.inputs[0] if v is view.output else moved.get(v, v) for v in reader.inputs]
+
+
+def _unpermute(graph: Graph, view: Node, value: Value) -> Value:
+    assert isinstance(view.op, Permute)
+    inverse = tuple(int(d) for d in np.argsort(view.op.order))
+    if value.data is not None:
+        full = value.data.reshape((1,) * (len(inverse) - value.type.rank) + value.type.shape).transpose(inverse)
+        lead = next((d for d, size in enumerate(full.shape) if size != 1), full.ndim)
+        return graph.add_constant(full.reshape(full.shape[lead:]), value.name)
+    before = view.output.users[0]
+    return graph.append(Permute(inverse), [value], loc=view.loc, before=before).output
+
+
+def _swap(graph: Graph, view: Node, reader: Node, operands: list[Value]) -> Node:
+    """Put the reader above the view; returns the view's new node."""
+    above = graph.append(reader.op, operands, loc=reader.loc, before=reader)
+    below = graph.append(view.op, [above.output], loc=view.loc, before=reader)
+    bypass(graph, reader, below.output)
+    graph.erase(view)
+    return below
