@@ -43,7 +43,8 @@ def compile_call(call: KernelCall, problem: Problem, target: Target) -> Binary:
             triton.knobs.compilation.disable_line_info = True
             built = triton.compile(source, target=GPUTarget("cuda", target.arch, 32), options=options)
     except Exception as error:  # Triton raises whatever its passes, LLVM or ptxas raised
-        raise CompileError(f"{call.function.__name__} for {target}: {type(error).__name__}: {_last_line(error)}") from error
+        what = f"{call.function.__name__} for {target}"
+        raise CompileError(f"{what}: {type(error).__name__}: {_last_line(error)}") from error
     meta = built.metadata
     cubin = built.asm["cubin"]
     registers, spills = cubin_resources(cubin)

@@ -7,16 +7,16 @@ as `tl.constexpr` arguments, so one kernel serves every chain of elementwise ops
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
 from typing import Any
 
-from jitrt.codegen.pointwise import EXPRESSIONS, expression, literal, register_type
-from jitrt.codegen.source import define
-from jitrt.codegen.tile import TileSpace
+from jitrt.codegen.pointwise import EXPRESSIONS
+from jitrt.codegen.source import function
+from jitrt.codegen.tile import Space
+from jitrt.codegen.writer import Writer
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
-from jitrt.graph.ops import Cast
 from jitrt.graph.types import TensorType
 
 
@@ -30,16 +30,11 @@ class Epilogue:
 
     @property
     def apply(self) -> Any:
-        return _function(self.apply_source, "apply")
+        return function(self.apply_source, "apply")
 
     @property
     def store(self) -> Any:
-        return _function(self.store_source, "store")
-
-
-@lru_cache(maxsize=4096)
-def _function(source: str, name: str) -> Any:
-    return define(source, name)
+        return function(self.store_source, "store")
 
 
 def prologue_nodes(body: Graph, anchor: Node) -> list[Node]:
@@ -71,63 +66,23 @@ def refuse_epilogue(body: Graph, anchor: Node | None) -> str | None:
 
 
 def make_epilogue(
-    body: Graph, start: Value | None, space: TileSpace, *, given: dict[Value, TensorType] | None = None
+    body: Graph, start: Value | None, space: Space, *, given: Mapping[Value, TensorType] | None = None
 ) -> Epilogue:
     """The functions for everything in `body` that follows `start` (the anchor's output, in registers as `acc`).
 
-    With `start=None` the whole body is elementwise and `acc` is ignored. `given` overrides operand types.
+    With `start=None` the whole body is elementwise and `acc` is ignored. `given` overrides the types of operands and of
+    the output, to address them in another shape.
     """
-    operands: list[int] = []
-    lines: list[str] = []
-    names: dict[Value, str] = {}
-    if start is not None:
-        names[start] = "acc"
-
-    def read(value: Value) -> str:
-        if value in names:
-            return names[value]
-        if value.is_constant:
-            assert value.data is not None
-            names[value] = literal(value.data.item() if value.type.dtype.numpy.kind != "V" else float(value.data))
-            return names[value]
-        index = body.inputs.index(value)
-        address = space.address((given or {}).get(value, value.type))
-        mask = f", mask={address.mask}, other=0" if address.mask else ""
-        name = f"x{len(operands)}"
-        lines.append(
-            f"    {name} = tl.load(aux[{len(operands)}] + {address.offset}{mask})"
-            f".to({register_type(value.type.dtype)})"
-        )
-        operands.append(index)
-        names[value] = name
-        return name
-
-    for node in _after(body, start):
-        arguments = [read(v) for v in node.inputs]
-        name = f"v{len(names)}"
-        text = expression(node.op, *(a if a.isidentifier() else f"({a})" for a in arguments))
-        if not any(a.isidentifier() for a in arguments):
-            text = f"tl.full([1, 1], {text}, {register_type(node.output.type.dtype)})"
-        source_type, result_type = (register_type(v.type.dtype) for v in (node.inputs[-1], node.output))
-        cast = f".to({result_type})" if source_type != result_type or isinstance(node.op, Cast) else ""
-        lines.append(f"    {name} = ({text}){cast}")
-        names[node.output] = name
-    result = read(body.outputs[0])
-    apply = ["@triton.jit", "def apply(acc, aux, m, k, m_mask, k_mask):", *lines, f"    return {result}", ""]
+    writer = Writer(body, space, given or {}, names={} if start is None else {start: "acc"})
     output = body.outputs[0]
-    address = space.address((given or {}).get(output, output.type))
+    result = writer.read(output)
+    head = ["@triton.jit", f"def apply(acc, aux, {space.parameters}):"]
+    apply = [*head, *writer.lines, f"    return {result}", ""]
+    masks = " & ".join(f"{name}_mask" for name in space.axes)
     store = [
         "@triton.jit",
-        "def store(y, value, m, k, m_mask, k_mask):",
-        f"    tl.store(y + ({address.offset}), value.to(y.dtype.element_ty), mask=m_mask & k_mask)",
+        f"def store(y, value, {space.parameters}):",
+        f"    tl.store(y + ({writer.address(output)[0]}), value.to(y.dtype.element_ty), mask={masks})",
         "",
     ]
-    return Epilogue(tuple(operands), "\n".join(apply), "\n".join(store))
-
-
-def _after(body: Graph, start: Value | None) -> list[Node]:
-    if start is None:
-        return list(body.nodes)
-    assert start.producer is not None
-    before = set(prologue_nodes(body, start.producer)) | {start.producer}
-    return [node for node in body.nodes if node not in before]
+    return Epilogue(tuple(writer.operands), "\n".join(apply), "\n".join(store))

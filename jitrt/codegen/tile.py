@@ -1,8 +1,9 @@
-"""The tile space: how a kernel counts through its output, and where an operand's element lies seen from there.
+"""How a kernel counts through a tensor, and where an operand's element lies seen from there.
 
-A kernel's tile has rows `m` and columns `k`. Columns run along one dimension of the output (the channels, when it lies
-in memory as NHWC), rows through all others in memory order. Every operand that broadcasts against the output then has
-its elements at some expression in `m` and `k` with constants for strides; that expression is what this module writes.
+A kernel that makes an output tile has rows `m` and columns `k`. Columns run along one dimension of the output (the
+channels, when it lies in memory as NHWC), rows through all others in memory order; that is a `TileSpace`. A kernel that
+reduces has a third index. Every operand that broadcasts against the shape then has its elements at some expression in
+the indices with constants for strides; that expression is what this module writes.
 """
 
 from __future__ import annotations
@@ -15,8 +16,60 @@ from jitrt.graph.types import TensorType
 _INT32 = 2**31
 
 
+class Space:
+    """The positions a kernel counts through: index variables, each running through some dimensions of a shape.
+
+    In a kernel every index `i` comes with a mask `i_mask`, false beyond its last position; all of them broadcast
+    against each other to the kernel's tile.
+    """
+
+    shape: tuple[int, ...]
+
+    @property
+    def axes(self) -> dict[str, tuple[int, ...]]:
+        """The dimensions of `shape` each index runs through, outermost first."""
+        raise NotImplementedError
+
+    @property
+    def parameters(self) -> str:
+        """The parameters of a generated function that is given a position: all indices, then all masks."""
+        return ", ".join([*self.axes, *(f"{name}_mask" for name in self.axes)])
+
+    def count(self, axis: str) -> int:
+        """Positions along an index."""
+        return math.prod(self.shape[d] for d in self.axes[axis])
+
+    def strides_of(self, operand: TensorType) -> tuple[int, ...]:
+        """The stride along every dimension of `shape` of an operand that broadcasts to it."""
+        lead = len(self.shape) - operand.rank
+        return tuple(
+            0 if d < lead or operand.shape[d - lead] == 1 or size == 1 else operand.strides[d - lead]
+            for d, size in enumerate(self.shape)
+        )
+
+    def address(self, operand: TensorType) -> Address:
+        """Where the operand's element for a position lies."""
+        strides = self.strides_of(operand)
+        wide = operand.span >= _INT32
+        terms: list[str] = []
+        used: list[str] = []
+        for name, dims in self.axes.items():
+            merged = merge([(self.shape[d], strides[d]) for d in dims])
+            found = [_term(index, stride, wide) for index, stride in _indices(merged, name) if stride]
+            terms += found
+            used += [name] if found else []
+        return Address(" + ".join(terms) or "0", tuple(used))
+
+    def coordinate(self, d: int) -> str:
+        """The expression for a position's index along dimension `d` of `shape`."""
+        for name, dims in self.axes.items():
+            if d in dims:
+                return _indices([(self.shape[other], int(other == d)) for other in dims], name)[dims.index(d)][0]
+        return "0"
+
+
 @dataclass(frozen=True)
-class TileSpace:
+class TileSpace(Space):
     """`shape` is the output's logical shape, `rows` the dimensions `m` runs through (outermost first), `column` the
     dimension of `k`, or None if there is none (rank 0)."""
 
@@ -36,49 +89,29 @@ class TileSpace:
         return cls(type.shape, tuple(order), innermost)
 
     @property
+    def axes(self) -> dict[str, tuple[int, ...]]:
+        return {"m": self.rows, "k": () if self.column is None else (self.column,)}
+
+    @property
     def row_count(self) -> int:
-        return math.prod(self.shape[d] for d in self.rows)
+        return self.count("m")
 
     @property
     def column_count(self) -> int:
-        return 1 if self.column is None else self.shape[self.column]
-
-    def strides_of(self, operand: TensorType) -> tuple[list[tuple[int, int]], int]:
-        """((size, stride) for every row dimension, column stride) of an operand that broadcasts to the output."""
-        lead = len(self.shape) - operand.rank
-
-        def stride(d: int) -> int:
-            return 0 if d < lead or operand.shape[d - lead] == 1 else operand.strides[d - lead]
-
-        rows = [(self.shape[d], stride(d)) for d in self.rows]
-        return rows, 0 if self.column is None or self.shape[self.column] == 1 else stride(self.column)
-
-    def address(self, operand: TensorType, m: str = "m", k: str = "k") -> Address:
-        """Where the operand's element for tile position (m, k) lies."""
-        rows, column = self.strides_of(operand)
-        terms = _row_terms(merge(rows), f"{m}.to(tl.int64)" if operand.span >= _INT32 else m)
-        if column:
-            terms.append(k if column == 1 else f"{k} * {column}")
-        return Address(
-            offset=" + ".join(terms) or "0",
-            uses_rows=any(stride for _, stride in rows),
-            uses_columns=bool(column),
-        )
+        return self.count("k")
 
 
 @dataclass(frozen=True)
 class Address:
-    """An offset expression in elements, and which of the tile's two axes it varies along."""
+    """An offset expression in elements, and the indices it varies with."""
 
     offset: str
-    uses_rows: bool
-    uses_columns: bool
+    axes: tuple[str, ...]
 
     @property
     def mask(self) -> str | None:
-        """The mask a load at this address needs, given `m_mask` and `k_mask`."""
-        parts = [name for name, used in (("m_mask", self.uses_rows), ("k_mask", self.uses_columns)) if used]
-        return " & ".join(parts) or None
+        """The mask a load at this address needs."""
+        return " & ".join(f"{name}_mask" for name in self.axes) or None
 
 
 def merge(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:
@@ -94,15 +127,21 @@ def merge(dims: list[tuple[int, int]]) -> list[tuple[int, int]]:
     return out
 
 
-def _row_terms(dims: list[tuple[int, int]], m: str) -> list[str]:
-    terms = []
+def _indices(dims: list[tuple[int, int]], name: str) -> list[tuple[str, int]]:
+    """(expression of the index along it, stride) for each of `dims`, which `name` runs through."""
+    out = []
     inner = 1
     for position in reversed(range(len(dims))):
         size, stride = dims[position]
-        index = m if inner == 1 else f"({m} // {inner})"
-        if position > 0:
+        index = name if inner == 1 else f"({name} // {inner})"
+        if any(outer > 1 for outer, _ in dims[:position]):
             index = f"({index} % {size})"
-        if stride:
-            terms.append(index if stride == 1 else f"{index} * {stride}")
+        out.append(("0" if size == 1 else index, stride))
         inner *= size
-    return terms[::-1]
+    return out[::-1]
+
+
+def _term(index: str, stride: int, wide: bool) -> str:
+    if wide:  # the product may pass 2^31
+        index = f"{index}.to(tl.int64)"
+    return index if stride == 1 else f"{index} * {stride}"

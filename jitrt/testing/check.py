@@ -76,7 +76,7 @@ def check_problem(
     seed: int = 0,
 ) -> None:
     """Run `configs` (the template's first candidate if None) in the interpreter and compare with the body run exactly
-    in numpy, on random operands and, unless `extremes` is False, on operands full of NaN, infinities and zeros.
+    in numpy, on random operands and, unless `extremes` is False or the template lets NaN spread, on operands full of NaN, infinities and zeros.
 
     Raises KernelError with the configuration and the worst element, or with the reason if the template refuses."""
     reason = template.accepts(problem.body) or template.supports(problem, target)
@@ -84,6 +84,7 @@ def check_problem(
         raise KernelError(f"{template.name} refuses the problem: {reason}")
     if configs is None:
         configs = template.candidates(problem, target)[:1]
+    extremes = extremes and not template.spreads_nonfinite(problem)
     for extreme in (False, True) if extremes else (False,):
         arrays = random_operands(problem, seed=seed, extreme=extreme)
         for config in configs:

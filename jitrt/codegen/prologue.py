@@ -1,0 +1,53 @@
+"""Write what stands before an anchor as a `@triton.jit` function: the anchor's operand, computed where it is loaded.
+
+A kernel calls `LOAD(aux, *indices, *masks)` for a tile of its operand: loads, casts and any other elementwise ops of
+the region happen on the way in. Elements outside the masks are whatever the ops make of zeros.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from jitrt.codegen.pointwise import EXPRESSIONS
+from jitrt.codegen.source import function
+from jitrt.codegen.tile import Space
+from jitrt.codegen.writer import Writer
+from jitrt.graph.graph import Graph, Value
+from jitrt.graph.types import TensorType
+
+
+@dataclass(frozen=True)
+class Prologue:
+    """`operands` are the indices of the region's operands that LOAD reads, in the order of its `aux` tuple."""
+
+    operands: tuple[int, ...]
+    source: str
+
+    @property
+    def load(self) -> Any:
+        return function(self.source, "load")
+
+
+def refuse_prologue(value: Value) -> str | None:
+    """None if `value`, an anchor's operand, is an operand of the region or elementwise ops of its own shape on some."""
+    stack = [value]
+    while stack:
+        producer = stack.pop().producer
+        if producer is None:
+            continue
+        if type(producer.op) not in EXPRESSIONS:
+            return f"{producer.op.name} before it is not elementwise"
+        stack.extend(producer.inputs)
+    return None
+
+
+def make_prologue(
+    body: Graph, value: Value, space: Space, *, given: Mapping[Value, TensorType] | None = None
+) -> Prologue:
+    """The function that computes `value` at a position of `space`. `given` overrides operand types."""
+    writer = Writer(body, space, given or {})
+    result = writer.read(value)
+    head = ["@triton.jit", f"def load(aux, {space.parameters}):"]
+    return Prologue(tuple(writer.operands), "\n".join([*head, *writer.lines, f"    return {result}", ""]))

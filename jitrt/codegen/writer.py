@@ -1,0 +1,69 @@
+"""Write elementwise nodes as lines of a `@triton.jit` function, on demand: what the result needs, and nothing else."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from jitrt.codegen.pointwise import EXPRESSIONS, expression, literal, register_type
+from jitrt.codegen.tile import Space
+from jitrt.errors import GraphError
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.ops import Cast
+from jitrt.graph.types import TensorType
+
+
+@dataclass
+class Writer:
+    """The lines so far, the operands (indices of `body.inputs`) they load from the tuple `aux`, and the name of every
+    value that already is in a variable. `given` overrides the types of operands, to address them in another shape."""
+
+    body: Graph
+    space: Space
+    given: Mapping[Value, TensorType]
+    names: dict[Value, str] = field(default_factory=dict)
+    operands: list[int] = field(default_factory=list)
+    lines: list[str] = field(default_factory=list)
+
+    def read(self, value: Value) -> str:
+        """A name or literal for `value` at the kernel's position. Raises GraphError if it is not elementwise."""
+        if value not in self.names:
+            if value.is_constant:
+                self.names[value] = _number(value)
+            elif value.producer is None:
+                self.names[value] = self._load(value)
+            else:
+                self.names[value] = self._compute(value.producer)
+        return self.names[value]
+
+    def address(self, value: Value) -> tuple[str, str | None]:
+        """(offset, mask) of an operand or the output at the kernel's position."""
+        address = self.space.address(self.given.get(value, value.type))
+        return address.offset, address.mask
+
+    def _load(self, value: Value) -> str:
+        offset, mask = self.address(value)
+        guard = f", mask={mask}, other=0" if mask else ""
+        name = f"x{len(self.operands)}"
+        kind = register_type(value.type.dtype)
+        self.lines.append(f"    {name} = tl.load(aux[{len(self.operands)}] + ({offset}){guard}).to({kind})")
+        self.operands.append(self.body.inputs.index(value))
+        return name
+
+    def _compute(self, node: Node) -> str:
+        if type(node.op) not in EXPRESSIONS:
+            raise GraphError(f"{node!r} is not elementwise")
+        arguments = [self.read(v) for v in node.inputs]
+        text = expression(node.op, *(a if a.isidentifier() else f"({a})" for a in arguments))
+        source, result = (register_type(v.type.dtype) for v in (node.inputs[-1], node.output))
+        if not any(a.isidentifier() for a in arguments):
+            text = f"tl.full([1, 1], {text}, {result})"
+        cast = f".to({result})" if source != result or isinstance(node.op, Cast) else ""
+        name = f"v{len(self.names)}"
+        self.lines.append(f"    {name} = ({text}){cast}")
+        return name
+
+
+def _number(value: Value) -> str:
+    assert value.data is not None
+    return literal(value.data.item() if value.type.dtype.numpy.kind != "V" else float(value.data))
