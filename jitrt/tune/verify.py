@@ -83,8 +83,11 @@ class Trial:
 
 
 def make_trial(problem: Problem, *, special: bool = False, seconds: float = REFERENCE_SECONDS) -> Trial:
-    """Random operands for a problem and their reference. With `special` some activations are large and some are NaN."""
-    rng = np.random.default_rng([zlib.crc32(problem.key.encode()), special])
+    """Random operands for a problem and their reference: the same ones at every call.
+
+    With `special` some elements of the activations become large and some NaN; all others, and the weights, stay.
+    """
+    rng = np.random.default_rng(zlib.crc32(problem.key.encode()))
     body, output = problem.body, problem.output.type
     small, batched, count = _shrink(problem, seconds)
     operands = _draw_all(small, problem, rng, special)
@@ -218,13 +221,14 @@ def _items_are_apart(problem: Problem, batched: frozenset[int], operands: Sequen
 
 
 def _draw_all(body: Graph, problem: Problem, rng: np.random.Generator, special: bool) -> list[Array]:
+    odd = np.random.default_rng(1)
     positive = any(_singular(node) for node in problem.body.nodes)
     scales = {} if problem.anchor is None else _scales(problem.anchor)
     arrays = []
     for index, (value, whole) in enumerate(zip(body.inputs, problem.body.inputs, strict=True)):
         array = draw(value.type, rng, scale=scales.get(whole, 1.0), positive=positive)
         if special and not problem.weights[index] and value.type.dtype.is_float:
-            _make_special(array, rng)
+            _make_special(array, odd)
         arrays.append(array)
     return arrays
 

@@ -18,7 +18,7 @@ import tempfile
 import threading
 import time
 import traceback
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from multiprocessing.connection import Connection
 from typing import IO, Any
 
@@ -33,18 +33,20 @@ class WorkerFailure(TuningError):
 
 
 class Worker:
-    """One child process, started at the first call and again after each death. Used by one thread at a time."""
+    """One child process, started at the first call and again after each death. Used by one thread at a time, except
+    for `interrupt`. `variables` are set in its environment; `name` is what messages call it."""
 
-    def __init__(self, name: str):
+    def __init__(self, name: str, variables: Mapping[str, str] | None = None):
         self.name = name
+        self._variables = dict(variables or {})
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         self._stderr: IO[bytes] | None = None
 
-    def start(self) -> None:
-        """Start the process if there is none, so that its imports run while the caller does something else."""
+    def start(self) -> bool:
+        """Start the process if there is none; whether there was none."""
         if self._process is not None:
-            return
+            return False
         ours, theirs = socket.socketpair()
         self._stderr = tempfile.TemporaryFile()  # noqa: SIM115 (closed with the process)
         path = [entry or os.getcwd() for entry in sys.path]
@@ -55,10 +57,11 @@ class Worker:
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,
                 stderr=self._stderr,
-                env=environment(),
+                env=environment(self._variables),
                 start_new_session=True,  # Ctrl-C is for the parent, which decides what to keep
             )
         self._connection = Connection(ours.detach())
+        return True
 
     def call(self, function: Callable[..., Any], *arguments: Any, limit: float) -> Any:
         """`function(*arguments)` in the worker, which imports the function by name.
@@ -88,6 +91,12 @@ class Worker:
             self._process.kill()
             self._process.wait()
         self._forget()
+
+    def interrupt(self) -> None:
+        """From another thread: make the call in progress, if there is one, fail at once."""
+        process = self._process
+        if process is not None:
+            process.kill()
 
     def close(self) -> None:
         """End the process, giving it a second to leave by itself."""

@@ -1,12 +1,49 @@
-"""Functions and templates for a worker to import that misbehave on purpose."""
+"""Problems, and functions and templates for a worker to import, most of which misbehave on purpose."""
 
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
+from collections.abc import Sequence
+from types import SimpleNamespace
 
+from jitrt.codegen.source import define
+from jitrt.codegen.target import Target
+from jitrt.graph import Graph, TensorType, f16
+from jitrt.graph.graph import Graph as Body
+from jitrt.graph.ops import Relu
+from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template
 from jitrt.tune.worker import time_limit
+
+
+def relu_problem(*shape: int) -> Problem:
+    """y = relu(x) in float16."""
+    body = Graph("region")
+    body.mark_output(body.add(Relu(), body.add_input("x", TensorType(f16, shape))))
+    return Problem(body, (False,), (16, 16))
+
+
+class Listed(Template):
+    """Accepts everything and offers the configurations it was made with; its kernel is no Triton function."""
+
+    name = "listed"
+
+    def __init__(self, count: int = 3, name: str = "listed", grids: Sequence[int] = (), refuses: str | None = None):
+        self.count, self.grids, self.refuses = count, list(grids), refuses
+        self.name = name  # type: ignore[misc]
+
+    def accepts(self, body: Body) -> str | None:
+        return self.refuses
+
+    def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
+        return [{"choice": i} for i in range(self.count)]
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        grid = self.grids[config["choice"]] if self.grids else 1000
+        function = SimpleNamespace(arg_names=["y", "x"], __name__=self.name)
+        return Lowered((KernelCall(function, {"y": Result(), "x": Operand(0)}, {}, (grid, 1, 1)),))
 
 
 def last_words() -> None:
@@ -27,3 +64,27 @@ def in_time() -> str:
         pass
     time.sleep(0.3)
     return "in time"
+
+
+class BadCompile(Template):
+    """A kernel that the compiler refuses, crashes on, never finishes, or compiles."""
+
+    name = "bad_compile"
+
+    def accepts(self, body: Body) -> str | None:
+        return None
+
+    def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
+        return [{"kind": kind} for kind in ("syntax", "crash", "raise", "forever", "fine")]
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        kind = config["kind"]
+        if kind == "crash":
+            os.kill(os.getpid(), signal.SIGSEGV)
+        if kind == "forever":
+            time.sleep(600)
+        if kind == "raise":
+            raise KeyError("no such thing")
+        body = "no_such_function(x)" if kind == "syntax" else "tl.maximum(tl.load(x), 0)"
+        function = define(f"@triton.jit\ndef tiny(y, x):\n    tl.store(y, {body})\n", "tiny")
+        return Lowered((KernelCall(function, {"y": Result(), "x": Operand(0)}, {}, (1, 1, 1), num_warps=1),))

@@ -10,6 +10,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import planted
 import pytest
 
 from jitrt.knobs import environment
@@ -18,8 +19,7 @@ from jitrt.tune.worker import Worker, WorkerFailure
 
 
 @pytest.fixture
-def worker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Worker]:
-    monkeypatch.syspath_prepend(Path(__file__).parent)  # the worker imports functions by name
+def worker() -> Iterator[Worker]:
     made = Worker("test worker")
     yield made
     made.close()
@@ -40,8 +40,6 @@ def test_an_exception_comes_back_and_the_process_lives(worker: Worker) -> None:
 
 
 def test_a_function_it_cannot_import_is_an_error_of_that_call(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
-    import planted
-
     worker.call(os.getpid, limit=20)
     monkeypatch.setattr(planted, "no_longer_there", planted.hang, raising=False)
     monkeypatch.setattr(planted.hang, "__qualname__", "no_longer_there")
@@ -57,8 +55,6 @@ def test_a_crash_is_reported_with_its_signal_and_another_process_takes_over(work
 
 
 def test_an_exit_is_reported_with_the_last_words(worker: Worker) -> None:
-    import planted
-
     with pytest.raises(WorkerFailure, match=r"ended with exit code 3 \(ptxas fatal: out of ideas\)"):
         worker.call(planted.last_words, limit=20)
 
@@ -73,15 +69,11 @@ def test_a_call_that_takes_too_long_is_killed(worker: Worker) -> None:
 
 
 def test_its_own_time_limit_ends_a_worker_that_python_cannot_interrupt(worker: Worker) -> None:
-    import planted
-
     with pytest.raises(WorkerFailure, match="hung: killed at its time limit"):
         worker.call(planted.hang, limit=20)
 
 
 def test_a_time_limit_that_is_kept_does_nothing(worker: Worker) -> None:
-    import planted
-
     assert worker.call(planted.in_time, limit=20) == "in time"
 
 
