@@ -31,22 +31,12 @@ from jitrt.bench.measure import (
 from jitrt.bench.peers import Contestant
 from jitrt.bench.report import Outcome, Report
 from jitrt.errors import OptionError
+from jitrt.frontend.torch import arrays
 from jitrt.plan.file import open_plan
 from jitrt.plan.schema import Binding
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
-TORCH_DTYPES = {
-    "f64": torch.float64,
-    "f32": torch.float32,
-    "f16": torch.float16,
-    "bf16": torch.bfloat16,
-    "i64": torch.int64,
-    "i32": torch.int32,
-    "i16": torch.int16,
-    "i8": torch.int8,
-    "u8": torch.uint8,
-    "b8": torch.bool,
-}
+TORCH_DTYPES = {named.value: dtype for dtype, named in arrays.DTYPES.items()}
 TOOLS = ("jitrt", "torch", "triton", "torchvision", "numpy", "cuda-bindings")
 
 Say = Callable[[str], None]

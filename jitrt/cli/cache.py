@@ -61,14 +61,14 @@ def _age(path: Path) -> str:
 
 
 def _verify(folder: Path) -> int:
-    from jitrt.plan.file import read_plan
+    from jitrt.plan.verify import verify_plan
 
     terminal = console()
     plans = [path for path in _files(folder) if path.suffix == ".plan"]
     damaged = 0
     for path in plans:
         try:
-            read_plan(path)
+            verify_plan(path)
         except PlanError as error:
             damaged += 1
             terminal.print(line(f"damaged: {error}"))

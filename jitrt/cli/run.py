@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jitrt.cli.terminal import console, line, table
 from jitrt.errors import OptionError
+from jitrt.plan.dtypes import numpy_dtype
 
 if TYPE_CHECKING:
     from jitrt.plan.schema import Binding
@@ -62,7 +63,7 @@ def _inputs(name: str, bindings: tuple[Binding, ...], paths: list[str]) -> list[
 
 def _random(binding: Binding, generator: Any) -> Any:
     """Normal floats; whole numbers are 0 or 1."""
-    dtype = _numpy_dtype(binding)
+    dtype = numpy_dtype(binding.dtype)
     if dtype.kind in "iub":
         return generator.integers(0, 2, binding.shape).astype(dtype)
     return generator.standard_normal(binding.shape, dtype="float32").astype(dtype)
@@ -75,13 +76,7 @@ def _read(path: str, binding: Binding) -> Any:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
         raise OptionError(f"{path} is not a .npy file of numbers: {error}") from error
-    return array.astype(_numpy_dtype(binding)) if array.dtype.kind == "f" else array
-
-
-def _numpy_dtype(binding: Binding) -> Any:
-    from jitrt.graph.dtype import DType
-
-    return DType(binding.dtype).numpy
+    return array.astype(numpy_dtype(binding.dtype)) if array.dtype.kind == "f" else array
 
 
 def _save(path: str, array: Any) -> None:

@@ -1,0 +1,178 @@
+"""build, run, bench and explain: what they hand to the API and what they make of its answer. The API itself is faked
+here; the real thing is driven in tests/integration and tests/gpu."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import jitrt as package
+from jitrt.bench.measure import HostTimer
+
+
+class FakeEngine:
+    def __init__(self) -> None:
+        self.calls: list[tuple[Any, ...]] = []
+
+    def save(self, path: Path) -> None:
+        Path(path).write_bytes(b"x" * 1234)
+
+    def __call__(self, *inputs: Any) -> Any:
+        self.calls.append(inputs)
+        return {"scores": np.arange(10, dtype=np.float32).reshape(2, 5)}
+
+    def profile(self, *inputs: Any) -> str:
+        return "a table of layers"
+
+
+@pytest.fixture
+def engine(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeEngine, dict[str, Any]]:
+    """Stands in for what jitrt.compile and jitrt.load return; the dict holds how they were called."""
+    fake, seen = FakeEngine(), dict[str, Any]()
+
+    def compile(model: Any, inputs: Any, **options: Any) -> FakeEngine:
+        seen.update(model=model, inputs=inputs, options=options)
+        return fake
+
+    def load(path: Any) -> FakeEngine:
+        seen["path"] = path
+        return fake
+
+    monkeypatch.setitem(package.__dict__, "compile", compile)
+    monkeypatch.setitem(package.__dict__, "load", load)
+    return fake, seen
+
+
+def test_build_hands_over_what_was_asked(jitrt: Any, engine: Any, tmp_path: Path) -> None:
+    output = tmp_path / "s.plan"
+    words = ("--shape", "1x3x64x64", "--batch", "3", "--fp16", "--target", "sm_80, sm_90", "--tune", "heuristic")
+    status, _, err = jitrt("build", "squeezenet1_1", *words, "--no-cache", "-o", output)
+    assert status == 0
+    assert f"wrote {output} (1.2 kB)" in err
+    _, seen = engine
+    assert seen["options"] == {
+        "precision": "fp16",
+        "tune": "heuristic",
+        "cache": False,
+        "target": ["sm_80", "sm_90"],
+    }
+    assert seen["inputs"][0].shape == (3, 3, 64, 64)
+    assert seen["inputs"][0].dtype == torch.float16
+    assert next(seen["model"].parameters()).dtype == torch.float16
+
+
+def test_run_with_files(jitrt: Any, engine: Any, plan_path: Path, tmp_path: Path) -> None:
+    image = np.random.default_rng(1).random((2, 3, 4, 4), dtype=np.float32)
+    np.save(tmp_path / "image.npy", image)
+    result = tmp_path / "scores.out"
+    status, out, _ = jitrt("run", plan_path, "--input", tmp_path / "image.npy", "--output", result)
+    assert status == 0
+    assert "f32" in out
+    assert "4.5" in out  # the mean of 0..9
+    fake, seen = engine
+    assert seen["path"] == str(plan_path)
+    ((given,),) = fake.calls
+    assert given.dtype == np.float16
+    assert np.array_equal(np.load(result), np.arange(10, dtype=np.float32).reshape(2, 5))
+
+
+def test_run_with_random_inputs(jitrt: Any, engine: Any, plan_path: Path) -> None:
+    assert jitrt("run", plan_path)[0] == 0
+    ((given,),) = engine[0].calls
+    assert given.shape == (2, 3, 4, 4)
+    assert given.std() > 0.5
+
+
+@pytest.mark.parametrize(
+    ("words", "message"),
+    [
+        (("--input", "a.npy", "--input", "b.npy"), "2 times --input, but"),
+        (("--output", "a", "--output", "b"), "2 times --output, but"),
+        (("--input", "text.npy"), "text.npy is not a .npy file"),
+        (("--input", "missing.npy"), "No such file or directory: missing.npy"),
+    ],
+)
+def test_run_refuses(
+    jitrt: Any, engine: Any, plan_path: Path, words: tuple[str, ...], message: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(plan_path.parent)
+    Path("text.npy").write_text("hello")
+    status, _, err = jitrt("run", plan_path, *words)
+    assert status in (1, 2)
+    assert message in err
+
+
+def test_bench_needs_a_gpu_and_good_options(jitrt: Any, plan_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    assert "shows none; jitrt doctor" in jitrt("bench", "resnet50")[2]
+    for words, message in (
+        (("resnet50", "--vs", "tensorrt"), "unknown peer 'tensorrt'"),
+        (("resnet50", "--precision", "fp4"), "--precision is 'fp4'"),
+        (("resnet50", "--batch", "0"), "--batch is '0'"),
+        (("resnet50", plan_path), "cannot be timed in one run"),
+        ((plan_path, "--vs", "eager"), "a plan has no PyTorch model"),
+        (("/nowhere/x.plan",), "there is no plan at /nowhere/x.plan"),
+    ):
+        status, _, err = jitrt("bench", *words)
+        assert (status, message in err) == (2, True), err
+
+
+def test_bench_times_a_model_and_writes_the_table(
+    jitrt: Any, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on_the_host(monkeypatch)
+    monkeypatch.chdir(tmp_path)
+    Path("model_to_bench.py").write_text("from torch import nn\nnet = nn.Linear(4, 3)\n")
+    words = ("--shape", "1x4", "--batch", "1,2", "--vs", "eager", "--precision", "fp32", "--seconds", "0.02")
+    status, out, err = jitrt("bench", "model_to_bench:net", *words, "--output", "RESULTS.md")
+    assert status == 1  # the fake engine's answer has another shape, which counts as a failure of ours
+    assert "jitrt failed on model_to_bench:net, batch 1: ValueError: output shape" in out
+    assert "model_to_bench:net, batch 2, fp32" in err
+    assert Path("RESULTS.md").read_text().count("| model_to_bench:net |") == 6
+
+
+def test_bench_times_a_plan(jitrt: Any, engine: Any, plan_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    on_the_host(monkeypatch)
+    status, out, _ = jitrt("bench", plan_path, "--layers", "--seconds", "0.01")
+    assert status == 0
+    assert "a table of layers" in out
+    (given,) = engine[0].calls[0]
+    assert given.stride() == (48, 1, 12, 3)
+    assert given.dtype == torch.float16
+
+
+def test_explain_shows_the_explanation_or_its_counts(jitrt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    class Explanation:
+        def __str__(self) -> str:
+            return "everything"
+
+        def count(self) -> str:
+            return "3 kernels"
+
+    seen = []
+
+    def explain(model: Any, inputs: Any) -> Explanation:
+        seen.append(inputs)
+        return Explanation()
+
+    monkeypatch.setitem(package.__dict__, "explain", explain)
+    assert jitrt("explain", "squeezenet1_1", "--batch", "2")[1] == "everything\n"
+    assert jitrt("explain", "squeezenet1_1", "--count")[1] == "3 kernels\n"
+    assert seen[0][0].shape == (2, 3, 224, 224)
+
+
+def on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let bench run on the CPU, timed by the host's clock."""
+    monkeypatch.setattr("jitrt.cli.bench._need_gpu", lambda: None)
+    monkeypatch.setattr("jitrt.bench.run.CudaTimer", HostTimer)
+    for name in ("bench_models", "bench_plans"):
+        real = getattr(__import__("jitrt.bench.run", fromlist=[name]), name)
+
+        def on_cpu(*args: Any, real: Any = real, **kwargs: Any) -> Any:
+            return real(*args, **{**kwargs, "device": "cpu"})
+
+        monkeypatch.setattr(f"jitrt.bench.run.{name}", on_cpu)

@@ -1,0 +1,46 @@
+"""jitrt inspect: what it shows of a plan, and that a damaged one is refused."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+
+def test_the_summary(jitrt: Any, plan_path: Path) -> None:
+    status, out, _ = jitrt("inspect", plan_path)
+    assert status == 0
+    assert "tiny[net]" in out
+    assert "f16[2,3,4,4] strides [48, 1, 12, 3]" in out
+    assert "2 of 2 different kernels" in out
+    assert "12.5" in out
+
+
+def test_layers_show_tactic_resources_and_the_users_line(jitrt: Any, plan_path: Path) -> None:
+    _, out, _ = jitrt("inspect", plan_path, "--layers")
+    row = next(line for line in out.splitlines() if "conv+add+relu" in line)
+    cells = [cell.strip() for cell in row.strip("│").split("│")]
+    assert cells[1:9] == ["3", "conv+add+relu", "12.5", "4.1 kB", "2.0", "168", "49.2 kB", "16"]
+    assert "conv2d(BLOCK_M=64)" in out
+    assert "net.py:12 (stem)" in out
+
+
+def test_memory(jitrt: Any, plan_path: Path) -> None:
+    _, out, _ = jitrt("inspect", plan_path, "--memory")
+    assert "weight stem.weight f16[5, 3, 3, 3]" in out
+    assert "naive_bytes" in out
+    assert "9.0 kB" in out
+
+
+def test_json_is_the_whole_plan(jitrt: Any, plan_path: Path) -> None:
+    _, out, _ = jitrt("inspect", plan_path, "--json")
+    plan = json.loads(out)
+    assert plan["layers"][0]["tactic"] == "conv2d(BLOCK_M=64)"
+    assert plan["arch"] == 90
+
+
+def test_a_truncated_plan_is_refused(jitrt: Any, plan_path: Path) -> None:
+    plan_path.write_bytes(plan_path.read_bytes()[:-7])
+    status, out, err = jitrt("inspect", plan_path)
+    assert (status, out) == (1, "")
+    assert "truncated" in err
