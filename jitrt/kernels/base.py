@@ -232,7 +232,9 @@ def templates() -> dict[str, Template]:
 
 
 def _leaves(kind: type[Template]) -> list[type[Template]]:
-    below = [leaf for child in kind.__subclasses__() for leaf in _leaves(child)]
+    # Templates outside the package (a test's, a plugin's) are not on offer to everybody.
+    own = [child for child in kind.__subclasses__() if child.__module__.startswith("jitrt.kernels.")]
+    below = [leaf for child in own for leaf in _leaves(child)]
     return below or ([kind] if "name" in kind.__dict__ else [])
 
 
