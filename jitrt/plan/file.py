@@ -1,0 +1,226 @@
+"""The plan file: safetensors whose tensors are the weights (`constants`, one flat uint8 array) and the cubins.
+
+Its metadata has the one entry `jitrt`, a JSON object of
+
+- `digest`: SHA-256 of the header, length prefix included, with these 64 digits as zeros. It covers everything below.
+- `plan`: the plan (`jitrt.plan.codec`).
+- `sha256`: for each tensor the SHA-256 of every 16 MiB of it, so that cores can share the work of checking.
+
+So every byte of the file is covered, and equal plans give equal files. Reading maps the file; only cubins are copied.
+
+Format: https://huggingface.co/docs/safetensors/index#format
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import mmap
+import os
+import secrets
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from jitrt.errors import PlanError
+from jitrt.plan.codec import plan_from_json, plan_to_json
+from jitrt.plan.schema import PlanFile
+
+_CONSTANTS = "constants"
+_CHUNK = 16 << 20
+_NO_DIGEST = "0" * 64
+_MARK = rb"{\"digest\":\""  # how the digest's place looks in the header: JSON inside a JSON string
+_MAX_HEADER = 100_000_000  # the limit of safetensors itself
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+
+
+# -- writing ---------------------------------------------------------------------------------------------------------
+
+
+def write_plan(path: str | os.PathLike[str], file: PlanFile) -> None:
+    """Write a plan to `path`: whole or not at all, replacing what was there.
+
+    Raises PlanError if the folder cannot be written or is full; then `path` is as it was.
+    """
+    from safetensors import SafetensorError
+    from safetensors.numpy import save_file
+
+    path = Path(path)
+    if _CONSTANTS in file.images:
+        raise PlanError(f"a cubin cannot be named {_CONSTANTS!r}: that is the tensor of the weights")
+    tensors = {name: np.frombuffer(data, np.uint8) for name, data in file.images.items()}
+    tensors[_CONSTANTS] = np.frombuffer(file.constants, np.uint8)
+    digests = {name: [f.result() for f in _digests(data.data)] for name, data in tensors.items()}
+    sums = json.dumps(digests, sort_keys=True, separators=(",", ":"))
+    metadata = {"jitrt": f'{{"digest":"{_NO_DIGEST}","plan":{plan_to_json(file.plan)},"sha256":{sums}}}'}
+
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+    try:
+        # Made here, so that its permissions follow the umask.
+        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        save_file(tensors, temporary, metadata)
+        with open(temporary, "r+b") as stream:
+            _seal(stream)
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+    except (OSError, SafetensorError) as error:
+        raise PlanError(_why_not_written(path, error, sum(t.nbytes for t in tensors.values()))) from error
+    finally:
+        with contextlib.suppress(OSError):
+            os.unlink(temporary)
+
+
+def _seal(stream: Any) -> None:
+    """Fill in the header's digest and push the file to the disk."""
+    prefix = stream.read(8)
+    header = prefix + stream.read(int.from_bytes(prefix, "little"))
+    stream.seek(header.index(_MARK) + len(_MARK))
+    stream.write(hashlib.sha256(header).hexdigest().encode())
+    stream.flush()
+    os.fsync(stream.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    """Make a rename last. Some file systems cannot do this to a folder; the file itself is safe by then."""
+    with contextlib.suppress(OSError):
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
+
+
+def _why_not_written(path: Path, error: Exception, nbytes: int) -> str:
+    # safetensors hides the error number inside the text of its own exception.
+    full = getattr(error, "errno", None) in _FULL or any(f"(os error {code})" in str(error) for code in _FULL)
+    todo = f"free {nbytes / 1e6:.0f} MB" if full else "check that the folder exists and can be written"
+    reason = getattr(error, "strerror", None) or error
+    return f"cannot write {path}: {reason}; {todo}, or save to another place"
+
+
+# -- reading ---------------------------------------------------------------------------------------------------------
+
+
+def read_plan(path: str | os.PathLike[str]) -> PlanFile:
+    """The plan at `path`, every byte checked. Raises PlanError, in one line, for what is not exactly a plan."""
+    file, check = open_plan(path)
+    check()
+    return file
+
+
+def open_plan(path: str | os.PathLike[str]) -> tuple[PlanFile, Callable[[], None]]:
+    """The plan at `path` with all but its weights checked, and a function that ends their check.
+
+    The weights are hashed on other threads meanwhile, so that a loader can prepare the GPU in that time. Nothing may
+    be launched before the function has returned: it raises PlanError if the weights were tampered with.
+    `PlanFile.constants` is a view of the mapped file.
+    """
+    path = Path(path)
+    data = _map(path)
+    header, start = _header(path, data)
+    body = _metadata(path, header, bytes(data[:start]))
+    tensors = _tensors(path, header, data, start)
+    try:
+        plan = plan_from_json(body.get("plan"))
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+    sums = body.get("sha256")
+    if not isinstance(sums, dict) or set(sums) != set(tensors) or _CONSTANTS not in sums:
+        raise PlanError(f"{path}: the list of checksums does not fit the tensors; build the plan again")
+    pending = {name: _digests(tensor) for name, tensor in tensors.items()}
+
+    def check(*names: str) -> None:
+        for name in names:
+            if [future.result() for future in pending[name]] != sums[name]:
+                raise PlanError(f"{path} was changed since it was written (in tensor {name!r}); copy or build it again")
+
+    images = {name: bytes(tensor) for name, tensor in tensors.items() if name != _CONSTANTS}
+    check(*images)
+    return PlanFile(plan, tensors[_CONSTANTS], images), lambda: check(_CONSTANTS)
+
+
+def _map(path: Path) -> memoryview:
+    try:
+        with open(path, "rb") as stream:
+            return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
+    except FileNotFoundError as error:
+        raise PlanError(f"there is no plan at {path}") from error
+    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
+        raise PlanError(f"cannot read a plan from {path}: {getattr(error, 'strerror', None) or error}") from error
+
+
+def _header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:
+    """The header's JSON and where the tensors start."""
+    size = int.from_bytes(data[:8], "little")
+    if not 2 <= size <= _MAX_HEADER:
+        raise PlanError(f"{path} is not a plan (it does not start like a safetensors file)")
+    if len(data) < 8 + size:
+        raise PlanError(f"{path} is truncated: {len(data)} bytes, its header alone takes {8 + size}; copy it again")
+    try:
+        header = json.loads(bytes(data[8 : 8 + size]))
+    except ValueError as error:  # bad UTF-8 or bad JSON
+        raise PlanError(f"{path} is not a plan, or its header is damaged: {error}") from error
+    if not isinstance(header, dict):
+        raise PlanError(f"{path} is not a plan (its header is no JSON object)")
+    return header, 8 + size
+
+
+def _metadata(path: Path, header: dict[str, Any], raw: bytes) -> dict[str, Any]:
+    """The `jitrt` entry, with the header's digest checked."""
+    metadata = header.get("__metadata__")
+    text = metadata.get("jitrt") if isinstance(metadata, dict) else None
+    if not isinstance(text, str):
+        raise PlanError(f"{path} is a safetensors file but no jitrt plan; make one with Engine.save or `jitrt build`")
+    at = raw.find(_MARK) + len(_MARK)
+    digest = raw[at : at + len(_NO_DIGEST)]
+    blank = raw[:at] + _NO_DIGEST.encode() + raw[at + len(_NO_DIGEST) :]
+    if digest != hashlib.sha256(blank).hexdigest().encode():
+        raise PlanError(f"{path} was changed since it was written (in its header); copy or build it again")
+    body = json.loads(text)
+    return body if isinstance(body, dict) else {}
+
+
+def _tensors(path: Path, header: dict[str, Any], data: memoryview, start: int) -> dict[str, memoryview]:
+    """Name -> bytes; the tensors must fill the rest of the file."""
+    ranges = {}
+    for name, entry in header.items():
+        if name == "__metadata__":
+            continue
+        match entry:
+            case {"data_offsets": [int(first), int(end)]} if 0 <= first <= end:
+                ranges[name] = (start + first, start + end)
+            case _:
+                raise PlanError(f"{path}: tensor {name!r} has no place in the file; build the plan again")
+    wanted = max((end for _, end in ranges.values()), default=start)
+    if len(data) < wanted:
+        raise PlanError(f"{path} is truncated: {len(data)} of {wanted} bytes; copy it again")
+    if len(data) > wanted:
+        raise PlanError(f"{path} has {len(data) - wanted} bytes too many; copy it again")
+    return {name: data[first:end] for name, (first, end) in ranges.items()}
+
+
+def _digests(data: memoryview) -> list[Future[str]]:
+    """SHA-256 of every 16 MiB, worked out on other threads (hashlib lets go of the interpreter lock)."""
+    with_threads = len(data) > _CHUNK
+    chunks = [data[at : at + _CHUNK] for at in range(0, len(data), _CHUNK)]
+    if not with_threads:
+        return [_done(_digest(chunk)) for chunk in chunks]
+    pool = ThreadPoolExecutor(min(8, os.cpu_count() or 1), thread_name_prefix="jitrt-hash")
+    futures = [pool.submit(_digest, chunk) for chunk in chunks]
+    pool.shutdown(wait=False)
+    return futures
+
+
+def _digest(chunk: memoryview) -> str:
+    return hashlib.sha256(chunk).hexdigest()
+
+
+def _done(value: str) -> Future[str]:
+    future: Future[str] = Future()
+    future.set_result(value)
+    return future
