@@ -1,0 +1,1 @@
+"""Front ends: each turns one kind of model into a plain graph, and nothing more."""

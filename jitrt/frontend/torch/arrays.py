@@ -1,0 +1,64 @@
+"""Between torch tensors and numpy arrays, bit by bit."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import torch
+
+from jitrt.errors import ImportFailure
+from jitrt.graph.dtype import DType
+from jitrt.graph.op import Array
+
+DTYPES: dict[torch.dtype, DType] = {
+    torch.float64: DType.f64,
+    torch.float32: DType.f32,
+    torch.float16: DType.f16,
+    torch.bfloat16: DType.bf16,
+    torch.int64: DType.i64,
+    torch.int32: DType.i32,
+    torch.int16: DType.i16,
+    torch.int8: DType.i8,
+    torch.uint8: DType.u8,
+    torch.bool: DType.b8,
+}
+
+
+def dtype_of(dtype: torch.dtype) -> DType:
+    """The graph's name for a torch dtype. Raises ImportFailure for one it has none for."""
+    if dtype not in DTYPES:
+        names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
+        raise ImportFailure(f"jitrt has no dtype for {dtype}; it knows {names}. Cast the tensor first.")
+    return DTYPES[dtype]
+
+
+def to_numpy(tensor: torch.Tensor) -> Array:
+    """The elements on the host. Shares memory with a tensor on the CPU; bfloat16 goes through its 16-bit pattern."""
+    host = tensor.detach().resolve_conj().resolve_neg().cpu()
+    if host.dtype == torch.bfloat16:
+        return host.view(torch.int16).numpy().view(ml_dtypes.bfloat16)
+    return host.numpy()
+
+
+def from_numpy(array: Array, device: torch.device | str = "cpu") -> torch.Tensor:
+    """A tensor of the same elements and dtype; shares memory with a writable array when `device` is the CPU."""
+    dense = np.require(array, requirements=["C", "W", "A"])
+    if dense.dtype == ml_dtypes.bfloat16:
+        return torch.from_numpy(dense.view(np.int16)).view(torch.bfloat16).to(device)
+    return torch.from_numpy(dense).to(device)
+
+
+def is_tensor(value: Any) -> bool:
+    """Whether `value` is a tensor in one of the kinds jitrt takes: torch, numpy, or anything with DLPack."""
+    return isinstance(value, (torch.Tensor, np.ndarray)) or (hasattr(value, "__dlpack__") and not isinstance(value, type))
+
+
+def as_tensor(value: Any) -> torch.Tensor:
+    """A torch tensor over a tensor of any kind, without a copy where DLPack allows it."""
+    if isinstance(value, torch.Tensor):
+        return value
+    if isinstance(value, np.ndarray):
+        return from_numpy(value)
+    return torch.from_dlpack(value)

@@ -1,0 +1,151 @@
+"""From a model and example arguments to PyTorch's own graph of it, through torch.export."""
+
+from __future__ import annotations
+
+import inspect
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import torch
+from torch import nn
+
+from jitrt.errors import ImportFailure
+from jitrt.frontend.torch.arrays import as_tensor, is_tensor
+from jitrt.frontend.torch.locations import recording, run_user_code, users_line
+from jitrt.frontend.tree import Tree, flatten
+
+_tracing: ContextVar[bool] = ContextVar("jitrt_tracing", default=False)
+
+
+def is_tracing() -> bool:
+    """Whether the caller is being traced by jitrt: a jitted function inside a traced one then runs as it is."""
+    return _tracing.get()
+
+
+@dataclass(frozen=True)
+class Capture:
+    """A traced model: the exported program over flat tensors, and how arguments and results nest."""
+
+    program: torch.export.ExportedProgram
+    inputs: Tree
+    outputs: Tree
+
+
+def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Capture:
+    """Trace `model(*args, **kwargs)` without decomposing operators. Values of tensors do not matter, only their types.
+
+    A function's modules (its closure's, its globals', its `self`) give their parameters their names. Raises
+    ImportFailure with the user's line if the model cannot be traced.
+    """
+    inputs = flatten((tuple(args), dict(kwargs)), is_tensor)
+    traced = _Traced(model, inputs)
+    tensors = tuple(_on_device(as_tensor(leaf), leaf, traced.device) for leaf in inputs.leaves)
+    _same_device(traced, tensors, model)
+    try:
+        with _as_tracing(), torch.no_grad(), recording(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch.export's own advice, which the user cannot follow from here
+            program = torch.export.export(traced, tensors, strict=False)
+    except ImportFailure:
+        raise
+    except Exception as error:
+        raise ImportFailure(_explain(error, model)) from error
+    return Capture(program, inputs, traced.results[-1])
+
+
+@contextmanager
+def _as_tracing() -> Iterator[None]:
+    token = _tracing.set(True)
+    try:
+        yield
+    finally:
+        _tracing.reset(token)
+
+
+class _Results(list[Tree]):
+    """How the traced code's results nested, one a run. A class of its own, because torch.export undoes changes it
+    sees in a module's attributes, lists among them."""
+
+
+class _Traced(nn.Module):
+    """The model as a module from flat tensors to flat tensors, with its own modules in it under their names."""
+
+    def __init__(self, model: Callable[..., Any], inputs: Tree):
+        super().__init__()
+        self.training = False
+        self.results = _Results()
+        self._inputs = inputs
+        self._call = partial(run_user_code, model)  # wrapped, lest it become a submodule of that name
+        if isinstance(model, nn.Module):
+            self.root = model
+        else:
+            self.captured = nn.Module()
+            self.captured.training = False
+            for name, module in captured_modules(model).items():
+                self.captured.add_module(name if not hasattr(self.captured, name) else name + "_", module)
+
+    @property
+    def device(self) -> torch.device | None:
+        """Where the model's weights are; None if it has none."""
+        tensors = [*self.parameters(), *self.buffers()]
+        return tensors[0].device if tensors else None
+
+    def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
+        args, kwargs = self._inputs.build(tensors)
+        result = self._call(args, kwargs)
+        outputs = flatten(result, lambda x: isinstance(x, torch.Tensor))
+        self.results.append(replace(outputs, leaves=()))
+        return outputs.leaves
+
+
+def captured_modules(function: Callable[..., Any]) -> dict[str, nn.Module]:
+    """The modules a function uses by name: from its closure, its globals, and the object it is a method of."""
+    found: dict[str, nn.Module] = {}
+    target: Any = inspect.unwrap(function)
+    while hasattr(target, "func"):  # functools.partial
+        target = target.func
+    owner = getattr(target, "__self__", None)
+    if isinstance(owner, nn.Module):
+        found["self"] = owner
+    target = getattr(target, "__func__", target)
+    if inspect.isfunction(target):
+        names = inspect.getclosurevars(target)
+        found |= {name: x for name, x in {**names.globals, **names.nonlocals}.items() if isinstance(x, nn.Module)}
+    return found
+
+
+def _on_device(tensor: torch.Tensor, leaf: object, device: torch.device | None) -> torch.Tensor:
+    """Arrays that are no torch tensors have no say in where the model runs."""
+    return tensor if isinstance(leaf, torch.Tensor) or device is None else tensor.to(device)
+
+
+def _same_device(traced: _Traced, tensors: Sequence[torch.Tensor], model: object) -> None:
+    if traced.device is None:
+        return
+    for index, tensor in enumerate(tensors):
+        if tensor.device.type != traced.device.type:
+            raise ImportFailure(
+                f"the model {_name(model)} is on {traced.device} and input {index} on {tensor.device}; "
+                f"move one of them, for example with model.to({str(tensor.device)!r})."
+            )
+
+
+def _name(model: object) -> str:
+    return getattr(model, "__name__", type(model).__name__)
+
+
+def _explain(error: Exception, model: object) -> str:
+    reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+    where = users_line(error.__traceback__)
+    lines = [f"torch.export cannot trace {_name(model)}: {reason}"]
+    if where:
+        lines.append(f"  at {where}")
+    if "data-dependent" in reason:
+        lines.append("A plan has no branches on the values of tensors: use torch.where, or decide outside the compiled code.")
+    else:
+        lines.append("Change that line, or leave it to PyTorch with torch.compile(model, backend='jitrt').")
+    return "\n".join(lines)

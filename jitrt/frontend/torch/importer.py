@@ -1,0 +1,255 @@
+"""The torch importer: a model and example arguments in, a plain graph out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import operator
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from jitrt.errors import ImportFailure, UnsupportedOpError
+from jitrt.frontend.torch.arrays import dtype_of, is_tensor, to_numpy
+from jitrt.frontend.torch.capture import capture
+from jitrt.frontend.torch.context import Context, is_value, type_of
+from jitrt.frontend.torch.locations import location, module_path
+from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
+from jitrt.frontend.torch.scope import Scope
+from jitrt.frontend.tree import Tree, flatten
+from jitrt.graph import Graph, Layout, TensorType, Value, verify
+from jitrt.graph.types import channels_last
+
+_SET_GRAD = "wrap_with_set_grad_enabled"
+
+
+@dataclass(frozen=True)
+class Imported:
+    """A graph, and how the model's arguments and results nest around its flat inputs and outputs.
+
+    `inputs.leaves` are the example tensors in the order of `graph.inputs`; `outputs.build(tensors)` makes the model's
+    own result; `structure` is the same as JSON, for a plan.
+    """
+
+    graph: Graph
+    inputs: Tree
+    outputs: Tree
+
+    @property
+    def structure(self) -> Any:
+        return self.outputs.structure
+
+
+def import_torch(
+    model: Callable[..., Any],
+    args: Sequence[Any],
+    kwargs: Mapping[str, Any] | None = None,
+    *,
+    name: str | None = None,
+) -> Imported:
+    """The graph of `model(*args, **kwargs)`: a module or a function of tensors (torch, numpy or DLPack).
+
+    Weights, and everything that is no tensor among the arguments, are frozen into it. Inputs keep the layout of the
+    example where it is channels-last. Raises UnsupportedOpError with all operators that have no importer,
+    TrainingModeError for batch norm or dropout in training mode, ImportFailure for everything else.
+    """
+    captured = capture(model, args, kwargs or {})
+    try:
+        json.dumps(captured.outputs.structure)
+    except TypeError as error:
+        raise ImportFailure(f"the model returns something that is neither tensor nor JSON: {error}") from None
+    graph = Graph(name or _identifier(model))
+    importer = Importer(graph)
+    arguments = _arguments(importer, captured.program, _input_names(captured.inputs, model))
+    importer.outputs(importer.run(captured.program.graph_module, arguments))
+    return Imported(graph, captured.inputs, captured.outputs)
+
+
+def _arguments(importer: Importer, program: torch.export.ExportedProgram, names: Sequence[str]) -> list[Argument]:
+    """What stands for each placeholder of an exported program: a graph input, or a weight still to be read."""
+    tensors = {**dict(program.named_parameters()), **dict(program.named_buffers()), **program.constants}
+    fresh = iter(names)
+    arguments: list[Argument] = []
+    placeholders = _placeholders(program.graph)
+    for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
+        if spec.kind == torch.export.graph_signature.InputKind.USER_INPUT:
+            arguments.append(importer.input(next(fresh), node.meta["val"]))
+        elif spec.target in tensors:
+            arguments.append(Weight(module_path(spec.target), tensors[spec.target]))
+        else:
+            raise ImportFailure(f"the model holds {spec.target}, which is no tensor ({spec.kind.name.lower()})")
+    return arguments
+
+
+def _input_names(inputs: Tree, model: Callable[..., Any]) -> list[str]:
+    """A name for each flat input: the parameter it came in by, and its path below that."""
+    args, kwargs = inputs.build(inputs.leaves)
+    try:
+        bound = inspect.signature(model.forward if isinstance(model, torch.nn.Module) else model).bind(*args, **kwargs)
+    except ValueError:  # a builtin without a signature
+        return [f"input_{path}" for path in inputs.paths]
+    named = flatten(bound.arguments, is_tensor)
+    names = {id(leaf): path for leaf, path in zip(named.leaves, named.paths, strict=True)}
+    return [re.sub(r"\W", "_", names[id(leaf)]) for leaf in inputs.leaves]
+
+
+def _identifier(model: object) -> str:
+    return re.sub(r"\W", "_", getattr(model, "__name__", type(model).__name__))
+
+
+def _placeholders(graph: torch.fx.Graph) -> list[torch.fx.Node]:
+    return [node for node in graph.nodes if node.op == "placeholder"]
+
+
+@dataclass(frozen=True)
+class Weight:
+    """A parameter, buffer or other tensor known at import: becomes a constant when first read."""
+
+    name: str
+    tensor: torch.Tensor
+
+
+Argument = Value | Weight
+
+
+class Importer:
+    """Imports torch graphs of aten operators into one jitrt graph, node by node."""
+
+    def __init__(self, graph: Graph):
+        self.graph = graph
+        self.ctx = Context(graph)
+        self._constants: dict[object, Value] = {}
+        self._unsupported: list[tuple[str, str]] = []  # (operator, location)
+
+    def input(self, name: str, example: torch.Tensor) -> Value:
+        """A graph input for a tensor like `example`."""
+        type = type_of(example)
+        if example.dim() > 3 and not example.is_contiguous() and example.stride() == channels_last(type.shape):
+            type = type.with_layout(Layout(channels_last(type.shape)))
+        return self.graph.add_input(name, type)
+
+    def outputs(self, values: Sequence[Any]) -> None:
+        """Finish: mark the outputs, report what could not be imported, drop what is not read, check the graph."""
+        if self._unsupported:
+            first = dict(reversed(self._unsupported))
+            counts = Counter(name for name, _ in self._unsupported)
+            raise UnsupportedOpError("torch", [(name, count, first[name]) for name, count in counts.most_common()])
+        self.graph.mark_output(*values)
+        self.ctx.finish()
+        verify(self.graph)
+
+    def run(self, module: torch.fx.GraphModule, arguments: Sequence[Any], outer: Scope | None = None) -> list[Any]:
+        """Import every node of a torch graph; `arguments` stand for its placeholders. Returns its outputs.
+
+        An argument is a Value, a Weight, or, from an enclosing graph, a pair (Value, storage).
+        """
+        scope = Scope(module.graph, outer)
+        waiting = iter(arguments)
+        for node in module.graph.nodes:
+            if node.op == "placeholder":
+                self._bind_argument(scope, node, next(waiting))
+            elif node.op == "get_attr":
+                attribute = operator.attrgetter(node.target)(module)
+                weight = isinstance(attribute, torch.Tensor)
+                scope.bind(node, Weight(node.target, attribute) if weight else attribute, ("external", node) if weight else None)
+            elif node.op == "output":
+                return [self._resolve(scope, x) for x in node.args[0]]
+            else:
+                self._call(scope, node)
+            scope.release(node)
+        raise ImportFailure("the traced graph has no output")
+
+    def _bind_argument(self, scope: Scope, node: torch.fx.Node, argument: Any) -> None:
+        value, storage = argument if isinstance(argument, tuple) else (argument, ("external", node.name))
+        scope.bind(node, value, storage)
+
+    def _resolve(self, scope: Scope, node: torch.fx.Node) -> Any:
+        value = scope.values[node]
+        if isinstance(value, Weight):
+            value = scope.values[node] = self._constant(value)
+        return value
+
+    def _constant(self, weight: Weight) -> Value:
+        """The constant of a weight; one storage is read once, however many names it has."""
+        tensor = weight.tensor
+        key = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride()) if tensor.numel() else weight
+        if key not in self._constants:
+            dtype_of(tensor.dtype)
+            # A copy: the graph must not change when the model's weights do.
+            self._constants[key] = self.graph.add_constant(np.array(to_numpy(tensor), order="C"), weight.name)
+        return self._constants[key]
+
+    def _call(self, scope: Scope, node: torch.fx.Node) -> None:
+        ctx = self.ctx
+        ctx.node, ctx.loc = node, location(node)
+        args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: self._resolve(scope, n))
+        if node.target is operator.getitem:
+            scope.bind(node, self._item(node, *args))
+            return
+        if getattr(node.target, "__name__", "") == _SET_GRAD:
+            scope.bind(node, self._inline(scope, node))
+            return
+        importer = importer_of(node.target)
+        try:
+            if importer is None:
+                raise Unsupported("")
+            result = importer(ctx, *args, **kwargs)
+            if writes_first_operand(node.target) and str(node.target) != "aten.detach_.default":
+                result = self._write(scope, node, result)
+        except Unsupported as reason:
+            self._unsupported.append((f"{node.target} {reason}".strip(), ctx.loc))
+            result = _stand_in(node.meta["val"])
+        self._check(node, result)
+        if is_value(result) and result.producer is not None and result.name.isdigit():
+            self.graph.rename(result, node.name)
+        scope.bind(node, result)
+
+    def _item(self, node: torch.fx.Node, values: Sequence[Any], index: int) -> Any:
+        if values[index] is None and node.users:
+            self._unsupported.append((f"{node.args[0]} (output {index})", self.ctx.loc))
+            return _stand_in(node.meta["val"])
+        return values[index]
+
+    def _inline(self, scope: Scope, node: torch.fx.Node) -> list[Any]:
+        """A `with torch.no_grad():` block: its nodes, as if they stood here."""
+        _, submodule, *operands = node.args
+        body = self._resolve(scope, submodule)  # type: ignore[arg-type]
+        arguments = [(self._resolve(scope, x), scope.storage(x)) for x in operands]  # type: ignore[arg-type]
+        return self.run(body, arguments, scope)
+
+    def _write(self, scope: Scope, node: torch.fx.Node, result: Value) -> Value:
+        """An in-place operator wrote `result` into its first operand."""
+        target = node.args[0]
+        assert isinstance(target, torch.fx.Node)
+        storage = scope.storage(target)
+        if isinstance(storage, tuple) and storage[0] == "external":
+            raise ImportFailure(
+                f"{node.target} at {self.ctx.loc or 'unknown location'} changes a model input or a buffer in place; a plan never "
+                "writes to its inputs or weights. Work on a copy (x = x.clone()), or call model.eval() if it is a training statistic."
+            )
+        written = self.ctx.expand(self.ctx.operand(result, scope.values[target].type.dtype), scope.values[target].type.shape)
+        scope.write(self.ctx, target, written)
+        return scope.values[target]
+
+    def _check(self, node: torch.fx.Node, result: Any) -> None:
+        """Every importer must arrive at the dtype and shape that PyTorch did."""
+        if not is_value(result):
+            return
+        expected = type_of(node.meta["val"][0] if isinstance(node.meta["val"], (tuple, list)) else node.meta["val"])
+        if result.type.logical() != expected:
+            raise ImportFailure(
+                f"the importer of {node.target} made {result.type} where PyTorch has {expected} (at {self.ctx.loc}); "
+                "this is a bug in jitrt, please report it with this line."
+            )
+
+
+def _stand_in(example: Any) -> Any:
+    """A value of the right type outside any graph, so that import goes on to find further unsupported operators."""
+    if isinstance(example, (tuple, list)):
+        return [_stand_in(x) for x in example]
+    return Value("unsupported", type_of(example)) if isinstance(example, torch.Tensor) else None

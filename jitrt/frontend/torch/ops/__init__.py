@@ -1,0 +1,1 @@
+"""Importers of aten operators, one module a family; every module here is found by `registry.importers`."""

@@ -1,0 +1,121 @@
+"""Normalisations, at inference."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jitrt.errors import TrainingModeError
+from jitrt.frontend.torch.context import Context
+from jitrt.frontend.torch.registry import register
+from jitrt.graph import Value
+from jitrt.graph import ops as g
+
+
+def _or_constant(ctx: Context, x: Value | None, shape: tuple[int, ...], number: float) -> Value:
+    return ctx.full(shape, number, ctx.dtype) if x is None else x
+
+
+@register("aten.batch_norm.default")
+def batch_norm(
+    ctx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    var: Value | None,
+    training: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool = True,
+) -> Value:
+    if training or mean is None or var is None:
+        raise TrainingModeError(
+            f"batch norm at {ctx.loc or 'unknown location'} takes its statistics from the batch. Call model.eval() first"
+            + (" (this layer keeps no running statistics: track_running_stats=False)." if mean is None else ".")
+        )
+    k = (x.type.shape[1],)
+    return ctx.add(g.BatchNorm(eps), x, _or_constant(ctx, weight, k, 1), _or_constant(ctx, bias, k, 0), mean, var)
+
+
+@register("aten._native_batch_norm_legit_no_training.default")
+def native_batch_norm(
+    ctx: Context, x: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, momentum: float, eps: float
+) -> tuple[Any, ...]:
+    return batch_norm(ctx, x, weight, bias, mean, var, False, momentum, eps), None, None
+
+
+@register("aten.layer_norm.default")
+def layer_norm(
+    ctx: Context,
+    x: Value,
+    normalized_shape: Sequence[int],
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    cudnn_enable: bool = True,
+) -> Value:
+    shape = tuple(normalized_shape)
+    return ctx.add(
+        g.LayerNorm(len(shape), eps), x, _or_constant(ctx, weight, shape, 1), _or_constant(ctx, bias, shape, 0)
+    )
+
+
+@register("aten.group_norm.default")
+def group_norm(
+    ctx: Context,
+    x: Value,
+    groups: int,
+    weight: Value | None = None,
+    bias: Value | None = None,
+    eps: float = 1e-5,
+    cudnn_enabled: bool = True,
+) -> Value:
+    k = (x.type.shape[1],)
+    return ctx.add(g.GroupNorm(groups, eps), x, _or_constant(ctx, weight, k, 1), _or_constant(ctx, bias, k, 0))
+
+
+@register("aten.instance_norm.default")
+def instance_norm(
+    ctx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value | None,
+    var: Value | None,
+    use_input_stats: bool,
+    momentum: float,
+    eps: float,
+    cudnn_enabled: bool,
+) -> Value:
+    if not use_input_stats:
+        return batch_norm(ctx, x, weight, bias, mean, var, False, momentum, eps)
+    return group_norm(ctx, x, x.type.shape[1], weight, bias, eps)
+
+
+@register("aten.rms_norm.default")
+def rms_norm(
+    ctx: Context, x: Value, normalized_shape: Sequence[int], weight: Value | None = None, eps: float | None = None
+) -> Value:
+    epsilon = float(_TINY[ctx.dtype.value]) if eps is None else eps
+    axes = tuple(range(x.type.rank - len(normalized_shape), x.type.rank))
+    mean = ctx.add(g.ReduceMean(axes, keepdims=True), ctx.add(g.Mul(), x, x))
+    scale = ctx.add(g.Rsqrt(), ctx.add(g.Add(), mean, ctx.graph.scalar(epsilon, ctx.dtype)))
+    y = ctx.add(g.Mul(), x, scale)
+    return y if weight is None else ctx.add(g.Mul(), y, weight)
+
+
+# torch.nn.RMSNorm without eps takes the machine epsilon of the dtype it computes in: float32 for 16-bit floats.
+_TINY = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-23, "bf16": 2.0**-23}
+
+
+@register("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default", "aten.feature_alpha_dropout.default")
+def dropout(ctx: Context, x: Value, p: float, train: bool) -> Value:
+    if train and p > 0:
+        raise TrainingModeError(f"dropout at {ctx.loc or 'unknown location'} is in training mode. Call model.eval() first.")
+    return ctx.add(g.Dropout(), x)
+
+
+@register("aten.native_dropout.default")
+def native_dropout(ctx: Context, x: Value, p: float, train: bool | None) -> tuple[Any, ...]:
+    return dropout(ctx, x, p, bool(train)), None

@@ -1,0 +1,145 @@
+"""Reductions and softmax."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+
+from jitrt.frontend.torch.context import Context, Number, axis_of
+from jitrt.frontend.torch.registry import Unsupported, register
+from jitrt.graph import DType, Value
+from jitrt.graph import ops as g
+from jitrt.graph.op import Op
+
+Dims = int | Sequence[int] | None
+Reduction = Callable[..., Op]
+
+
+def reduced(ctx: Context, op: Reduction, x: Value, dim: Dims, keepdim: bool, dtype: DType | None = None) -> Value:
+    """`op` over `dim` (all dimensions if None or empty), computed in `dtype` (the result's unless given)."""
+    x = ctx.operand(x, dtype or ctx.dtype)
+    dims = [dim] if isinstance(dim, int) else list(dim or range(x.type.rank))
+    if x.type.rank == 0:
+        return ctx.reshape(ctx.add(op((0,), keepdims=False), ctx.reshape(x, (1,))), ())
+    return ctx.add(op(tuple(sorted(axis_of(d, x.type.rank) for d in dims)), keepdims=keepdim), x)
+
+
+@register("aten.mean.default", "aten.mean.dim")
+def mean(ctx: Context, x: Value, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
+    return reduced(ctx, g.ReduceMean, x, dim, keepdim)
+
+
+@register("aten.sum.default", "aten.sum.dim_IntList")
+def sum(ctx: Context, x: Value, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None) -> Value:
+    return reduced(ctx, g.ReduceSum, x, dim, keepdim)
+
+
+@register("aten.amax.default")
+def amax(ctx: Context, x: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    return reduced(ctx, g.ReduceMax, x, dim, keepdim)
+
+
+@register("aten.amin.default")
+def amin(ctx: Context, x: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    return reduced(ctx, g.ReduceMin, x, dim, keepdim)
+
+
+register("aten.max.default")(amax)
+register("aten.min.default")(amin)
+
+
+@register("aten.max.dim")
+def max_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, None]:
+    return reduced(ctx, g.ReduceMax, x, dim, keepdim), None
+
+
+@register("aten.min.dim")
+def min_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, None]:
+    return reduced(ctx, g.ReduceMin, x, dim, keepdim), None
+
+
+@register("aten.max.other")
+def max_other(ctx: Context, a: Value, b: Value) -> Value:
+    return ctx.add(g.Maximum(), ctx.operand(a, ctx.dtype), ctx.operand(b, ctx.dtype))
+
+
+@register("aten.min.other")
+def min_other(ctx: Context, a: Value, b: Value) -> Value:
+    return ctx.add(g.Minimum(), ctx.operand(a, ctx.dtype), ctx.operand(b, ctx.dtype))
+
+
+def _variance(ctx: Context, x: Value, dim: Dims, correction: Number | None, keepdim: bool) -> Value:
+    centred = ctx.add(g.Sub(), x, reduced(ctx, g.ReduceMean, x, dim, True))
+    total = reduced(ctx, g.ReduceSum, ctx.add(g.Mul(), centred, centred), dim, keepdim)
+    dims = [dim] if isinstance(dim, int) else list(dim or range(x.type.rank))
+    count = math.prod(x.type.shape[d] for d in dims) - (1 if correction is None else correction)
+    if count <= 0:
+        raise Unsupported("over fewer elements than its correction")
+    return ctx.add(g.Div(), total, ctx.graph.scalar(count, ctx.dtype))
+
+
+@register("aten.var.correction")
+def var(ctx: Context, x: Value, dim: Dims = None, *, correction: Number | None = None, keepdim: bool = False) -> Value:
+    return _variance(ctx, x, dim, correction, keepdim)
+
+
+@register("aten.std.correction")
+def std(ctx: Context, x: Value, dim: Dims = None, *, correction: Number | None = None, keepdim: bool = False) -> Value:
+    return ctx.add(g.Sqrt(), _variance(ctx, x, dim, correction, keepdim))
+
+
+@register("aten.var.default", "aten.var.dim")
+def var_unbiased(ctx: Context, x: Value, *args: Any) -> Value:
+    dim, unbiased, keepdim = _unbiased(args)
+    return _variance(ctx, x, dim, int(unbiased), keepdim)
+
+
+@register("aten.std.default", "aten.std.dim")
+def std_unbiased(ctx: Context, x: Value, *args: Any) -> Value:
+    return ctx.add(g.Sqrt(), var_unbiased(ctx, x, *args))
+
+
+def _unbiased(args: Sequence[Any]) -> tuple[Dims, bool, bool]:
+    """(dim, unbiased, keepdim) of both overloads: (unbiased) and (dim, unbiased, keepdim)."""
+    if not args or isinstance(args[0], bool):
+        return None, args[0] if args else True, False
+    return args[0], args[1] if len(args) > 1 else True, args[2] if len(args) > 2 else False
+
+
+@register("aten.linalg_vector_norm.default")
+def vector_norm(
+    ctx: Context, x: Value, ord: Number = 2, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
+    x = ctx.operand(x, ctx.dtype)
+    if ord == 1:
+        return reduced(ctx, g.ReduceSum, ctx.add(g.Abs(), x), dim, keepdim)
+    if ord != 2:
+        raise Unsupported(f"ord={ord}")
+    return ctx.add(g.Sqrt(), reduced(ctx, g.ReduceSum, ctx.add(g.Mul(), x, x), dim, keepdim))
+
+
+@register("aten.logsumexp.default")
+def logsumexp(ctx: Context, x: Value, dim: Dims, keepdim: bool = False) -> Value:
+    high = reduced(ctx, g.ReduceMax, x, dim, True)
+    total = reduced(ctx, g.ReduceSum, ctx.add(g.Exp(), ctx.add(g.Sub(), x, high)), dim, keepdim)
+    return ctx.add(g.Add(), ctx.add(g.Log(), total), ctx.reshape(high, total.type.shape))
+
+
+def _soft(ctx: Context, op: Callable[[int], Op], x: Value, dim: int) -> Value:
+    x = ctx.operand(x, ctx.dtype)
+    if x.type.rank == 0:
+        return ctx.reshape(ctx.add(op(0), ctx.reshape(x, (1,))), ())
+    return ctx.add(op(axis_of(dim, x.type.rank)), x)
+
+
+@register("aten.softmax.int", "aten._softmax.default")
+def softmax(ctx: Context, x: Value, dim: int, dtype: object = None) -> Value:
+    return _soft(ctx, g.Softmax, x, dim)
+
+
+@register("aten.log_softmax.int", "aten._log_softmax.default")
+def log_softmax(ctx: Context, x: Value, dim: int, dtype: object = None) -> Value:
+    return _soft(ctx, g.LogSoftmax, x, dim)

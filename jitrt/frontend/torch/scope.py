@@ -1,0 +1,149 @@
+"""What each torch node stands for, and what an in-place write does to the tensors that share its memory.
+
+The graph has no memory: every op makes a new value. A write `y.relu_()` therefore makes a new value and rebinds to it
+every torch node that lies in the same storage, views included.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Hashable, Iterator
+from typing import Any
+
+import torch
+
+from jitrt.frontend.torch.context import Context, is_value
+from jitrt.frontend.torch.registry import Unsupported
+from jitrt.graph import Node, Trait, Value
+from jitrt.graph.op import Op
+from jitrt.graph.ops import Concat, Identity, Permute, Reshape, Slice
+
+
+class Scope:
+    """The bindings of one torch graph: node -> Value (or module, or tuple), dropped after the node's last use.
+
+    `outer` is the scope of the graph that calls this one. A storage is what two tensors share if a write to one is
+    seen through the other; it is found by comparing the fake tensors that tracing left on the nodes.
+    """
+
+    def __init__(self, graph: torch.fx.Graph, outer: Scope | None = None):
+        self.outer = outer
+        self.values: dict[torch.fx.Node, Any] = {}
+        self.storages: dict[int, Hashable] = {}
+        self.roots: set[Value] = outer.roots if outer else set()  # what storages hold since their last write
+        position = {node: i for i, node in enumerate(graph.nodes)}
+        self._last_read: dict[torch.fx.Node, list[torch.fx.Node]] = {}
+        for node in graph.nodes:
+            if node.users:
+                self._last_read.setdefault(max(node.users, key=position.__getitem__), []).append(node)
+
+    def bind(self, node: torch.fx.Node, value: Any, storage: Hashable = None) -> None:
+        """Let `node` stand for `value`; `storage` is the caller's name for its memory, if it comes from outside."""
+        self.values[node] = value
+        key = storage_key(node)
+        if storage is not None and key is not None:
+            self.storages[key] = storage
+
+    def storage(self, node: torch.fx.Node) -> Hashable:
+        """The name of the memory a node's tensor lies in, the same for all that share it; None if it is no tensor."""
+        key = storage_key(node)
+        return None if key is None else self.storages.get(key, ("local", id(self), key))
+
+    def release(self, reader: torch.fx.Node) -> None:
+        """Forget the nodes that `reader` was the last to read, and itself if nobody reads it."""
+        for node in (*self._last_read.get(reader, ()), *(() if reader.users else (reader,))):
+            self.values.pop(node, None)
+
+    def chain(self) -> Iterator[Scope]:
+        """This scope and those around it."""
+        scope: Scope | None = self
+        while scope is not None:
+            yield scope
+            scope = scope.outer
+
+    def write(self, ctx: Context, node: torch.fx.Node, new: Value) -> None:
+        """The tensor of `node` now holds `new`: rebind it and whatever else lies in its storage and is still read.
+
+        Raises Unsupported for a write through a view that cannot be followed.
+        """
+        old, storage = self.values[node], self.storage(node)
+        root, path = self._view_path(old)
+        new_root, new_path = self._view_path(new)
+        if new_root is root and [step.op for step in new_path] == [step.op for step in path]:
+            return  # x[:3] += 1 writes its result twice: through the view, and then from the view to itself
+        sharing = [
+            (scope, other)
+            for scope in self.chain()
+            for other, value in scope.values.items()
+            if is_value(value) and scope.storage(other) == storage
+        ]
+        if all(scope.values[other] is old for scope, other in sharing):
+            changed = {old: new}
+        else:
+            # Everything in this storage becomes a view of what its root now holds, the written tensor included.
+            new_root = write_back(ctx, path, new)
+            self.roots.add(new_root)
+            changed = {}
+            for value in dict.fromkeys(scope.values[other] for scope, other in sharing):
+                other_root, other_path = self._view_path(value)
+                if other_root is not root:
+                    raise Unsupported("in-place, through a view that jitrt cannot follow")
+                changed[value] = replay(ctx, other_path, new_root)
+        for scope, other in sharing:
+            scope.values[other] = changed[scope.values[other]]
+
+    def _view_path(self, value: Value) -> tuple[Value, list[Node]]:
+        """The value that `value` is a view of, and the view nodes that lead from there to it."""
+        path: list[Node] = []
+        while value not in self.roots and value.producer is not None and value.producer.has(Trait.VIEW):
+            path.append(value.producer)
+            value = value.producer.inputs[0]
+        return value, path[::-1]
+
+
+def storage_key(node: torch.fx.Node) -> int | None:
+    value = node.meta.get("val")
+    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+
+
+def replay(ctx: Context, path: list[Node], value: Value) -> Value:
+    """The same views of another value."""
+    for node in path:
+        value = ctx.add(node.op, value)
+    return value
+
+
+def write_back(ctx: Context, path: list[Node], new: Value) -> Value:
+    """What the root of a view path holds once the view at its end holds `new`."""
+    for node in reversed(path):
+        new = _write_one(ctx, node.op, node.inputs[0], new)
+    return new
+
+
+def _write_one(ctx: Context, op: Op, base: Value, new: Value) -> Value:
+    """`base` after `new` was written through the view `op` of it."""
+    match op:
+        case Identity():
+            return new
+        case Reshape():
+            return ctx.reshape(new, base.type.shape)
+        case Permute():
+            order = tuple(op.order.index(d) for d in range(len(op.order)))
+            return ctx.permute(new, order)
+        case Slice() if all(step == 1 for step in op.step):
+            return _put(ctx, base, new, op.start, op.stop, 0)
+    raise Unsupported(f"in-place, through a view that jitrt cannot follow ({op.name})")
+
+
+def _put(ctx: Context, base: Value, new: Value, start: tuple[int, ...], stop: tuple[int, ...], axis: int) -> Value:
+    """`base` with `new` at start:stop of every dimension from `axis` on."""
+    if axis == base.type.rank:
+        return new
+    size = base.type.shape[axis]
+    first, last = start[axis], stop[axis]
+    if (first, last) == (0, size):
+        return _put(ctx, base, new, start, stop, axis + 1)
+    inner_whole = all((start[d], stop[d]) == (0, base.type.shape[d]) for d in range(axis + 1, base.type.rank))
+    middle = new if inner_whole else _put(ctx, ctx.slice(base, axis, first, last), new, start, stop, axis + 1)
+    before = [ctx.slice(base, axis, 0, first)] if first > 0 else []
+    after = [ctx.slice(base, axis, last, size)] if last < size else []
+    return ctx.add(Concat(axis), *before, middle, *after)

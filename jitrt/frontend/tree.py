@@ -1,0 +1,89 @@
+"""Nested arguments and results: taken apart into tensors, described as JSON, put together again."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from jitrt.errors import InputError
+
+
+@dataclass(frozen=True)
+class Tree:
+    """A nested value taken apart.
+
+    leaves     the tensors, in depth-first order.
+    paths      a name for each leaf: its path from the root, joined by "_".
+    structure  lists and dicts as JSON knows them, with {"output": i} where leaf i was; other values stand as they are.
+    key        hashable; equal for values that differ in their leaves alone. Other values count by type and value.
+    build      the nested value again, with its own tuples and dataclasses, around other leaves.
+    """
+
+    leaves: tuple[Any, ...]
+    paths: tuple[str, ...]
+    structure: Any
+    key: Hashable
+    build: Callable[[Sequence[Any]], Any]
+
+
+_Part = tuple[Any, Hashable, Callable[[Sequence[Any]], Any]]
+
+
+def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
+    """Take `value` apart: lists, tuples, named tuples, mappings and dataclasses are nodes, `is_leaf` finds the tensors.
+
+    Raises InputError for any other value that has no hash.
+    """
+    leaves: list[Any] = []
+    paths: list[str] = []
+
+    def walk(item: Any, path: str) -> _Part:
+        if is_leaf(item):
+            index = len(leaves)
+            leaves.append(item)
+            paths.append(path)
+            return {"output": index}, "leaf", lambda out: out[index]
+        if dataclasses.is_dataclass(item) and not isinstance(item, type):
+            return branch(item, {f.name: getattr(item, f.name) for f in dataclasses.fields(item) if f.init}, path)
+        if isinstance(item, Mapping):
+            return branch(item, item, path)
+        if isinstance(item, (list, tuple)):
+            parts = [walk(child, f"{path}_{i}") for i, child in enumerate(item)]
+            make = getattr(type(item), "_make", type(item))
+            key = (type(item), tuple(part[1] for part in parts))
+            return [part[0] for part in parts], key, lambda out: make([part[2](out) for part in parts])
+        try:
+            hash(item)
+        except TypeError:
+            raise InputError(
+                f"argument {path or 'value'} is a {type(item).__name__}, which is no tensor and cannot be compared by value; "
+                "pass tensors, numbers, strings, or lists, tuples, dicts and dataclasses of them"
+            ) from None
+        return item, (type(item), item), lambda out: item
+
+    def branch(item: Any, children: Mapping[Any, Any], path: str) -> _Part:
+        parts = {name: walk(child, f"{path}_{name}") for name, child in children.items()}
+        key = (type(item), tuple((name, part[1]) for name, part in parts.items()))
+        is_record = dataclasses.is_dataclass(item)
+
+        def build(out: Sequence[Any]) -> Any:
+            built = {name: part[2](out) for name, part in parts.items()}
+            return type(item)(**built) if is_record else type(item)(built)
+
+        return {str(name): part[0] for name, part in parts.items()}, key, build
+
+    structure, key, build = walk(value, root)
+    return Tree(tuple(leaves), tuple(path.lstrip("_") for path in paths), structure, key, build)
+
+
+def assemble(structure: Any, outputs: Sequence[Any]) -> Any:
+    """The value a JSON structure describes, around `outputs`: lists and dicts, for want of the caller's own classes."""
+    if isinstance(structure, dict):
+        if set(structure) == {"output"} and isinstance(structure["output"], int):
+            return outputs[structure["output"]]
+        return {name: assemble(child, outputs) for name, child in structure.items()}
+    if isinstance(structure, list):
+        return [assemble(child, outputs) for child in structure]
+    return structure
