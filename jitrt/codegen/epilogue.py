@@ -78,11 +78,14 @@ def make_epilogue(
     result = writer.read(output)
     head = ["@triton.jit", f"def apply(acc, aux, {space.parameters}):"]
     apply = [*head, *writer.lines, f"    return {result}", ""]
+    address = writer.address(output)
     masks = " & ".join(f"{name}_mask" for name in space.axes)
+    # The pointers must have the tile's shape also along an index that does not move them.
+    offset = " + ".join([address.offset, *(f"{name} * 0" for name in space.axes if name not in address.axes)])
     store = [
         "@triton.jit",
         f"def store(y, value, {space.parameters}):",
-        f"    tl.store(y + ({writer.address(output)[0]}), value.to(y.dtype.element_ty), mask={masks})",
+        f"    tl.store(y + ({offset}), value.to(y.dtype.element_ty), mask={masks})",
         "",
     ]
     return Epilogue(tuple(writer.operands), "\n".join(apply), "\n".join(store))

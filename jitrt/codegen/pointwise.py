@@ -57,17 +57,15 @@ def _sign(x: str) -> str:
 
 
 def _pow(a: str, b: str) -> str:
-    if b in ("2", "2.0"):
-        return f"{a} * {a}"
-    if b in ("3", "3.0"):
-        return f"{a} * {a} * {a}"
-    if b == "0.5":
-        return f"tl.sqrt({a})"
-    # |a|^b with the sign of an odd whole exponent; NaN for a negative base under any other.
+    known = {"-1": f"1 / {a}", "0.5": f"tl.sqrt({a})", "2": f"{a} * {a}", "3": f"{a} * {a} * {a}"}
+    if b.strip("()").removesuffix(".0") in known:
+        return known[b.strip("()").removesuffix(".0")]
+    # |a|^b with the sign of an odd whole exponent; NaN for a negative finite base under any other.
     size = f"tl.exp2({b} * tl.log2(tl.abs({a})))"
     odd = f"(tl.floor({b} * 0.5) * 2 != {b})"
-    signed = f'tl.where(tl.floor({b} + 0.0) == {b}, tl.where({odd}, -({size}), {size}), float("nan"))'
-    return f"tl.where({b} == 0, 1.0, tl.where({a} < 0, {signed}, {size}))"
+    other = f'tl.where({a} == float("-inf"), {size}, float("nan"))'
+    signed = f"tl.where(tl.floor({b} + 0.0) == {b}, tl.where({odd}, -({size}), {size}), {other})"
+    return f"tl.where(({b} == 0) | ({a} == 1), 1.0, tl.where({a} < 0, {signed}, {size}))"
 
 
 def _cast(dtype: DType, x: str) -> str:

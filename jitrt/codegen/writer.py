@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from jitrt.codegen.pointwise import EXPRESSIONS, expression, literal, register_type
-from jitrt.codegen.tile import Space
+from jitrt.codegen.tile import Address, Space
 from jitrt.errors import GraphError
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.ops import Cast
@@ -36,17 +36,16 @@ class Writer:
                 self.names[value] = self._compute(value.producer)
         return self.names[value]
 
-    def address(self, value: Value) -> tuple[str, str | None]:
-        """(offset, mask) of an operand or the output at the kernel's position."""
-        address = self.space.address(self.given.get(value, value.type))
-        return address.offset, address.mask
+    def address(self, value: Value) -> Address:
+        """Where an operand or the output lies at the kernel's position."""
+        return self.space.address(self.given.get(value, value.type))
 
     def _load(self, value: Value) -> str:
-        offset, mask = self.address(value)
-        guard = f", mask={mask}, other=0" if mask else ""
+        address = self.address(value)
+        guard = f", mask={address.mask}, other=0" if address.mask else ""
         name = f"x{len(self.operands)}"
         kind = register_type(value.type.dtype)
-        self.lines.append(f"    {name} = tl.load(aux[{len(self.operands)}] + ({offset}){guard}).to({kind})")
+        self.lines.append(f"    {name} = tl.load(aux[{len(self.operands)}] + ({address.offset}){guard}).to({kind})")
         self.operands.append(self.body.inputs.index(value))
         return name
 

@@ -84,7 +84,7 @@ def plan_tiles(problem: Problem) -> tuple[int, int, Epilogue]:
     body = problem.body
     out = problem.output.type
     same = all(v.type.numel == 1 or (v.type.shape == out.shape and v.type.strides == out.strides) for v in body.inputs)
-    if same and out.is_dense and out.numel:
+    if same and out.is_dense and 0 < out.numel < 2**31:
         flat = TensorType(out.dtype, (out.numel,))
         return 1, out.numel, make_flat(body, flat)
     space = TileSpace.of(out)

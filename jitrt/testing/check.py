@@ -55,15 +55,15 @@ def _random(type: TensorType, rng: np.random.Generator, extreme: bool) -> Array:
     # A dimension of stride 0 repeats one element.
     shape = tuple(1 if stride == 0 else size for size, stride in zip(type.shape, type.strides, strict=True))
     if type.dtype == DType.b8:
-        data: Array = rng.integers(0, 2, shape).astype(bool)
+        data: Array = np.asarray(rng.integers(0, 2, shape)).astype(bool)
     elif not type.dtype.is_float:
-        data = rng.integers(0 if type.dtype == DType.u8 else -9, 10, shape)
+        data = np.asarray(rng.integers(0 if type.dtype == DType.u8 else -9, 10, shape))
     else:
-        data = rng.standard_normal(shape)
+        data = np.asarray(rng.standard_normal(shape))
         if extreme and data.size:
             count = min(data.size, max(len(_EXTREMES), data.size // 10))
             data.flat[rng.choice(data.size, count, replace=False)] = np.resize(_EXTREMES, count)
-    return np.ascontiguousarray(np.broadcast_to(data.astype(type.dtype.numpy), type.shape))
+    return np.broadcast_to(data.astype(type.dtype.numpy), type.shape).copy()
 
 
 def check_problem(
@@ -76,9 +76,11 @@ def check_problem(
     seed: int = 0,
 ) -> None:
     """Run `configs` (the template's first candidate if None) in the interpreter and compare with the body run exactly
-    in numpy, on random operands and, unless `extremes` is False or the template lets NaN spread, on operands full of NaN, infinities and zeros.
+    in numpy: on random operands and, unless `extremes` is False or the template lets NaN spread, on operands full of
+    NaN, infinities and zeros.
 
-    Raises KernelError with the configuration and the worst element, or with the reason if the template refuses."""
+    Raises KernelError with the configuration and what is wrong, or with the reason if the template refuses.
+    """
     reason = template.accepts(problem.body) or template.supports(problem, target)
     if reason is not None:
         raise KernelError(f"{template.name} refuses the problem: {reason}")

@@ -1,0 +1,121 @@
+"""Every elementwise op's Triton expression against its numpy formula."""
+
+from __future__ import annotations
+
+import pytest
+
+from jitrt.codegen.pointwise import EXPRESSIONS, TRITON_TYPES, literal, register_type
+from jitrt.graph import DType, Graph, TensorType, b8, bf16, f16, f32, i32, i64, u8
+from jitrt.graph import ops as o
+from jitrt.graph.op import OPS, Op, Trait
+from jitrt.graph.ops.elementwise import Elementwise
+from jitrt.kernels.base import Problem
+from jitrt.kernels.pointwise import Pointwise
+from jitrt.testing import check_problem, compiles, make_problem
+
+ATTRIBUTES = {
+    "cast": [{"dtype": b8}],
+    "clamp": [{"low": -0.5, "high": 1.5}, {"low": float("-inf"), "high": 0.0}],
+    "leaky_relu": [{"slope": 0.2}],
+    "elu": [{"alpha": 0.7}],
+    "gelu": [{"approximate": False}, {"approximate": True}],
+}
+ELEMENTWISE = [
+    kind(**attributes)
+    for name, kind in sorted(OPS.items())
+    if issubclass(kind, Elementwise)
+    for attributes in ATTRIBUTES.get(name, [{}])
+]
+COMPARISONS = (o.Equal, o.NotEqual, o.Less, o.LessEqual, o.Greater, o.GreaterEqual)
+LOGICAL = (o.Where, o.LogicalAnd, o.LogicalOr, o.LogicalNot)
+INTEGER = (*COMPARISONS, *LOGICAL, o.Add, o.Sub, o.Mul, o.Maximum, o.Minimum, o.Relu, o.Abs, o.Neg)
+
+
+def apply(op: Op, dtypes: list[DType], size: int = 33) -> Problem:
+    g = Graph()
+    g.mark_output(g.add(op, *(g.add_input(f"x{i}", TensorType(d, (3, size))) for i, d in enumerate(dtypes))))
+    return make_problem(g)
+
+
+def operands(op: Elementwise, dtype: DType) -> list[DType]:
+    return [b8, dtype, dtype] if isinstance(op, o.Where) else [dtype] * op.arity
+
+
+def test_every_elementwise_op_has_an_expression() -> None:
+    named = {kind for kind in OPS.values() if kind.traits & Trait.ELEMENTWISE}
+    assert named == set(EXPRESSIONS)
+
+
+@pytest.mark.parametrize("op", ELEMENTWISE, ids=str)
+def test_expression_agrees_with_numpy(op: Elementwise) -> None:
+    check_problem(apply(op, operands(op, f32)), Pointwise(), extremes=not isinstance(op, o.Pow))
+
+
+@pytest.mark.parametrize("dtype", [f16, bf16], ids=str)
+@pytest.mark.parametrize("op", [o.Silu(), o.Add(), o.Maximum(), o.Greater(), o.Where()], ids=str)
+def test_16_bit_operands_are_computed_in_float32(op: Elementwise, dtype: DType) -> None:
+    check_problem(apply(op, operands(op, dtype)), Pointwise())
+
+
+@pytest.mark.parametrize("dtype", [i32, i64, u8], ids=str)
+@pytest.mark.parametrize(
+    "op",
+    [op for op in ELEMENTWISE if isinstance(op, INTEGER)],
+    ids=str,
+)
+def test_integers_are_exact(op: Elementwise, dtype: DType) -> None:
+    check_problem(apply(op, operands(op, dtype)), Pointwise())
+
+
+@pytest.mark.parametrize("op", [o.LogicalAnd(), o.LogicalOr(), o.LogicalNot(), o.Equal(), o.NotEqual()], ids=str)
+def test_booleans(op: Elementwise) -> None:
+    check_problem(apply(op, [b8] * op.arity), Pointwise())
+
+
+@pytest.mark.parametrize(
+    ("source", "to"),
+    [(f32, f16), (f32, bf16), (f16, f32), (bf16, f16), (f32, i32), (f16, i64), (i32, f16), (i64, i32), (b8, f32)],
+)
+def test_casts_round_and_truncate(source: DType, to: DType) -> None:
+    extremes = to.is_float  # what an infinity is as an integer is nobody's promise
+    check_problem(apply(o.Cast(to), [source]), Pointwise(), extremes=extremes)
+
+
+@pytest.mark.parametrize("mixed", [(f32, f16), (i32, f32), (f16, bf16), (b8, f32)], ids=str)
+def test_operands_of_two_types_are_promoted(mixed: tuple[DType, DType]) -> None:
+    check_problem(apply(o.Mul(), list(mixed)), Pointwise())
+
+
+@pytest.mark.parametrize("exponent", [0.0, 0.5, 1.0, 2.0, 3.0, -1.0, 2.5, 4.0])
+def test_powers_with_a_constant_exponent(exponent: float) -> None:
+    g = Graph()
+    x = g.add_input("x", TensorType(f32, (3, 33)))
+    g.mark_output(g.add(o.Pow(), x, g.scalar(exponent, f32)))
+    check_problem(make_problem(g), Pointwise())
+
+
+@pytest.mark.parametrize("dtype", list(DType), ids=str)
+def test_every_dtype_has_a_pointer_and_a_register_type(dtype: DType) -> None:
+    assert TRITON_TYPES[dtype]
+    assert register_type(dtype).startswith("tl.")
+
+
+@pytest.mark.parametrize("dtype", [f32, f16, i32], ids=str)
+def test_every_expression_compiles(dtype: DType) -> None:
+    """All ops in one kernel: the interpreter lets pass what the compiler's types do not."""
+    g = Graph()
+    inputs = [g.add_input(f"x{i}", TensorType(dtype, (3, 33))) for i in range(2)]
+    condition = g.add_input("c", TensorType(b8, (3, 33)))
+    total = g.add(o.Cast(f32), inputs[0])
+    for op in ELEMENTWISE:
+        if dtype.is_float or isinstance(op, INTEGER):
+            operands = [condition, *inputs] if isinstance(op, o.Where) else inputs[: op.arity]
+            total = g.add(o.Add(), total, g.add(o.Cast(f32), g.add(op, *operands)))
+    g.mark_output(total)
+    stack = 32 if dtype.is_float else 0  # sine and cosine reduce large arguments in an array on the stack
+    compiles(make_problem(g), Pointwise(), targets=(90,), spills=stack)
+
+
+def test_literals_read_back() -> None:
+    assert [literal(x) for x in (1.5, 2, float("-inf"))] == ["1.5", "2", 'float("-inf")']
+    assert literal(float("nan")) == 'float("nan")'

@@ -1,0 +1,110 @@
+"""The pointwise kernel: layouts, broadcasts, ragged edges, and what it refuses."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from jitrt.codegen.target import TARGETS
+from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, i64
+from jitrt.graph.ops import Add, Contiguous, Mul, Pad, Relu, Sigmoid, Softmax
+from jitrt.graph.types import channels_last, strides_in_order
+from jitrt.kernels.base import Problem
+from jitrt.kernels.pointwise import Pointwise, plan_tiles
+from jitrt.testing import check_problem, compiles, make_problem
+
+SHAPE = (2, 5, 3, 7)
+
+
+def chain(x: TensorType, y: TensorType, *others: TensorType) -> Problem:
+    """relu(x) + others..., written with the strides of `y`."""
+    g = Graph()
+    value = g.add(Relu(), g.add_input("x", x))
+    for index, other in enumerate(others):
+        value = g.add(Add(), value, g.add_input(f"o{index}", other))
+    value.type = y
+    g.mark_output(value)
+    return make_problem(g, alignment=2 * x.dtype.itemsize)
+
+
+def nhwc(dtype: DType, shape=SHAPE) -> TensorType:
+    return TensorType(dtype, shape, Layout(channels_last(shape)))
+
+
+@pytest.mark.parametrize("dtype", [f32, f16, bf16], ids=str)
+def test_a_dense_tensor_is_one_row(dtype: DType) -> None:
+    problem = chain(nhwc(dtype), nhwc(dtype), nhwc(dtype), TensorType(dtype, ()))
+    assert plan_tiles(problem)[:2] == (1, 210)
+    check_problem(problem, Pointwise(), [{"BLOCK_M": 1, "BLOCK_K": 64, "num_warps": 4}])
+
+
+@pytest.mark.parametrize("dtype", [f32, f16], ids=str)
+@pytest.mark.parametrize(
+    ("x", "y"),
+    [
+        (channels_last(SHAPE), None),
+        (None, channels_last(SHAPE)),
+        (None, (3 * 7 * 12, 1, 7 * 12, 12)),  # a slice of a concat: 5 of 12 channels
+        ((3 * 7 * 9, 1, 7 * 9, 9), (3 * 7 * 12, 1, 7 * 12, 12)),
+        ((1, 2, 10, 30), None),
+        ((0, 1, 0, 5), None),
+    ],
+    ids=["to nchw", "to nhwc", "to slice", "slice to slice", "reversed", "expanded"],
+)
+def test_layouts(x, y, dtype: DType) -> None:
+    def typed(strides):
+        return TensorType(dtype, SHAPE, strides and Layout(strides))
+
+    problem = chain(typed(x), typed(y), TensorType(dtype, (5, 1, 1)))
+    check_problem(problem, Pointwise(), [{"BLOCK_M": 8, "BLOCK_K": 4, "num_warps": 1}])
+
+
+@pytest.mark.parametrize("shape", [(1,), (), (1, 1), (7, 1), (1, 13), (2, 1, 3, 1)])
+def test_odd_ranks(shape: tuple[int, ...]) -> None:
+    check_problem(chain(TensorType(f32, shape), TensorType(f32, shape)), Pointwise())
+
+
+@settings(max_examples=25)
+@given(st.data())
+def test_any_order_and_broadcast(data: st.DataObject) -> None:
+    shape = tuple(data.draw(st.lists(st.integers(1, 4), min_size=1, max_size=4)))
+    order = data.draw(st.permutations(range(len(shape))))
+    small = tuple(data.draw(st.sampled_from([1, s])) for s in shape)[data.draw(st.integers(0, len(shape))) :]
+    y = TensorType(f32, shape, Layout(strides_in_order(shape, order)))
+    check_problem(chain(TensorType(f32, shape), y, TensorType(f32, small)), Pointwise(), extremes=False)
+
+
+def test_a_copy_changes_the_layout_of_any_type() -> None:
+    g = Graph()
+    g.mark_output(g.add(Contiguous(), g.add_input("x", TensorType(i64, (5, 7))), name="y"))
+    check_problem(make_problem(g, strides={"y": (1, 5)}), Pointwise())
+
+
+def test_every_candidate_is_right_and_compiles() -> None:
+    problem = chain(nhwc(f16), nhwc(f16), TensorType(f16, (5, 1, 1)))
+    configs = Pointwise().candidates(problem, TARGETS[90])
+    assert len(configs) >= 3
+    check_problem(problem, Pointwise(), configs)
+    for config in configs[:2]:
+        compiles(problem, Pointwise(), config)
+
+
+def test_a_tensor_past_2_31_elements_is_not_one_row() -> None:
+    """As one row its column index would overflow."""
+    huge = TensorType(f16, (3, 1 << 30))
+    problem = chain(huge, huge)
+    assert plan_tiles(problem)[:2] == (3, 1 << 30)
+    assert "m.to(tl.int64)" in plan_tiles(problem)[2].store_source
+    compiles(problem, Pointwise(), targets=(90,))
+
+
+def test_an_anchor_or_another_op_is_refused() -> None:
+    g = Graph()
+    x = g.add_input("x", TensorType(f32, (4, 5)))
+    g.mark_output(g.add(Softmax(1), g.add(Mul(), x, x)))
+    assert Pointwise().accepts(g) == "anchor softmax is not elementwise"
+    g = Graph()
+    x = g.add_input("x", TensorType(f32, (4, 5)))
+    g.mark_output(g.add(Sigmoid(), g.add(Pad(((0, 0), (1, 1))), x)))
+    assert Pointwise().accepts(g) == "pad is not elementwise"
