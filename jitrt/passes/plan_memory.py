@@ -36,14 +36,15 @@ class Block:
 class MemoryPlan:
     """`offsets` maps each storage in the arena, by the name of the value that owns it, to its first byte; `workspace`
     does so for regions, by the name of their output. `naive_bytes` is the sum of all blocks, what would be needed
-    without sharing; `lower_bound` the most that is live at one step: no plan for this order can be smaller."""
+    without sharing; `lower_bound` the most that is live at one step: no plan for this order can be smaller. `placed` is
+    every block, workspaces included, with its first byte."""
 
     offsets: Mapping[str, int]
     workspace: Mapping[str, int]
     arena_bytes: int
     naive_bytes: int
     lower_bound: int
-    blocks: tuple[Block, ...]
+    placed: tuple[tuple[Block, int], ...]
 
 
 def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None) -> MemoryPlan:
@@ -69,7 +70,7 @@ def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None) -> Mem
         arena_bytes=_extent(everything, places),
         naive_bytes=sum(block.nbytes for block in everything),
         lower_bound=bound,
-        blocks=tuple(everything),
+        placed=tuple((block, places[block]) for block in everything),
     )
 
 
