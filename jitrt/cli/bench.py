@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jitrt.cli.subject import SHAPE_HELP, batch_sizes, load_subject
-from jitrt.cli.terminal import console, line
+from jitrt.cli.terminal import console, line, show
 from jitrt.errors import NoGpuError, OptionError
 
 if TYPE_CHECKING:
@@ -80,7 +80,7 @@ def _plans(args: argparse.Namespace, plans: list[str]) -> Report:
     report, engines = bench_plans(plans, seconds=args.seconds)
     if args.layers:
         for engine, inputs in engines:
-            console().print(engine.profile(*inputs))
+            show(engine.profile(*inputs))
     return report
 
 

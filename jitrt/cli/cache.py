@@ -1,7 +1,7 @@
-"""Look after the cache: built plans, and the timing cache that lets a second model reuse the first one's tuning.
+"""Look after the cache: built plans, compiled kernels, and the timings by which a model reuses the tuning of another.
 
     list    what is there, and how big
-    verify  check every plan to the byte; exit status 1 if one is damaged
+    verify  check all of it to the byte; exit status 1 if something is damaged
     clear   delete what jitrt put there
     path    print the folder (JITRT_CACHE_DIR moves it)
 """
@@ -15,9 +15,8 @@ from pathlib import Path
 from jitrt.cli.terminal import console, line, size, table
 from jitrt.errors import CacheError, PlanError
 from jitrt.knobs import cache_dir
-
-# Only files of these kinds are ours to list and delete: JITRT_CACHE_DIR may name a folder that holds other things too.
-OURS = {".plan", ".sqlite", ".sqlite-wal", ".sqlite-shm", ".tmp"}
+from jitrt.tune.kernel_cache import KernelCache
+from jitrt.tune.timing_cache import TimingCache
 
 EXAMPLES = """examples:
   jitrt cache
@@ -34,24 +33,30 @@ def run(args: argparse.Namespace) -> int:
     folder = cache_dir()
     if args.action == "path":
         print(folder)
-        return 0
-    if args.action == "verify":
-        return _verify(folder)
-    return _clear(folder) if args.action == "clear" else _list(folder)
+    elif not folder.is_dir():
+        console().print(line(f"nothing in {folder}: it does not exist yet"))
+    else:
+        return {"list": _list, "verify": _verify, "clear": _clear}[args.action](folder)
+    return 0
 
 
-def _files(folder: Path) -> list[Path]:
-    return sorted(path for path in folder.rglob("*") if path.suffix in OURS and path.is_file())
+def _plans(folder: Path) -> list[Path]:
+    return sorted(folder.rglob("*.plan"))
 
 
 def _list(folder: Path) -> int:
-    terminal, files = console(), _files(folder)
-    if not files:
-        terminal.print(line(f"{folder} is empty"))
-        return 0
-    rows = [(path.relative_to(folder), size(path.stat().st_size), _age(path)) for path in files]
-    terminal.print(table(None, ("File", "Size", "Age"), rows, right=(1, 2)))
-    terminal.print(line(f"{len(files)} files, {size(sum(p.stat().st_size for p in files))} in {folder}"))
+    timings, kernels, plans = TimingCache(folder), KernelCache(folder), _plans(folder)
+    entries = timings.entries()
+    tried = sum(entry.tried for entry in entries)
+    rows = [
+        ("timings", f"{tried} of {len(entries)} problems", size(timings.size()), _age(timings.path)),
+        ("compiled kernels", str(kernels.count()), size(kernels.size()), ""),
+        *((f"plan {path.relative_to(folder)}", "1", size(path.stat().st_size), _age(path)) for path in plans),
+    ]
+    timings.close()
+    terminal = console()
+    terminal.print(table(None, ("In the cache", "How many", "Size", "Age"), rows, right=(2, 3)))
+    terminal.print(line(str(folder)))
     return 0
 
 
@@ -63,26 +68,34 @@ def _age(path: Path) -> str:
 def _verify(folder: Path) -> int:
     from jitrt.plan.verify import verify_plan
 
-    terminal = console()
-    plans = [path for path in _files(folder) if path.suffix == ".plan"]
-    damaged = 0
-    for path in plans:
+    damaged = [f"compiled kernel {name}; jitrt cache clear removes it" for name in KernelCache(folder).verify()]
+    timings = TimingCache(folder)
+    damaged += [*timings.messages, *(f"timings: {what}" for what in timings.verify())]
+    timings.close()
+    for path in _plans(folder):
         try:
             verify_plan(path)
         except PlanError as error:
-            damaged += 1
-            terminal.print(line(f"damaged: {error}"))
-    terminal.print(line(f"{len(plans) - damaged} of {len(plans)} plans are whole"))
+            damaged.append(str(error))
+    terminal = console()
+    for what in damaged:
+        terminal.print(line(f"damaged: {what}"))
+    if not damaged:
+        terminal.print(line(f"all of {folder} is whole"))
     return 1 if damaged else 0
 
 
 def _clear(folder: Path) -> int:
-    files = _files(folder)
-    freed = sum(path.stat().st_size for path in files)
+    """Only what is known to be jitrt's: JITRT_CACHE_DIR may name a folder that holds other things too."""
+    timings, plans = TimingCache(folder), _plans(folder)
+    forgotten = timings.clear()
+    timings.close()
+    compiled = KernelCache(folder).clear()
     try:
-        for path in files:
+        for path in plans:
             path.unlink()
     except OSError as error:
         raise CacheError(f"cannot delete {error.filename}: {error.strerror}") from error
-    console().print(line(f"deleted {len(files)} files ({size(freed)}) from {folder}"))
+    what = f"{len(plans)} plans, {compiled} compiled kernels and {forgotten} timings"
+    console().print(line(f"deleted {what} from {folder}"))
     return 0

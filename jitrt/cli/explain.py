@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 
 from jitrt.cli.subject import load_subject, model_arguments, one_batch
-from jitrt.cli.terminal import console
+from jitrt.cli.terminal import show
 
 EXAMPLES = """examples:
   jitrt explain googlenet
@@ -24,5 +24,5 @@ def run(args: argparse.Namespace) -> int:
 
     subject = load_subject(args.model, args.shape)
     explanation = jitrt.explain(subject.model, subject.inputs(one_batch(args.batch)))
-    console().print(explanation.count() if args.count else explanation)
+    show(explanation.count() if args.count else explanation)
     return 0

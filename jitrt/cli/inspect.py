@@ -113,7 +113,7 @@ def memory(plan: Plan) -> Table:
 
 
 def _noted(name: object, value: Any) -> str:
-    return size(value) if str(name).endswith("bytes") and isinstance(value, int | float) else str(value)
+    return size(value) if str(name).endswith("bytes") and isinstance(value, int) else str(value)
 
 
 def _binding(binding: Any) -> str:

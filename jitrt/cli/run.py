@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from jitrt.cli.terminal import console, line, table
 from jitrt.errors import OptionError
 from jitrt.plan.dtypes import numpy_dtype
+from jitrt.runtime.report import as_float64
 
 if TYPE_CHECKING:
     from jitrt.plan.schema import Binding
@@ -37,7 +38,7 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     engine = jitrt.load(args.plan)
     loaded = time.perf_counter()
-    results = _leaves(engine(*inputs))
+    results = engine.call(inputs)
     done = time.perf_counter()
     terminal = console()
     rows = [_row(binding, array) for binding, array in zip(plan.outputs, results, strict=True)]
@@ -88,19 +89,8 @@ def _save(path: str, array: Any) -> None:
         np.save(stream, array)
 
 
-def _leaves(result: Any) -> list[Any]:
-    """The arrays of an engine's answer, in the order of the plan's outputs as far as each appears once."""
-    if isinstance(result, dict):
-        return [leaf for part in result.values() for leaf in _leaves(part)]
-    if isinstance(result, list | tuple):
-        return [leaf for part in result for leaf in _leaves(part)]
-    return [] if result is None else [result]
-
-
 def _row(binding: Binding, array: Any) -> tuple[str, ...]:
-    import numpy as np
-
-    wide = np.asarray(array).astype(np.float64)
+    wide = as_float64(array)
     shape = "x".join(map(str, binding.shape)) or "scalar"
     if not wide.size:
         return binding.name, binding.dtype, shape, "-", "-", "-"

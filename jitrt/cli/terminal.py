@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 
-from rich.console import Console
+from rich.console import Console, ConsoleRenderable, RichCast
 from rich.table import Table
 from rich.text import Text
 
 from jitrt.knobs import knobs
+from jitrt.runtime.report import nbytes_text as size
+
+__all__ = ["console", "line", "show", "size", "table"]
 
 PIPE_WIDTH = 200  # columns where nobody's window sets them
 
@@ -36,9 +39,10 @@ def line(text: str) -> Text:
     return Text(text)
 
 
-def size(nbytes: float) -> str:
-    """Bytes as a person reads them: 3.1 MB."""
-    for scale, unit in ((1e9, "GB"), (1e6, "MB"), (1e3, "kB")):
-        if abs(nbytes) >= scale:
-            return f"{nbytes / scale:.1f} {unit}"
-    return f"{nbytes:.0f} B"
+
+def show(thing: object) -> None:
+    """Print something that knows how to show itself: richly if it can, as its text otherwise."""
+    if isinstance(thing, RichCast | ConsoleRenderable):
+        console().print(thing)
+    else:
+        print(thing)

@@ -1,4 +1,4 @@
-"""jitrt cache: what it counts as its own, and what it never touches."""
+"""jitrt cache: what it counts as its own, what it finds damaged, and what it never touches."""
 
 from __future__ import annotations
 
@@ -6,6 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+from jitrt.codegen.compile import Binary
+from jitrt.graph import Graph, TensorType, f32
+from jitrt.graph.ops import Relu
+from jitrt.kernels.base import Problem, Tactic
+from jitrt.tune.kernel_cache import KernelCache
+from jitrt.tune.timing_cache import Record, Setting, TimingCache
 
 
 @pytest.fixture
@@ -15,47 +22,77 @@ def folder(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Path:
     return path
 
 
+@pytest.fixture
+def filled(folder: Path, plan_path: Path) -> Path:
+    """A plan, a compiled kernel and two timings of one problem."""
+    (folder / "plans").mkdir(parents=True)
+    plan_path.rename(folder / "plans" / "a.plan")
+    KernelCache(folder).put("ab" * 32, (Binary(b"cubin", "pointwise", 0, 4, (1, 1, 1), 0, 32, 0),))
+    body = Graph("region")
+    body.mark_output(body.add(Relu(), body.add_input("x", TensorType(f32, (4,)))))
+    problem, setting = Problem(body, (False,), (16, 16)), Setting("a GPU", "triton 3", {"pointwise": "1"})
+    timings = TimingCache(folder)
+    for block in (256, 512):
+        timings.put(problem, setting, Tactic("pointwise", (("BLOCK", block),)), Record(3.5))
+    timings.close()
+    return folder
+
+
 def test_path(jitrt: Any, folder: Path) -> None:
     assert jitrt("cache", "path") == (0, f"{folder}\n", "")
 
 
-def test_a_cache_that_does_not_exist_is_empty(jitrt: Any, folder: Path) -> None:
-    status, out, _ = jitrt("cache")
+@pytest.mark.parametrize("action", ["list", "verify", "clear"])
+def test_a_cache_that_does_not_exist_is_not_made(jitrt: Any, folder: Path, action: str) -> None:
+    status, out, _ = jitrt("cache", action)
     assert status == 0
-    assert "is empty" in out
-    assert jitrt("cache", "verify")[:2] == (0, "0 of 0 plans are whole\n")
-    assert jitrt("cache", "clear")[0] == 0
+    assert "does not exist yet" in out
+    assert not folder.exists()
 
 
-def test_list_counts_plans_and_the_timing_cache(jitrt: Any, folder: Path, plan_path: Path) -> None:
-    (folder / "plans").mkdir(parents=True)
-    plan_path.rename(folder / "plans" / "a.plan")
-    (folder / "timing.sqlite").write_bytes(b"12345")
-    _, out, _ = jitrt("cache", "list")
-    assert "plans/a.plan" in out
-    assert "timing.sqlite" in out
-    assert "2 files" in out
+def test_list(jitrt: Any, filled: Path) -> None:
+    _, out, _ = jitrt("cache")
+    rows = [[cell.strip() for cell in row.strip("│").split("│")] for row in out.splitlines() if row.startswith("│")]
+    assert [row[:2] for row in rows] == [
+        ["timings", "2 of 1 problems"],
+        ["compiled kernels", "1"],
+        ["plan plans/a.plan", "1"],
+    ]
 
 
-def test_verify_finds_the_damaged_plan(jitrt: Any, folder: Path, plan_path: Path) -> None:
-    folder.mkdir()
-    whole = plan_path.read_bytes()
-    (folder / "good.plan").write_bytes(whole)
-    (folder / "bad.plan").write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+def test_verify_finds_nothing_wrong(jitrt: Any, filled: Path) -> None:
+    assert jitrt("cache", "verify")[:2] == (0, f"all of {filled} is whole\n")
+
+
+@pytest.mark.parametrize("kind", ["plan", "kernel"])
+def test_verify_finds_a_flipped_bit(jitrt: Any, filled: Path, kind: str) -> None:
+    (path,) = filled.rglob(f"*.{kind}")
+    data = path.read_bytes()
+    path.write_bytes(data[:-1] + bytes([data[-1] ^ 1]))
     status, out, _ = jitrt("cache", "verify")
     assert status == 1
-    assert "bad.plan was changed" in out
-    assert "1 of 2 plans are whole" in out
+    assert out.startswith("damaged: ")
+    assert path.name in out
 
 
-def test_clear_deletes_ours_and_nothing_else(jitrt: Any, folder: Path) -> None:
-    folder.mkdir()
-    for name in ("a.plan", "timing.sqlite", "holiday.jpg"):
-        (folder / name).write_bytes(b"x")
+def test_verify_finds_a_timing_cache_that_is_none(jitrt: Any, filled: Path) -> None:
+    (path,) = filled.glob("*.sqlite")
+    for journal in filled.glob("*.sqlite-*"):
+        journal.unlink()
+    path.write_bytes(b"no database at all, but long enough to be taken for one" * 100)
+    status, out, _ = jitrt("cache", "verify")
+    assert status == 1
+    assert "the timing cache was damaged" in out
+
+
+def test_clear_deletes_ours_and_nothing_else(jitrt: Any, filled: Path) -> None:
+    (filled / "holiday.jpg").write_bytes(b"x")
     status, out, _ = jitrt("cache", "clear")
     assert status == 0
-    assert "deleted 2 files" in out
-    assert [path.name for path in folder.iterdir()] == ["holiday.jpg"]
+    assert "deleted 1 plans, 1 compiled kernels and 2 timings" in out
+    assert (filled / "holiday.jpg").exists()
+    assert not [*filled.rglob("*.plan"), *filled.rglob("*.kernel")]
+    assert "0 of 0 problems" in jitrt("cache")[1]
 
 
 def test_what_cannot_be_deleted_is_named(jitrt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

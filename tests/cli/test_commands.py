@@ -22,8 +22,11 @@ class FakeEngine:
         Path(path).write_bytes(b"x" * 1234)
 
     def __call__(self, *inputs: Any) -> Any:
-        self.calls.append(inputs)
-        return {"scores": np.arange(10, dtype=np.float32).reshape(2, 5)}
+        return self.call(inputs)[0]
+
+    def call(self, inputs: Any) -> list[Any]:
+        self.calls.append(tuple(inputs))
+        return [np.arange(10, dtype=np.float32).reshape(2, 5)]
 
     def profile(self, *inputs: Any) -> str:
         return "a table of layers"
@@ -52,7 +55,7 @@ def test_build_hands_over_what_was_asked(jitrt: Any, engine: Any, tmp_path: Path
     words = ("--shape", "1x3x64x64", "--batch", "3", "--fp16", "--target", "sm_80, sm_90", "--tune", "heuristic")
     status, _, err = jitrt("build", "squeezenet1_1", *words, "--no-cache", "-o", output)
     assert status == 0
-    assert f"wrote {output} (1.2 kB)" in err
+    assert f"wrote {output} (1.2 KiB)" in err
     _, seen = engine
     assert seen["options"] == {
         "precision": "fp16",

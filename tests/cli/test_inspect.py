@@ -20,7 +20,7 @@ def test_layers_show_tactic_resources_and_the_users_line(jitrt: Any, plan_path: 
     _, out, _ = jitrt("inspect", plan_path, "--layers")
     row = next(line for line in out.splitlines() if "conv+add+relu" in line)
     cells = [cell.strip() for cell in row.strip("│").split("│")]
-    assert cells[1:9] == ["3", "conv+add+relu", "12.5", "4.1 kB", "2.0", "168", "49.2 kB", "16"]
+    assert cells[1:9] == ["3", "conv+add+relu", "12.5", "4.0 KiB", "2.0", "168", "48.0 KiB", "16"]
     assert "conv2d(BLOCK_M=64)" in out
     assert "net.py:12 (stem)" in out
 
@@ -29,7 +29,7 @@ def test_memory(jitrt: Any, plan_path: Path) -> None:
     _, out, _ = jitrt("inspect", plan_path, "--memory")
     assert "weight stem.weight f16[5, 3, 3, 3]" in out
     assert "naive_bytes" in out
-    assert "9.0 kB" in out
+    assert "8.8 KiB" in out
 
 
 def test_json_is_the_whole_plan(jitrt: Any, plan_path: Path) -> None:
