@@ -12,7 +12,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from jitrt.errors import MissingExtraError, OptionError
+from jitrt.errors import OptionError
 
 MakeInput = Callable[..., torch.Tensor]
 
@@ -30,7 +30,7 @@ def torchvision_models() -> ModuleType:
 
     torchvision registers fake kernels for `torchvision::nms` and `torchvision::qnms` while it is imported, and fails if
     its extension (built for CUDA; torch here may be a CPU build) did not define them. Their signatures are all it
-    needs: classification networks call neither. Raises MissingExtraError without torchvision.
+    needs: classification networks call neither.
     """
     global _library
     try:
@@ -38,10 +38,6 @@ def torchvision_models() -> ModuleType:
     except RuntimeError as error:
         if "torchvision::" not in str(error):
             raise
-    except ModuleNotFoundError as error:
-        if error.name != "torchvision":
-            raise
-        raise MissingExtraError("This model", "torchvision", "bench") from error
     for name in [name for name in sys.modules if name.split(".")[0] == "torchvision"]:
         del sys.modules[name]  # half imported
     _library = torch.library.Library("torchvision", "DEF")
@@ -77,16 +73,17 @@ def load_model(name: str, *, seed: int = 0, size: int | None = None, **arguments
 
 
 def settle(model: nn.Module, x: torch.Tensor) -> nn.Module:
-    """Scale a randomly initialised model, in place, so that no activation vanishes or overflows; returns it in eval mode.
+    """Scale a random model, in place, so that no activation vanishes or overflows; returns it in eval mode.
 
     One forward pass over the batch `x`: batch norms take their statistics from it, and weights near 1 and biases near
     0.5, as they have after training; every convolution and linear layer is rescaled to outputs of unit variance
-    (layer-sequential unit variance, Mishkin and Matas 2016), which matters where no batch norm follows; ConvNeXt's layer
-    scales, 1e-6 at birth, become 0.2 so that its blocks count.
+    (layer-sequential unit variance, Mishkin and Matas 2016), which matters where no batch norm follows; ConvNeXt's
+    layer scales, 1e-6 at birth, become 0.2 so that its blocks count.
 
-    The biases matter: with biases of 0, batch norm and ReLU magnify every difference by up to 1.21 a layer (Yang et al.,
-    "A Mean Field Theory of Batch Normalization", 2019), and float32's own rounding reaches 3e-4 at the end of ResNet-152.
-    With 0.5 a disturbance of the input neither grows nor dies (measured: a factor of 0.7 to 6), and it is 2e-6.
+    The biases matter: with biases of 0, batch norm and ReLU magnify every difference by up to 1.21 a layer (Yang et
+    al., "A Mean Field Theory of Batch Normalization", 2019), and float32's own rounding reaches 3e-4 at the end of
+    ResNet-152. With 0.5 a disturbance of the input neither grows nor dies (measured: a factor of 0.7 to 6), and
+    rounding ends at 2e-6.
     """
     model.eval()
     generator = torch.Generator().manual_seed(0)
@@ -119,8 +116,8 @@ def _take_statistics(norm: nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
     out of all proportion by the next, so no variance is taken below a tenth of the layer's mean one.
     """
     var, mean = torch.var_mean(inputs[0].float(), [0, *range(2, inputs[0].dim())], correction=0)
-    norm.running_mean.copy_(mean)  # type: ignore[operator, union-attr]
-    norm.running_var.copy_(var.clamp(min=float(var.mean()) / 10))  # type: ignore[operator, union-attr]
+    norm.running_mean.copy_(mean)  # type: ignore[operator]
+    norm.running_var.copy_(var.clamp(min=float(var.mean()) / 10))  # type: ignore[operator]
 
 
 def _unit_variance(layer: nn.Module, _: Any, output: torch.Tensor) -> torch.Tensor:

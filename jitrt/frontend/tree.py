@@ -58,8 +58,8 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
             hash(item)
         except TypeError:
             raise InputError(
-                f"argument {path or 'value'} is a {type(item).__name__}, which is no tensor and cannot be compared by value; "
-                "pass tensors, numbers, strings, or lists, tuples, dicts and dataclasses of them"
+                f"argument {path or 'value'} is a {type(item).__name__}, which is no tensor and cannot be compared by "
+                "value; pass tensors, numbers, strings, or lists, tuples, dicts and dataclasses of them"
             ) from None
         return item, (type(item), item), lambda out: item
 
@@ -76,14 +76,3 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
 
     structure, key, build = walk(value, root)
     return Tree(tuple(leaves), tuple(path.lstrip("_") for path in paths), structure, key, build)
-
-
-def assemble(structure: Any, outputs: Sequence[Any]) -> Any:
-    """The value a JSON structure describes, around `outputs`: lists and dicts, for want of the caller's own classes."""
-    if isinstance(structure, dict):
-        if set(structure) == {"output"} and isinstance(structure["output"], int):
-            return outputs[structure["output"]]
-        return {name: assemble(child, outputs) for name, child in structure.items()}
-    if isinstance(structure, list):
-        return [assemble(child, outputs) for child in structure]
-    return structure

@@ -52,7 +52,8 @@ def from_numpy(array: Array, device: torch.device | str = "cpu") -> torch.Tensor
 
 def is_tensor(value: Any) -> bool:
     """Whether `value` is a tensor in one of the kinds jitrt takes: torch, numpy, or anything with DLPack."""
-    return isinstance(value, (torch.Tensor, np.ndarray)) or (hasattr(value, "__dlpack__") and not isinstance(value, type))
+    known = isinstance(value, torch.Tensor | np.ndarray)
+    return known or (hasattr(value, "__dlpack__") and not isinstance(value, type))
 
 
 def as_tensor(value: Any) -> torch.Tensor:

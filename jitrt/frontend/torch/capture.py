@@ -145,7 +145,7 @@ def _explain(error: Exception, model: object) -> str:
     if where:
         lines.append(f"  at {where}")
     if "data-dependent" in reason:
-        lines.append("A plan has no branches on the values of tensors: use torch.where, or decide outside the compiled code.")
+        lines.append("A plan has no branches on values: use torch.where, or decide outside the compiled code.")
     else:
         lines.append("Change that line, or leave it to PyTorch with torch.compile(model, backend='jitrt').")
     return "\n".join(lines)

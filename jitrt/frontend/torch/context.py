@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from typing import TypeGuard
-
 import numpy as np
 import torch
 
@@ -58,7 +56,7 @@ class Context:
 
     def operand(self, x: Value | Number, dtype: DType) -> Value:
         """`x` in `dtype`: a number becomes a constant of rank 0, a tensor of another dtype is cast."""
-        if not is_value(x):
+        if not isinstance(x, Value):
             return self.graph.scalar(x, dtype)
         return x if x.type.dtype == dtype else self.add(Cast(dtype), x)
 
@@ -95,10 +93,6 @@ class Context:
         for (parameter, _), value in self._reshaped.items():
             if parameter.name not in self.graph.constants:
                 self.graph.rename(value, parameter.name)
-
-
-def is_value(x: object) -> TypeGuard[Value]:
-    return isinstance(x, Value)
 
 
 def axis_of(axis: int, rank: int) -> int:

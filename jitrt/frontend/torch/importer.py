@@ -9,7 +9,7 @@ import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -17,12 +17,12 @@ import torch
 from jitrt.errors import ImportFailure, UnsupportedOpError
 from jitrt.frontend.torch.arrays import dtype_of, is_tensor, to_numpy
 from jitrt.frontend.torch.capture import capture
-from jitrt.frontend.torch.context import Context, is_value, type_of
+from jitrt.frontend.torch.context import Context, type_of
 from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
 from jitrt.frontend.torch.scope import Scope
 from jitrt.frontend.tree import Tree, flatten
-from jitrt.graph import Graph, Layout, TensorType, Value, verify
+from jitrt.graph import Graph, Layout, Value, verify
 from jitrt.graph.types import channels_last
 
 _SET_GRAD = "wrap_with_set_grad_enabled"
@@ -154,9 +154,7 @@ class Importer:
             if node.op == "placeholder":
                 self._bind_argument(scope, node, next(waiting))
             elif node.op == "get_attr":
-                attribute = operator.attrgetter(node.target)(module)
-                weight = isinstance(attribute, torch.Tensor)
-                scope.bind(node, Weight(node.target, attribute) if weight else attribute, ("external", node) if weight else None)
+                self._bind_attribute(scope, node, operator.attrgetter(str(node.target))(module))
             elif node.op == "output":
                 return [self._resolve(scope, x) for x in node.args[0]]
             else:
@@ -168,6 +166,12 @@ class Importer:
         value, storage = argument if isinstance(argument, tuple) else (argument, ("external", node.name))
         scope.bind(node, value, storage)
 
+    def _bind_attribute(self, scope: Scope, node: torch.fx.Node, attribute: Any) -> None:
+        if isinstance(attribute, torch.Tensor):
+            scope.bind(node, Weight(str(node.target), attribute), ("external", node.name))
+        else:
+            scope.bind(node, attribute)
+
     def _resolve(self, scope: Scope, node: torch.fx.Node) -> Any:
         value = scope.values[node]
         if isinstance(value, Weight):
@@ -177,7 +181,8 @@ class Importer:
     def _constant(self, weight: Weight) -> Value:
         """The constant of a weight; one storage is read once, however many names it has."""
         tensor = weight.tensor
-        key = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride()) if tensor.numel() else weight
+        place = (tensor.data_ptr(), tensor.device, tensor.dtype, tuple(tensor.shape), tensor.stride())
+        key = place if tensor.numel() else weight
         if key not in self._constants:
             dtype_of(tensor.dtype)
             # A copy: the graph must not change when the model's weights do.
@@ -189,7 +194,7 @@ class Importer:
         ctx.node, ctx.loc = node, location(node)
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: self._resolve(scope, n))
         if node.target is operator.getitem:
-            scope.bind(node, self._item(node, *args))
+            scope.bind(node, self._item(node, *cast(tuple[Sequence[Any], int], args)))
             return
         if getattr(node.target, "__name__", "") == _SET_GRAD:
             scope.bind(node, self._inline(scope, node))
@@ -205,7 +210,7 @@ class Importer:
             self._unsupported.append((f"{node.target} {reason}".strip(), ctx.loc))
             result = _stand_in(node.meta["val"])
         self._check(node, result)
-        if is_value(result) and result.producer is not None and result.name.isdigit():
+        if isinstance(result, Value) and result.producer is not None and result.name.isdigit():
             self.graph.rename(result, node.name)
         scope.bind(node, result)
 
@@ -229,16 +234,18 @@ class Importer:
         storage = scope.storage(target)
         if isinstance(storage, tuple) and storage[0] == "external":
             raise ImportFailure(
-                f"{node.target} at {self.ctx.loc or 'unknown location'} changes a model input or a buffer in place; a plan never "
-                "writes to its inputs or weights. Work on a copy (x = x.clone()), or call model.eval() if it is a training statistic."
+                f"{node.target} at {self.ctx.loc or 'unknown location'} changes a model input or a buffer in place; "
+                "a plan never writes to its inputs or weights. Work on a copy (x = x.clone()), or call model.eval() if "
+                "it is a training statistic."
             )
-        written = self.ctx.expand(self.ctx.operand(result, scope.values[target].type.dtype), scope.values[target].type.shape)
+        type = scope.values[target].type
+        written = self.ctx.expand(self.ctx.operand(result, type.dtype), type.shape)
         scope.write(self.ctx, target, written)
         return scope.values[target]
 
     def _check(self, node: torch.fx.Node, result: Any) -> None:
         """Every importer must arrive at the dtype and shape that PyTorch did."""
-        if not is_value(result):
+        if not isinstance(result, Value):
             return
         expected = type_of(node.meta["val"][0] if isinstance(node.meta["val"], (tuple, list)) else node.meta["val"])
         if result.type.logical() != expected:

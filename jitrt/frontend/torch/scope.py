@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from jitrt.frontend.torch.context import Context, is_value
+from jitrt.frontend.torch.context import Context
 from jitrt.frontend.torch.registry import Unsupported
 from jitrt.graph import Node, Trait, Value
 from jitrt.graph.op import Op
@@ -74,7 +74,7 @@ class Scope:
             (scope, other)
             for scope in self.chain()
             for other, value in scope.values.items()
-            if is_value(value) and scope.storage(other) == storage
+            if isinstance(value, Value) and scope.storage(other) == storage
         ]
         if all(scope.values[other] is old for scope, other in sharing):
             changed = {old: new}

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, cast
 
 import torch
 
 from jitrt.frontend.torch.arrays import dtype_of
-from jitrt.frontend.torch.context import Context, Number, is_value
+from jitrt.frontend.torch.context import Context, Number
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
@@ -37,7 +37,13 @@ _UNARY: dict[str, type[Op]] = {
     "ceil": g.Ceil,
     "logical_not": g.LogicalNot,
 }
-_ARITHMETIC: dict[str, type[Op]] = {"mul": g.Mul, "div": g.Div, "maximum": g.Maximum, "minimum": g.Minimum, "pow": g.Pow}
+_ARITHMETIC: dict[str, type[Op]] = {
+    "mul": g.Mul,
+    "div": g.Div,
+    "pow": g.Pow,
+    "maximum": g.Maximum,
+    "minimum": g.Minimum,
+}
 _COMPARISONS: dict[str, type[Op]] = {
     "eq": g.Equal,
     "ne": g.NotEqual,
@@ -52,7 +58,7 @@ _LOGICAL: dict[str, type[Op]] = {"and": g.LogicalAnd, "or": g.LogicalOr}
 def common_dtype(ctx: Context) -> DType:
     """The dtype PyTorch computes a binary operator in: torch.result_type of its first two operands."""
     assert ctx.node is not None
-    a, b = (x.meta["val"] if isinstance(x, torch.fx.Node) else x for x in ctx.node.args[:2])
+    a, b = (x.meta["val"] if isinstance(x, torch.fx.Node) else cast(Number, x) for x in ctx.node.args[:2])
     return dtype_of(torch.result_type(a, b))
 
 
@@ -118,7 +124,7 @@ def rsub(ctx: Context, a: Operand, b: Operand, alpha: Number = 1) -> Value:
 def _scaled(ctx: Context, x: Operand, alpha: Number) -> Operand:
     if alpha == 1:
         return x
-    return binary(ctx, g.Mul(), x, alpha, ctx.dtype) if is_value(x) else x * alpha
+    return binary(ctx, g.Mul(), x, alpha, ctx.dtype)
 
 
 @register("aten.div.Tensor_mode", "aten.div.Scalar_mode")
@@ -179,41 +185,31 @@ def masked_fill(ctx: Context, x: Value, mask: Value, value: Operand) -> Value:
     return ctx.add(g.Where(), mask, ctx.operand(value, ctx.dtype), ctx.operand(x, ctx.dtype))
 
 
-@register("aten.clamp.default", "aten.clamp_min.default", "aten.clamp_max.default", "aten.hardtanh.default", "aten.clip.default")
-def clamp(ctx: Context, x: Value, *bounds: Number | None, min: Number | None = None, max: Number | None = None) -> Value:
-    assert ctx.node is not None
-    operator = str(ctx.node.target)
-    if operator.startswith("aten.hardtanh") and not bounds:
-        bounds = (-1.0, 1.0)
-    if operator.startswith("aten.clamp_max"):
-        bounds = (None, *bounds)
-    low = bounds[0] if bounds else min
-    high = bounds[1] if len(bounds) > 1 else max
+@register("aten.hardtanh.default")
+def hardtanh(ctx: Context, x: Value, low: Number = -1.0, high: Number = 1.0) -> Value:
+    return clamp(ctx, x, low, high)
+
+
+@register("aten.clamp.default", "aten.clip.default", "aten.clamp.Tensor", "aten.clip.Tensor")
+def clamp(ctx: Context, x: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
     x = ctx.operand(x, ctx.dtype)
-    if low is not None and high is not None:
-        return ctx.add(g.Clamp(float(low), float(high)), x)
-    if low == 0:
-        return ctx.add(g.Relu(), x)
+    if min is not None and max is not None and not isinstance(min, Value) and not isinstance(max, Value):
+        return ctx.add(g.Clamp(float(min), float(max)), x)
     # One bound alone must let infinities of the other sign through, which Clamp's finite default would not.
-    return binary(ctx, g.Maximum(), x, low, ctx.dtype) if low is not None else binary(ctx, g.Minimum(), x, _given(high), ctx.dtype)
+    x = x if min is None else clamp_min(ctx, x, min)
+    return x if max is None else binary(ctx, g.Minimum(), x, max, ctx.dtype)
 
 
-def _given(bound: Number | None) -> Number:
-    if bound is None:
-        raise Unsupported("without bounds")
-    return bound
+@register("aten.clamp_min.default", "aten.clamp_min.Tensor")
+def clamp_min(ctx: Context, x: Value, min: Operand) -> Value:
+    if not isinstance(min, Value) and min == 0:
+        return ctx.add(g.Relu(), ctx.operand(x, ctx.dtype))
+    return binary(ctx, g.Maximum(), x, min, ctx.dtype)
 
 
-@register("aten.clamp.Tensor", "aten.clamp_min.Tensor", "aten.clamp_max.Tensor")
-def clamp_tensor(ctx: Context, x: Value, *bounds: Value | None, min: Value | None = None, max: Value | None = None) -> Value:
-    assert ctx.node is not None
-    if str(ctx.node.target).startswith("aten.clamp_max"):
-        bounds = (None, *bounds)
-    low = bounds[0] if bounds else min
-    high = bounds[1] if len(bounds) > 1 else max
-    if low is not None:
-        x = binary(ctx, g.Maximum(), x, low, ctx.dtype)
-    return x if high is None else binary(ctx, g.Minimum(), x, high, ctx.dtype)
+@register("aten.clamp_max.default", "aten.clamp_max.Tensor")
+def clamp_max(ctx: Context, x: Value, max: Operand) -> Value:
+    return binary(ctx, g.Minimum(), x, max, ctx.dtype)
 
 
 @register("aten.relu6.default")
@@ -286,8 +282,11 @@ def glu(ctx: Context, x: Value, dim: int = -1) -> Value:
     return ctx.add(g.Mul(), ctx.slice(x, axis, 0, half), gate)
 
 
-@register("aten.to.dtype", "aten.to.dtype_layout", "aten.to.device", "aten.to.other", "aten._to_copy.default", "aten.type_as.default")
-def cast(ctx: Context, x: Value, *_: Any, **__: Any) -> Value:
+_CASTS = ("to.dtype", "to.dtype_layout", "to.device", "to.other", "_to_copy.default", "type_as.default")
+
+
+@register(*(f"aten.{name}" for name in _CASTS))
+def to_dtype(ctx: Context, x: Value, *_: Any, **__: Any) -> Value:
     return ctx.operand(x, ctx.dtype)  # the result's dtype says it all; device and memory format are the engine's
 
 

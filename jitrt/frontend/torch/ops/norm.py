@@ -30,9 +30,10 @@ def batch_norm(
     cudnn_enabled: bool = True,
 ) -> Value:
     if training or mean is None or var is None:
+        kept = " (this layer keeps none of its own: track_running_stats=False)" if mean is None else ""
+        where = ctx.loc or "unknown location"
         raise TrainingModeError(
-            f"batch norm at {ctx.loc or 'unknown location'} takes its statistics from the batch. Call model.eval() first"
-            + (" (this layer keeps no running statistics: track_running_stats=False)." if mean is None else ".")
+            f"batch norm at {where} takes its statistics from the batch{kept}. Call model.eval() first."
         )
     k = (x.type.shape[1],)
     return ctx.add(g.BatchNorm(eps), x, _or_constant(ctx, weight, k, 1), _or_constant(ctx, bias, k, 0), mean, var)
@@ -40,7 +41,14 @@ def batch_norm(
 
 @register("aten._native_batch_norm_legit_no_training.default")
 def native_batch_norm(
-    ctx: Context, x: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, momentum: float, eps: float
+    ctx: Context,
+    x: Value,
+    weight: Value | None,
+    bias: Value | None,
+    mean: Value,
+    var: Value,
+    momentum: float,
+    eps: float,
 ) -> tuple[Any, ...]:
     return batch_norm(ctx, x, weight, bias, mean, var, False, momentum, eps), None, None
 
@@ -109,10 +117,14 @@ def rms_norm(
 _TINY = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-23, "bf16": 2.0**-23}
 
 
-@register("aten.dropout.default", "aten.feature_dropout.default", "aten.alpha_dropout.default", "aten.feature_alpha_dropout.default")
+_DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")
+
+
+@register(*(f"aten.{name}.default" for name in _DROPOUTS))
 def dropout(ctx: Context, x: Value, p: float, train: bool) -> Value:
     if train and p > 0:
-        raise TrainingModeError(f"dropout at {ctx.loc or 'unknown location'} is in training mode. Call model.eval() first.")
+        where = ctx.loc or "unknown location"
+        raise TrainingModeError(f"dropout at {where} is in training mode. Call model.eval() first.")
     return ctx.add(g.Dropout(), x)
 
 

@@ -111,7 +111,13 @@ def _unbiased(args: Sequence[Any]) -> tuple[Dims, bool, bool]:
 
 @register("aten.linalg_vector_norm.default")
 def vector_norm(
-    ctx: Context, x: Value, ord: Number = 2, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+    ctx: Context,
+    x: Value,
+    ord: Number = 2,
+    dim: Dims = None,
+    keepdim: bool = False,
+    *,
+    dtype: torch.dtype | None = None,
 ) -> Value:
     x = ctx.operand(x, ctx.dtype)
     if ord == 1:

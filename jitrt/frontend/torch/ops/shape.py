@@ -205,7 +205,14 @@ def upsample_nearest(ctx: Context, x: Value, *_: Any) -> Value:
 
 
 # Layout, storage and autograd are no business of the graph's: these return their operand.
-_SAME = ("contiguous.default", "clone.default", "alias.default", "detach.default", "detach_.default", "lift_fresh_copy.default")
+_SAME = (
+    "contiguous.default",
+    "clone.default",
+    "alias.default",
+    "detach.default",
+    "detach_.default",
+    "lift_fresh_copy.default",
+)
 
 
 @register(*(f"aten.{name}" for name in _SAME))
