@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import importlib
+import importlib.util
+import re
+import shlex
 import subprocess
 import sys
 import types
@@ -118,3 +121,23 @@ def test_a_reader_that_goes_away_is_no_error() -> None:
     script = f"{sys.executable} -m jitrt.cli --help | head -c 1; exit ${{PIPESTATUS[0]}}"
     done = subprocess.run(["bash", "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.stderr == ""
+
+
+def command_lines() -> list[list[str]]:
+    """Every command line that the README, the help and the commands' examples show."""
+    pages = [(ROOT / "README.md").read_text(), cli.HELP]
+    for name in cli.COMMANDS:
+        if importlib.util.find_spec(f"jitrt.cli.{name}"):
+            pages.append(importlib.import_module(f"jitrt.cli.{name}").EXAMPLES)
+    found = re.findall(r"^ *(?:JITRT_\w+=\S+ )?jitrt ((?:(?!  |\|).)+)", "\n".join(pages), re.MULTILINE)
+    return [shlex.split(text) for text in found if text.split()[0] in cli.COMMANDS]
+
+
+def test_the_shown_command_lines_are_right() -> None:
+    lines = command_lines()
+    assert len(lines) > 20
+    for words in lines:
+        module = importlib.import_module(f"jitrt.cli.{words[0]}")
+        parser = cli.Parser(prog=f"jitrt {words[0]}")
+        module.arguments(parser)
+        parser.parse_args(words[1:])  # a wrong one would exit
