@@ -16,7 +16,7 @@ from pathlib import Path
 from jitrt.codegen.compile import describe_toolchain
 from jitrt.codegen.target import Target
 from jitrt.kernels.base import Problem, Template
-from jitrt.runtime.driver import Device
+from jitrt.runtime.seam import Device
 from jitrt.tune.candidates import Candidate
 
 _OURS = ("jitrt.kernels", "jitrt.codegen")

@@ -41,8 +41,8 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Record:
-    """What came of trying a tactic: microseconds if it was right, `slower` if they are only a first estimate that was
-    clearly behind the best; a reason if it was refused."""
+    """What came of trying a tactic: microseconds if it was right, or a reason if it was refused. `slower` says that it
+    was behind the best by then, so that its time may be a first estimate and the last of the checks was left out."""
 
     microseconds: float | None = None
     reason: str | None = None
@@ -50,7 +50,7 @@ class Record:
 
     @property
     def wins(self) -> bool:
-        """Verified and fully timed: it may be chosen."""
+        """Fully verified and timed: it may be chosen."""
         return self.reason is None and not self.slower
 
 

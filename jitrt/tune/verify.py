@@ -226,10 +226,12 @@ def _draw_all(body: Graph, problem: Problem, rng: np.random.Generator, special: 
     scales = {} if problem.anchor is None else _scales(problem.anchor)
     arrays = []
     for index, (value, whole) in enumerate(zip(body.inputs, problem.body.inputs, strict=True)):
-        array = draw(value.type, rng, scale=scales.get(whole, 1.0), positive=positive)
+        # A dimension of stride 0 repeats one element.
+        shape = tuple(1 if step == 0 else size for size, step in zip(value.type.shape, whole.type.strides, strict=True))
+        array = draw(TensorType(value.type.dtype, shape), rng, scale=scales.get(whole, 1.0), positive=positive)
         if special and not problem.weights[index] and value.type.dtype.is_float:
             _make_special(array, odd)
-        arrays.append(array)
+        arrays.append(np.broadcast_to(array, value.type.shape))
     return arrays
 
 

@@ -167,9 +167,10 @@ def _leave_with_parent(parent: int) -> None:
 def time_limit(seconds: float) -> Iterator[None]:
     """In a worker: the kernel of the operating system ends the process if the body takes longer. A hung GPU needs this:
     the driver's wait cannot be interrupted from Python."""
-    signal.signal(signal.SIGALRM, signal.SIG_DFL)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
+    handler = signal.signal(signal.SIGALRM, signal.SIG_DFL)
+    timer = signal.setitimer(signal.ITIMER_REAL, seconds)
     try:
         yield
     finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
+        signal.setitimer(signal.ITIMER_REAL, *timer)
+        signal.signal(signal.SIGALRM, handler)

@@ -11,17 +11,20 @@ from types import SimpleNamespace
 
 from jitrt.codegen.source import define
 from jitrt.codegen.target import Target
-from jitrt.graph import Graph, TensorType, f16
+from jitrt.graph import Graph, Layout, TensorType, f16
 from jitrt.graph.graph import Graph as Body
 from jitrt.graph.ops import Relu
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template
+from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
 from jitrt.tune.worker import time_limit
 
 
-def relu_problem(*shape: int) -> Problem:
-    """y = relu(x) in float16."""
+def relu_problem(*shape: int, out_strides: tuple[int, ...] | None = None) -> Problem:
+    """y = relu(x) in float16, y with other strides than row-major if given."""
     body = Graph("region")
-    body.mark_output(body.add(Relu(), body.add_input("x", TensorType(f16, shape))))
+    y = body.add(Relu(), body.add_input("x", TensorType(f16, shape)))
+    if out_strides:
+        y.type = y.type.with_layout(Layout(out_strides))
+    body.mark_output(y)
     return Problem(body, (False,), (16, 16))
 
 
@@ -44,6 +47,25 @@ class Listed(Template):
         grid = self.grids[config["choice"]] if self.grids else 1000
         function = SimpleNamespace(arg_names=["y", "x"], __name__=self.name)
         return Lowered((KernelCall(function, {"y": Result(), "x": Operand(0)}, {}, (grid, 1, 1)),))
+
+
+class Generous(Listed):
+    """A call that is given everything there is: y, x, 64 bytes of workspace, 16 of zeros; a program an element."""
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        arguments = {"y": Result(), "x": Operand(0), "workspace": Workspace(), "zeros": Zeros()}
+        function = SimpleNamespace(arg_names=list(arguments), __name__="generous")
+        call = KernelCall(function, arguments, {}, (problem.output.type.numel, 1, 1))
+        return Lowered((call,), workspace_bytes=64, zeros_bytes=16)
+
+
+class Packs(Listed):
+    """Wants operand 1 transposed."""
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        arguments = {"y": Result(), "x": Operand(0), "w": Operand(1)}
+        function = SimpleNamespace(arg_names=list(arguments), __name__="packs")
+        return Lowered((KernelCall(function, arguments, {}, (1, 1, 1)),), pack={1: lambda w: w.T})
 
 
 def last_words() -> None:

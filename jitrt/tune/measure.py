@@ -1,0 +1,49 @@
+"""Measuring candidates in a process of its own, which owns its CUDA context and may die with it."""
+
+from __future__ import annotations
+
+from typing import Protocol
+
+from jitrt.runtime.driver import cuda_driver
+from jitrt.runtime.seam import Device
+from jitrt.tune import rig
+from jitrt.tune.rig import Job, Outcome
+from jitrt.tune.timing_cache import Record
+from jitrt.tune.worker import Worker, WorkerFailure
+
+LIMIT = 300.0  # seconds for one candidate, the host's reference included; the GPU's part has its own, shorter limit
+
+
+class Measurer(Protocol):
+    """What `select` needs of a GPU."""
+
+    @property
+    def device(self) -> Device: ...
+
+    def measure(self, job: Job) -> Outcome: ...
+
+    def close(self) -> None: ...
+
+
+class GpuMeasurer:
+    """Measures on GPU number `index` of this machine. Raises NoGpuError if there is none."""
+
+    def __init__(self, index: int = 0):
+        self.device = cuda_driver(index).device
+        self._index = index
+        self._worker = Worker("GPU worker")
+        self._worker.start()
+
+    def measure(self, job: Job) -> Outcome:
+        """Verify a candidate, then time it. Never raises for what the candidate does."""
+        try:
+            outcome: Outcome = self._worker.call(rig.measure, self._index, job, limit=LIMIT)
+        except WorkerFailure as failure:
+            return Outcome(Record(reason=str(failure)), lasting=False)
+        if outcome.fatal:
+            self._worker.kill()
+        return outcome
+
+    def close(self) -> None:
+        """End the worker."""
+        self._worker.close()

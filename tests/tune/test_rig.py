@@ -1,0 +1,275 @@
+"""The rig on a GPU made of Python: what it lets win, and everything it catches."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import planted
+import pytest
+
+from jitrt.codegen.compile import Binary
+from jitrt.codegen.target import target_of
+from jitrt.errors import DriverError
+from jitrt.graph import Graph, TensorType, f32
+from jitrt.graph.ops import Linear
+from jitrt.kernels.base import Problem, Tactic
+from jitrt.runtime.fake_driver import H200, FakeDriver, FakeKernel
+from jitrt.tune.candidates import Candidate
+from jitrt.tune.rig import Job, Outcome, Rig
+from jitrt.tune.timing_cache import Record
+
+TARGET = target_of(90)
+SHAPE = (16, 32)
+counter = itertools.count()
+Run = Callable[..., None]
+
+
+def relu(
+    driver: FakeDriver, y: int, x: int, strides: tuple[int, ...] | None = None, shape: tuple[int, ...] = SHAPE
+) -> None:
+    driver.array(y, shape, "f16", strides)[...] = np.maximum(driver.array(x, shape, "f16"), np.float16(0))
+
+
+# -- kernels: each takes (driver, grid, y, x, workspace, zeros) ------------------------------------------------------
+
+
+def right(driver: FakeDriver, grid: object, y: int, x: int, workspace: int, zeros: int) -> None:
+    driver.array(workspace, (16,), "f32")[...] = 1
+    relu(driver, y, x)
+
+
+def wrong(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    relu(driver, y, x)
+    driver.array(y, SHAPE, "f16")[3, 7] += np.float16(0.25)
+
+
+def unwritten(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    before = driver.array(y, SHAPE, "f16")[2, 5].copy()
+    relu(driver, y, x)
+    driver.array(y, SHAPE, "f16")[2, 5] = before
+
+
+def beyond(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    relu(driver, y, x)
+    driver.array(y, (513,), "f16")[512] = 1
+
+
+def before(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    relu(driver, y, x)
+    driver.array(y - 4, (1,), "f16")[0] = 1
+
+
+def workspace_beyond(driver: FakeDriver, grid: object, y: int, x: int, workspace: int, zeros: int) -> None:
+    relu(driver, y, x)
+    driver.array(workspace, (17,), "f32")[16] = 1
+
+
+def zeros_left(driver: FakeDriver, grid: object, y: int, x: int, workspace: int, zeros: int) -> None:
+    relu(driver, y, x)
+    driver.array(zeros, (1,), "i32")[0] += 1
+
+
+def zeros_beyond(driver: FakeDriver, grid: object, y: int, x: int, workspace: int, zeros: int) -> None:
+    relu(driver, y, x)
+    driver.array(zeros, (5,), "i32")[4] = 0
+
+
+def stale_workspace(driver: FakeDriver, grid: object, y: int, x: int, workspace: int, zeros: int) -> None:
+    relu(driver, y, x)
+    if driver.array(workspace, (1,), "f32")[0] > 1e10:  # true of the second poison, not of NaN
+        driver.array(y, SHAPE, "f16")[0, 0] *= np.float16(1.001)
+
+
+def racing(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    relu(driver, y, x)
+    driver.array(y, SHAPE, "f16")[...] *= np.float16(1 + next(counter) % 2 * 0.001)
+
+
+def swallows_nan(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    relu(driver, y, x)
+    out = driver.array(y, SHAPE, "f16")
+    out[np.isnan(out)] = 0
+
+
+def saturates(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    relu(driver, y, x)
+    out = driver.array(y, SHAPE, "f16")
+    out[...] = np.minimum(out, np.float16(100))
+
+
+def outside_memory(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    driver.array(y + (1 << 30), (1,), "f16")[0] = 1
+
+
+def raises(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    raise DriverError("cuGraphLaunch", 719, "CUDA_ERROR_LAUNCH_FAILED")
+
+
+def flex(driver: FakeDriver, grid: tuple[int, int, int], y: int, x: int, *_: int) -> None:
+    relu(driver, y, x, shape=grid[:1])
+
+
+def job(run: Run, problem: Problem | None = None, best: float | None = None) -> Job:
+    template = planted.Generous()
+    binary = Binary(b"cubin", run.__name__, 0, 4, (1, 1, 1), 0, 32, 0)
+    return Job(
+        problem or planted.relu_problem(*SHAPE), Candidate(Tactic("listed", ()), template), (binary,), TARGET, best
+    )
+
+
+@pytest.fixture
+def measure() -> Iterator[Callable[..., Outcome]]:
+    drivers: list[tuple[FakeDriver, Rig]] = []
+
+    def run(kernel: Run, problem: Problem | None = None, best: float | None = None, took: float = 3.0) -> Outcome:
+        driver = FakeDriver({kernel.__name__: FakeKernel(("ptr",) * 4, kernel, took)})
+        rig = Rig(driver)
+        drivers.append((driver, rig))
+        return rig.measure(job(kernel, problem, best))
+
+    yield run
+    for driver, rig in drivers:
+        rig.close()
+        assert driver.leaks() == {}
+
+
+def test_a_right_candidate_is_timed(measure: Callable[..., Outcome]) -> None:
+    record = measure(right).record
+    assert record.wins
+    assert record.microseconds == pytest.approx(3.0, rel=0.02)  # an event's cost is spread over the launches
+
+
+@pytest.mark.parametrize(
+    ("kernel", "reason"),
+    [
+        (wrong, "wrong numbers at 1 of 512 elements"),
+        (unwritten, "NaN or unwritten at 1 of 512 elements"),
+        (beyond, "writes 2 bytes outside the output"),
+        (before, "writes 2 bytes outside the output"),
+        (workspace_beyond, "bytes outside its workspace"),
+        (zeros_left, "does not leave its zeros zero"),
+        (zeros_beyond, "bytes outside its zeros"),
+        (stale_workspace, "gives other numbers at a second run"),
+        (racing, "gives other numbers at a second run"),
+        (swallows_nan, "on large numbers and NaN: a number at 1 of 512 elements where the reference is NaN"),
+        (saturates, "on large numbers and NaN: wrong numbers"),
+        (outside_memory, "crashed: kernel failed with CUDA error 700"),
+        (raises, "crashed: cuGraphLaunch failed with CUDA error 719"),
+    ],
+)
+def test_a_bad_candidate_is_refused_with_its_reason(measure: Callable[..., Outcome], kernel: Run, reason: str) -> None:
+    outcome = measure(kernel)
+    assert reason in (outcome.record.reason or "")
+    assert outcome.lasting
+    assert outcome.fatal == ("crashed" in reason)
+    assert not outcome.record.wins
+
+
+def test_the_gaps_between_rows_must_stay(measure: Callable[..., Outcome]) -> None:
+    problem = planted.relu_problem(*SHAPE, out_strides=(40, 1))
+
+    def into_gaps(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        relu(driver, y, x, (40, 1))
+        driver.array(y + 2 * 33, (1,), "f16")[0] = 1
+
+    def tidy(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        relu(driver, y, x, (40, 1))
+
+    assert measure(into_gaps, problem).record.reason == "writes 2 bytes between the rows of its output"
+    assert measure(tidy, problem).record.wins
+
+
+def test_pointers_have_the_promised_alignment_and_no_more(measure: Callable[..., Outcome]) -> None:
+    problem = dataclasses.replace(planted.relu_problem(*SHAPE), alignment=(4, 2))
+    seen: set[tuple[int, int]] = set()
+
+    def look(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        seen.add((x % 16, y % 16))
+        relu(driver, y, x)
+
+    assert measure(look, problem).record.wins
+    assert seen == {(4, 2)}
+
+
+def test_launches_rotate_among_buffers(measure: Callable[..., Outcome]) -> None:
+    outputs: list[int] = []
+
+    def look(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        outputs.append(y)
+        relu(driver, y, x)
+
+    measure(look)
+    timed = outputs[10:-2]  # the first and last runs are for verification, on one set of buffers
+    assert len(set(timed)) == 4
+    assert all(a != b for a, b in itertools.pairwise(timed))
+
+
+def test_a_candidate_behind_the_best_is_not_timed_to_the_end(measure: Callable[..., Outcome]) -> None:
+    assert measure(right, best=1.0, took=100.0).record == Record(pytest.approx(100, rel=0.01), slower=True)
+    assert measure(right, best=2.9).record.slower
+    assert measure(swallows_nan, best=2.9).record.slower  # never ran the last check, and may not win
+    assert measure(right, best=9.0).record.wins
+
+
+def test_a_wrong_verdict_caused_by_another_candidate_is_reversed() -> None:
+    """A candidate that scribbles where nothing watches spoils the operands; the next one gets a second hearing."""
+
+    def scribbles(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        relu(driver, y, x)
+        driver.array(x, SHAPE, "f16")[...] = 7
+
+    kernels = {run.__name__: FakeKernel(("ptr",) * 4, run) for run in (scribbles, right)}
+    rig = Rig(FakeDriver(kernels))
+    assert "other numbers" in (rig.measure(job(scribbles)).record.reason or "")
+    assert rig.measure(job(right)).record.wins
+    session = rig._session(planted.relu_problem(*SHAPE))
+    with session.driver.active():
+        session.driver.fill(session.blocks[0].operands[0].address, 7, 64)
+    assert rig.measure(job(right)).record.wins
+
+
+def test_packed_weights_are_what_the_kernel_gets() -> None:
+    body = Graph("region")
+    x, w = body.add_input("x", TensorType(f32, (3, 5))), body.add_input("w", TensorType(f32, (2, 5)))
+    body.mark_output(body.add(Linear(), x, w))
+    problem = Problem(body, (False, True), (16, 16, 16))
+
+    def linear(driver: FakeDriver, grid: object, y: int, x: int, w: int) -> None:
+        packed = driver.array(w, (5, 2), "f32")
+        driver.array(y, (3, 2), "f32")[...] = driver.array(x, (3, 5), "f32") @ packed
+
+    rig = Rig(FakeDriver({"linear": FakeKernel(("ptr",) * 3, linear)}))
+    binary = Binary(b"cubin", "linear", 0, 4, (1, 1, 1), 0, 32, 0)
+    candidate = Candidate(Tactic("packs", ()), planted.Packs())
+    assert rig.measure(Job(problem, candidate, (binary,), TARGET)).record.wins
+
+
+def test_sessions_make_room_for_one_another() -> None:
+    small = dataclasses.replace(H200, memory_bytes=24 << 20)
+    driver = FakeDriver({"flex": FakeKernel(("ptr",) * 4, flex)}, small)
+    rig = Rig(driver)
+    for size in range(8, 14):
+        assert rig.measure(job(flex, planted.relu_problem(1, size))).record.wins
+    assert len(rig._sessions) == 2
+    rig.close()
+    assert driver.leaks() == {}
+
+
+def test_sessions_are_given_up_when_others_fill_the_memory() -> None:
+    driver = FakeDriver({"flex": FakeKernel(("ptr",) * 4, flex)}, dataclasses.replace(H200, memory_bytes=64 << 20))
+    rig = Rig(driver)
+    rig.measure(job(flex, planted.relu_problem(1, 8)))
+    with driver.active():
+        driver.alloc(driver.memory_info()[0] - (1 << 20))
+    assert rig.measure(job(flex, planted.relu_problem(1, 9))).record.wins
+    assert len(rig._sessions) == 1
+
+
+def test_a_problem_too_large_for_the_gpu_is_refused_for_now() -> None:
+    tiny = dataclasses.replace(H200, memory_bytes=1 << 20)
+    outcome = Rig(FakeDriver({"right": FakeKernel(("ptr",) * 4, right)}, tiny)).measure(job(right))
+    assert "out of memory" in (outcome.record.reason or "")
+    assert not outcome.lasting
