@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 from jitrt.graph import ops
 from jitrt.graph.dtype import DType
@@ -43,6 +44,13 @@ _LANGUAGE_TYPES = {
 def register_type(dtype: DType) -> str:
     """The type a value of `dtype` has inside a kernel."""
     return _LANGUAGE_TYPES[dtype]
+
+
+def triton_dtype(dtype: DType) -> Any:
+    """The `tl` dtype object of `register_type`, to hand to a kernel as a constexpr."""
+    import triton.language as tl
+
+    return getattr(tl, register_type(dtype).removeprefix("tl."))
 
 
 def literal(number: float | int | bool) -> str:

@@ -12,7 +12,7 @@ from typing import Any
 
 from jitrt.codegen.pointwise import EXPRESSIONS
 from jitrt.codegen.source import function
-from jitrt.codegen.tile import Space
+from jitrt.codegen.tile import Space, TileSpace
 from jitrt.codegen.writer import Writer
 from jitrt.graph.graph import Graph, Value
 from jitrt.graph.types import TensorType
@@ -51,3 +51,34 @@ def make_prologue(
     result = writer.read(value)
     head = ["@triton.jit", f"def load(aux, {space.parameters}):"]
     return Prologue(tuple(writer.operands), "\n".join([*head, *writer.lines, f"    return {result}", ""]))
+
+
+def source_of(value: Value) -> Value | None:
+    """The one operand that `value` is computed from, if there is just one."""
+    sources: dict[Value, None] = {}
+    stack = [value]
+    while stack:
+        top = stack.pop()
+        if top.producer is not None:
+            stack.extend(top.producer.inputs)
+        elif not top.is_constant:
+            sources[top] = None
+    return next(iter(sources)) if len(sources) == 1 else None
+
+
+def refuse_chain(value: Value) -> str | None:
+    """None if `value`, an anchor's operand, is elementwise ops on one operand of the region and scalars."""
+    reason = refuse_prologue(value)
+    if reason is None and source_of(value) is None:
+        return "what is computed before it reads more than one tensor"
+    return reason
+
+
+def make_chain(body: Graph, value: Value) -> Any:
+    """The function `chain(x)` from an element of the one operand behind `value` to `value`, for anchors that load the
+    operand themselves."""
+    source = source_of(value)
+    assert source is not None
+    writer = Writer(body, TileSpace((), (), None), {}, names={source: "x"})
+    result = writer.read(value)
+    return function("\n".join(["@triton.jit", "def chain(x):", *writer.lines, f"    return {result}", ""]), "chain")

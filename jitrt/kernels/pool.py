@@ -1,0 +1,291 @@
+"""Pooling: the maximum or mean under a sliding or adaptive window, in one to three dimensions.
+
+Formula: y[n, c, o...] = f(max or mean over taps t of g(x[n, c, o * stride - padding + t * dilation])), taps outside the
+input left out; g are elementwise ops before the pool. Fires for any strides in memory of x and y, with everything
+elementwise after the pool in the epilogue. Saves the write and read between pool and epilogue.
+Floor: (x + y) bytes / bandwidth. Each tap is one load; taps of neighbouring outputs overlap and hit L1 and L2, so that
+DRAM is read once.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from jitrt.codegen.epilogue import make_epilogue, refuse_epilogue
+from jitrt.codegen.pointwise import triton_dtype
+from jitrt.codegen.prologue import make_chain, refuse_chain, source_of
+from jitrt.codegen.source import function
+from jitrt.codegen.target import Target
+from jitrt.codegen.tile import TileSpace
+from jitrt.graph.dtype import DType
+from jitrt.graph.graph import Graph, Node
+from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
+from jitrt.graph.types import Layout, TensorType
+from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
+
+_POOLS = (MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool)
+_UNROLL = 32  # taps written out one by one; a larger window is a loop over its rows
+
+
+@triton.jit
+def pool(
+    y,
+    x,
+    aux,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    SIZE: tl.constexpr,  # depth, height, width of x
+    OUT: tl.constexpr,  # the same of y
+    WINDOW: tl.constexpr,  # taps along each
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    DILATION: tl.constexpr,
+    X_STRIDES: tl.constexpr,
+    CHECKED: tl.constexpr,  # along each: some tap can fall outside its window or x
+    COUNTED: tl.constexpr,  # (first, end) positions along each that the mean's divisor counts
+    ADAPTIVE: tl.constexpr,
+    MAXIMUM: tl.constexpr,
+    DIVISOR: tl.constexpr,  # of every window, or 0 if windows differ
+    WIDE: tl.constexpr,
+    ACC: tl.constexpr,  # dtype of the maximum or sum
+    RESULT: tl.constexpr,  # dtype the epilogue computes in
+    UNROLL: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    LOCATE: tl.constexpr,
+    CHAIN: tl.constexpr,  # the elementwise ops before the pool, or None
+    APPLY: tl.constexpr,
+    STORE: tl.constexpr,
+):
+    tiles_k: tl.constexpr = (COLUMNS + BLOCK_K - 1) // BLOCK_K
+    pid = tl.program_id(0)
+    m = ((pid // tiles_k) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
+    k = ((pid % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
+    m_mask = m < ROWS
+    k_mask = k < COLUMNS
+
+    plane, d_out, h_out, w_out = LOCATE(m, k)
+    d, d_end = _window(d_out, SIZE[0], OUT[0], WINDOW[0], STRIDE[0], PADDING[0], ADAPTIVE)
+    h, h_end = _window(h_out, SIZE[1], OUT[1], WINDOW[1], STRIDE[1], PADDING[1], ADAPTIVE)
+    w, w_end = _window(w_out, SIZE[2], OUT[2], WINDOW[2], STRIDE[2], PADDING[2], ADAPTIVE)
+    if WIDE:
+        corner = plane + d.to(tl.int64) * X_STRIDES[0] + h.to(tl.int64) * X_STRIDES[1] + w.to(tl.int64) * X_STRIDES[2]
+    else:
+        corner = plane + d * X_STRIDES[0] + h * X_STRIDES[1] + w * X_STRIDES[2]
+    first = x + tl.broadcast_to(corner, (BLOCK_M, BLOCK_K))
+
+    lowest: tl.constexpr = float("-inf") if MAXIMUM else 0.0
+    acc = tl.full((BLOCK_M, BLOCK_K), lowest, tl.float32).to(ACC)
+    for tap in tl.range(0, WINDOW[0] * WINDOW[1] * WINDOW[2], loop_unroll_factor=UNROLL):
+        td = tap // (WINDOW[1] * WINDOW[2]) * DILATION[0]
+        th = tap // WINDOW[2] % WINDOW[1] * DILATION[1]
+        tw = tap % WINDOW[2] * DILATION[2]
+        inside = m_mask & k_mask
+        if CHECKED[0]:
+            inside = inside & (d + td >= 0) & (d + td < (d_end if ADAPTIVE else SIZE[0]))
+        if CHECKED[1]:
+            inside = inside & (h + th >= 0) & (h + th < (h_end if ADAPTIVE else SIZE[1]))
+        if CHECKED[2]:
+            inside = inside & (w + tw >= 0) & (w + tw < (w_end if ADAPTIVE else SIZE[2]))
+        step = td * X_STRIDES[0] + th * X_STRIDES[1] + tw * X_STRIDES[2]
+        value = tl.load(first + step, mask=inside, other=lowest).to(ACC)
+        if CHAIN is not None:
+            value = tl.where(inside, CHAIN(value), lowest)
+        acc = tl.maximum(acc, value, tl.PropagateNan.ALL) if MAXIMUM else acc + value
+
+    acc = acc.to(RESULT)
+    if not MAXIMUM:
+        if DIVISOR:
+            acc = acc / DIVISOR
+        else:
+            count = tl.minimum(d_end, COUNTED[0][1]) - tl.maximum(d, COUNTED[0][0])
+            count *= tl.minimum(h_end, COUNTED[1][1]) - tl.maximum(h, COUNTED[1][0])
+            count *= tl.minimum(w_end, COUNTED[2][1]) - tl.maximum(w, COUNTED[2][0])
+            acc = acc / count
+    STORE(y, APPLY(acc, aux, m, k, m_mask, k_mask), m, k, m_mask, k_mask)
+
+
+@triton.jit
+def _window(
+    out,
+    SIZE: tl.constexpr,
+    OUT: tl.constexpr,
+    WINDOW: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    ADAPTIVE: tl.constexpr,
+):
+    """(first position, end) of the windows of output positions along one dimension."""
+    if ADAPTIVE:
+        start = out * SIZE // OUT
+        end = ((out + 1) * SIZE + OUT - 1) // OUT
+    else:
+        start = out * STRIDE - PADDING
+        end = start + WINDOW
+    return start, end
+
+
+Triple = tuple[int, int, int]
+
+
+@dataclass(frozen=True)
+class Windows:
+    """A pool's windows along depth, height and width; dimensions there are not have size 1."""
+
+    size: Triple
+    out: Triple
+    taps: Triple
+    stride: Triple
+    padding: Triple
+    dilation: Triple
+    checked: tuple[bool, bool, bool]
+    counted: tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+    adaptive: bool
+    divisor: int
+
+
+def describe(anchor: Node) -> Windows:
+    """The windows of a pool node. An adaptive pool whose windows are all alike is a sliding one."""
+    op = anchor.op
+    size, out = (list(v.type.shape[2:]) for v in (anchor.inputs[0], anchor.output))
+    dims = len(size)
+    one, none = [1] * dims, [0] * dims
+    adaptive = isinstance(op, AdaptiveMaxPool | AdaptiveAvgPool) and any(s % o for s, o in zip(size, out))
+    include_padding = False
+    if isinstance(op, MaxPool | AvgPool):
+        taps, stride, padding = list(op.kernel), list(op.stride), list(op.padding)
+        dilation = list(op.dilation) if isinstance(op, MaxPool) else one
+        include_padding = isinstance(op, AvgPool) and op.count_include_pad
+    elif adaptive:
+        taps = [max(-(-(i + 1) * s // o) - i * s // o for i in range(o)) for s, o in zip(size, out)]
+        stride, padding, dilation = one, none, one
+    else:
+        taps = [s // o for s, o in zip(size, out)]
+        stride, padding, dilation = taps, none, one
+    last = [(o - 1) * s - p + (t - 1) * e for o, s, p, t, e in zip(out, stride, padding, taps, dilation)]
+    past = [p > 0 or end >= s for p, end, s in zip(padding, last, size)]
+    counted = [(-p, s + p) if include_padding else (0, s) for s, p in zip(size, padding)]
+    ends = [(o - 1) * s - p + t for o, s, p, t in zip(out, stride, padding, taps)]
+    alike = not adaptive and all(
+        -p >= low and end <= high for p, end, (low, high) in zip(padding, ends, counted)
+    )
+
+    def three(values: Sequence[Any], fill: Any) -> Any:
+        return (*[fill] * (3 - dims), *values)
+
+    return Windows(
+        size=three(size, 1),
+        out=three(out, 1),
+        taps=three(taps, 1),
+        stride=three(stride, 1),
+        padding=three(padding, 0),
+        dilation=three(dilation, 1),
+        checked=three([adaptive and s % o != 0 for s, o in zip(size, out)] if adaptive else past, False),
+        counted=three(counted, (0, 1)),
+        adaptive=adaptive,
+        divisor=math.prod(taps) if alike else 0,
+    )
+
+
+def make_locate(space: TileSpace, x: TensorType) -> Any:
+    """The function (m, k) -> (offset of the image and channel in x, output position along depth, height, width)."""
+    planes = TensorType(x.dtype, (*x.shape[:2], *[1] * (x.rank - 2)), Layout(x.strides))
+    texts = [*["0"] * (5 - x.rank), *(space.coordinate(d) for d in range(2, x.rank))]
+    results = [f"{space.address(planes).offset} + m * 0", *("m * 0" if text == "0" else text for text in texts)]
+    return function(f"@triton.jit\ndef locate(m, k):\n    return {', '.join(results)}\n", "locate")
+
+
+class Pool(Template):
+    """Max and average pools, sliding and adaptive."""
+
+    name = "pool"
+
+    def accepts(self, body: Graph) -> str | None:
+        anchor = anchor_of(body)
+        if anchor is None or not isinstance(anchor.op, _POOLS):
+            return "anchor is no pool"
+        x = anchor.inputs[0]
+        if x.type.rank > 5:
+            return f"a {x.type.rank - 2}-d pool has no kernel"
+        if not x.type.dtype.is_float:
+            return f"a pool of {x.type.dtype.value} has no kernel"
+        return refuse_chain(x) or refuse_epilogue(body, anchor)
+
+    def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
+        space = TileSpace.of(problem.output.type)
+        rows, columns = space.row_count, space.column_count
+        configs = []
+        for elements, warps in ((1024, 4), (2048, 4), (512, 2), (512, 4), (256, 1), (128, 1)):
+            for widest in (128, 32):
+                block_k = min(triton.next_power_of_2(columns), widest, elements)
+                block_m = min(triton.next_power_of_2(rows), elements // block_k)
+                config = {"BLOCK_M": block_m, "BLOCK_K": block_k, "num_warps": warps}
+                if config not in configs:
+                    configs.append(config)
+        # Small problems want many small programs, large ones large tiles: fill the chip with 8 warps an SM first.
+        enough = target.sms * 8
+
+        def cost(config: Config) -> float:
+            tiles = -(-rows // config["BLOCK_M"]) * -(-columns // config["BLOCK_K"])
+            waste = tiles * config["BLOCK_M"] * config["BLOCK_K"] / problem.output.type.numel
+            return waste * max(1.0, enough / (tiles * config["num_warps"]))
+
+        return sorted(configs, key=cost)[:8]
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        body, anchor = problem.body, problem.anchor
+        assert anchor is not None
+        source = source_of(anchor.inputs[0])
+        assert source is not None
+        x = source.type
+        space = TileSpace.of(problem.output.type)
+        epilogue = make_epilogue(body, anchor.output, space)
+        windows = describe(anchor)
+        taps = math.prod(windows.taps)
+        maximum = isinstance(anchor.op, MaxPool | AdaptiveMaxPool)
+        chained = source is not anchor.inputs[0]
+        result = triton_dtype(anchor.output.type.dtype)
+        constexprs: dict[str, Any] = {
+            "ROWS": space.row_count,
+            "COLUMNS": space.column_count,
+            "SIZE": windows.size,
+            "OUT": windows.out,
+            "WINDOW": windows.taps,
+            "STRIDE": windows.stride,
+            "PADDING": windows.padding,
+            "DILATION": windows.dilation,
+            "X_STRIDES": (*[0] * (5 - x.rank), *x.strides[2:]),
+            "CHECKED": windows.checked,
+            "COUNTED": windows.counted,
+            "ADAPTIVE": windows.adaptive,
+            "MAXIMUM": maximum,
+            "DIVISOR": windows.divisor,
+            "WIDE": x.span >= 2**31,
+            "ACC": _storage_dtype(x.dtype) if maximum and not chained else result,
+            "RESULT": result,
+            "UNROLL": taps if taps <= _UNROLL else windows.taps[2],
+            "BLOCK_M": config["BLOCK_M"],
+            "BLOCK_K": config["BLOCK_K"],
+            "LOCATE": make_locate(space, x),
+            "CHAIN": make_chain(body, anchor.inputs[0]) if chained else None,
+            "APPLY": epilogue.apply,
+            "STORE": epilogue.store,
+        }
+        arguments: dict[str, Any] = {
+            "y": Result(),
+            "x": Operand(body.inputs.index(source)),
+            "aux": tuple(Operand(i) for i in epilogue.operands),
+        }
+        tiles = -(-space.row_count // config["BLOCK_M"]) * -(-space.column_count // config["BLOCK_K"])
+        return Lowered((KernelCall(pool, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
+
+
+def _storage_dtype(dtype: DType) -> Any:
+    """A maximum is exact in the type of its operands, and in 16 bits takes half the instructions."""
+    return {DType.f16: tl.float16, DType.bf16: tl.bfloat16}.get(dtype, triton_dtype(dtype))
