@@ -2,7 +2,9 @@
 
 The kernel hands its float32 tile and the tile's indices to `APPLY(acc, aux, m, k, m_mask, k_mask)`, which loads what
 other operands it needs, computes and returns the tile, and then to `STORE(y, value, m, k, m_mask, k_mask)`. Both arrive
-as `tl.constexpr` arguments, so one kernel serves every chain of elementwise ops.
+as `tl.constexpr` arguments, so one kernel serves every chain of elementwise ops. A kernel that wants a residual under
+way while it still multiplies calls APPLY in its two halves: `held = FETCH(aux, m, k, ...)` before its loop and
+`FINISH(acc, held)` after it.
 """
 
 from __future__ import annotations
@@ -26,11 +28,21 @@ class Epilogue:
 
     operands: tuple[int, ...]
     apply_source: str
+    fetch_source: str
+    finish_source: str
     store_source: str
 
     @property
     def apply(self) -> Any:
         return function(self.apply_source, "apply")
+
+    @property
+    def fetch(self) -> Any:
+        return function(self.fetch_source, "fetch")
+
+    @property
+    def finish(self) -> Any:
+        return function(self.finish_source, "finish")
 
     @property
     def store(self) -> Any:
@@ -78,6 +90,11 @@ def make_epilogue(
     result = writer.read(output)
     head = ["@triton.jit", f"def apply(acc, aux, {space.parameters}):"]
     apply = [*head, *writer.lines, f"    return {result}", ""]
+    held = [f"r{i}" for i in range(len(writer.operands))]
+    loaded = f"({', '.join(held)},)" if held else "0"  # Triton has no empty tuple to return
+    fetch = ["@triton.jit", f"def fetch(aux, {space.parameters}):", *writer.loads, f"    return {loaded}", ""]
+    taken = [f"    {name} = held[{i}]" for i, name in enumerate(held)]
+    finish = ["@triton.jit", "def finish(acc, held):", *taken, *writer.steps, f"    return {result}", ""]
     address = writer.address(output)
     masks = " & ".join(f"{name}_mask" for name in space.axes)
     # The pointers must have the tile's shape also along an index that does not move them.
@@ -88,4 +105,5 @@ def make_epilogue(
         f"    tl.store(y + ({offset}), value.to(y.dtype.element_ty), mask={masks})",
         "",
     ]
-    return Epilogue(tuple(writer.operands), "\n".join(apply), "\n".join(store))
+    sources = ("\n".join(text) for text in (apply, fetch, finish, store))
+    return Epilogue(tuple(writer.operands), *sources)

@@ -15,15 +15,21 @@ from jitrt.graph.types import TensorType
 
 @dataclass
 class Writer:
-    """The lines so far, the operands (indices of `body.inputs`) they load from the tuple `aux`, and the name of every
-    value that already is in a variable. `given` overrides the types of operands, to address them in another shape."""
+    """The lines so far (first all `loads`, then all `steps`, which use nothing but what was loaded), the operands
+    (indices of `body.inputs`) they load from the tuple `aux`, and the name of every value that already is in a variable.
+    `given` overrides the types of operands, to address them in another shape."""
 
     body: Graph
     space: Space
     given: Mapping[Value, TensorType]
     names: dict[Value, str] = field(default_factory=dict)
     operands: list[int] = field(default_factory=list)
-    lines: list[str] = field(default_factory=list)
+    loads: list[str] = field(default_factory=list)
+    steps: list[str] = field(default_factory=list)
+
+    @property
+    def lines(self) -> list[str]:
+        return [*self.loads, *self.steps]
 
     def read(self, value: Value) -> str:
         """A name or literal for `value` at the kernel's position. Raises GraphError if it is not elementwise."""
@@ -43,11 +49,11 @@ class Writer:
     def _load(self, value: Value) -> str:
         address = self.address(value)
         guard = f", mask={address.mask}, other=0" if address.mask else ""
-        name = f"x{len(self.operands)}"
-        kind = register_type(value.type.dtype)
-        self.lines.append(f"    {name} = tl.load(aux[{len(self.operands)}] + ({address.offset}){guard}).to({kind})")
+        index = len(self.operands)
+        self.loads.append(f"    r{index} = tl.load(aux[{index}] + ({address.offset}){guard})")
+        self.steps.append(f"    x{index} = r{index}.to({register_type(value.type.dtype)})")
         self.operands.append(self.body.inputs.index(value))
-        return name
+        return f"x{index}"
 
     def _compute(self, node: Node) -> str:
         if type(node.op) not in EXPRESSIONS:
@@ -59,7 +65,7 @@ class Writer:
             text = f"tl.full([1, 1], {text}, {result})"
         cast = f".to({result})" if source != result or isinstance(node.op, Cast) else ""
         name = f"v{len(self.names)}"
-        self.lines.append(f"    {name} = ({text}){cast}")
+        self.steps.append(f"    {name} = ({text}){cast}")
         return name
 
 

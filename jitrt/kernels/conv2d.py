@@ -4,11 +4,12 @@ Formula: y[m, k] = f(sum over (r, s, c) of x[pixel(m) + (r, s), c] * w[k, r, s, 
 layer is the case of one pixel. Fires on sm_80 and later for any filter, stride, padding, dilation and strides in memory.
 Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * R * S / the tensor cores' rate.
 
-Three choices make it cover the networks:
+These choices make it cover the networks:
 
 * `SPLIT_K` programs share a tile where there are too few tiles to fill the chip. Each stores its float32 partial sum;
   the last one to arrive adds them in a fixed order, so the result is deterministic, and leaves the counter zero.
 * `FLATTEN` runs the reduction over (r, s, c) as one index where c is too short for a block (a network's first layer).
+* `EARLY` puts the loads of a residual under way before the main loop, at the price of registers.
 * Groups run in bundles: enough neighbouring groups at a time to fill a tensor-core tile, with the weights of the bundle
   packed block-diagonally. The zeros cost arithmetic that a memory-bound layer has to spare; a NaN or an infinity in one
   group makes the whole bundle NaN (zero times infinity).
@@ -76,8 +77,10 @@ def conv2d(
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SPLIT_K: tl.constexpr,
+    EARLY: tl.constexpr,  # load the epilogue's operands before the loop
     PRECISION: tl.constexpr,
-    APPLY: tl.constexpr,
+    FETCH: tl.constexpr,
+    FINISH: tl.constexpr,
     STORE: tl.constexpr,
 ):
     tiles_n: tl.constexpr = (FILTERS + BLOCK_N - 1) // BLOCK_N
@@ -104,6 +107,11 @@ def conv2d(
         image = image.to(tl.int64)
     x_row = image * X_STRIDES[0] + h0 * X_STRIDES[2] + w0 * X_STRIDES[3] + bundle * CHANNELS * X_STRIDES[1]
     w_row = (bundle * FILTERS + rn) * W_STRIDES[0]
+
+    m = rm[:, None]
+    k = bundle * FILTERS + rn[None, :]
+    if EARLY:
+        held = FETCH(aux, m, k, m_mask, n_mask)
 
     acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
     share: tl.constexpr = (steps + SPLIT_K - 1) // SPLIT_K
@@ -143,10 +151,10 @@ def conv2d(
         b = tl.load(w + (w_row[None, :] + w_step[:, None]), mask=w_mask, other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
 
-    m = rm[:, None]
-    k = bundle * FILTERS + rn[None, :]
     if SPLIT_K == 1:
-        STORE(y, APPLY(acc, aux, m, k, m_mask, n_mask), m, k, m_mask, n_mask)
+        if not EARLY:
+            held = FETCH(aux, m, k, m_mask, n_mask)
+        STORE(y, FINISH(acc, held), m, k, m_mask, n_mask)
     else:
         spot = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
         part = partials + tile * (SPLIT_K * BLOCK_M * BLOCK_N)
@@ -157,7 +165,7 @@ def conv2d(
             for other in range(1, SPLIT_K):
                 total += tl.load(part + other * (BLOCK_M * BLOCK_N) + spot, cache_modifier=".cg")
             tl.store(counters + tile, 0)
-            STORE(y, APPLY(total, aux, m, k, m_mask, n_mask), m, k, m_mask, n_mask)
+            STORE(y, FINISH(total, FETCH(aux, m, k, m_mask, n_mask)), m, k, m_mask, n_mask)
 
 
 @dataclass(frozen=True)
@@ -354,8 +362,10 @@ class Conv2d(Template):
             "BLOCK_N": block_n,
             "BLOCK_K": config["BLOCK_K"],
             "SPLIT_K": split,
+            "EARLY": config["EARLY"],
             "PRECISION": "tf32" if tf32 else "ieee",
-            "APPLY": epilogue.apply,
+            "FETCH": epilogue.fetch,
+            "FINISH": epilogue.finish,
             "STORE": epilogue.store,
         }
         arguments: dict[str, Any] = {"y": Result(), "x": Operand(x_index), "w": Operand(w_index)}

@@ -62,11 +62,17 @@ def _space(shape: GemmShape, flatten: bool) -> list[dict[str, int | bool]]:
     if shape.ieee:
         blocks_m, blocks_n, blocks_k = [b for b in blocks_m if b <= 64], [b for b in blocks_n if b <= 64], [16, 32]
     out: list[dict[str, int | bool]] = []
-    for bm, bn, bk, warps, stages, split in itertools.product(
-        blocks_m, blocks_n, blocks_k, (2, 4, 8), (2, 3, 4, 5), (1, 2, 3, 4, 6, 8, 12, 16)
+    for bm, bn, bk, warps, stages, split, early in itertools.product(
+        blocks_m,
+        blocks_n,
+        blocks_k,
+        (2, 4, 8),
+        (2, 3, 4, 5),
+        (1, 2, 3, 4, 6, 8, 12, 16),
+        (False, True) if shape.epilogue_reads else (False,),
     ):
         steps = _steps(shape, flatten, bk)
-        if split > 1 and steps < 2 * split:
+        if split > 1 and (steps < 2 * split or early):
             continue
         if stages > max(2, -(-steps // split)):
             continue
@@ -76,6 +82,7 @@ def _space(shape: GemmShape, flatten: bool) -> list[dict[str, int | bool]]:
                 "BLOCK_N": bn,
                 "BLOCK_K": bk,
                 "SPLIT_K": split,
+                "EARLY": early,
                 "FLATTEN": flatten,
                 "num_warps": warps,
                 "num_stages": stages,
@@ -94,7 +101,8 @@ def _shared(config: Config, shape: GemmShape) -> int:
 
 def _registers(config: Config) -> int:
     """Registers a thread: the accumulator and a share for addresses and operands."""
-    return config["BLOCK_M"] * config["BLOCK_N"] // (32 * config["num_warps"]) + 56
+    tile = config["BLOCK_M"] * config["BLOCK_N"] // (32 * config["num_warps"])
+    return tile + (tile // 2 if config["EARLY"] else 0) + 56
 
 
 def _fits(config: Config, shape: GemmShape, target: Target) -> bool:
@@ -138,6 +146,8 @@ def cost(config: Config, shape: GemmShape, target: Target) -> float:
     steps = -(-_steps(shape, bool(config["FLATTEN"]), bk) // split)
     store = bm * bn * 2 * (1 + shape.epilogue_reads) * together / 20  # bytes at an SM's share of DRAM bandwidth
     cycles = waves * (steps * step + _SETUP + store)
+    if shape.epilogue_reads and not config["EARLY"]:
+        cycles += waves * _LATENCY / 2
     if split > 1:
         cycles += 1500 + split * bm * bn * 4 / 90
     return cycles / _CLOCK + 1.5e-6

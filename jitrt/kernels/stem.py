@@ -165,8 +165,10 @@ class Stem(Template):
             "BLOCK_N": config["BLOCK_N"],
             "BLOCK_K": config["BLOCK_K"],
             "SPLIT_K": 1,
+            "EARLY": False,
             "PRECISION": "tf32" if anchor.op.tf32 else "ieee",
-            "APPLY": epilogue.apply,
+            "FETCH": epilogue.fetch,
+            "FINISH": epilogue.finish,
             "STORE": epilogue.store,
         }
         arguments: dict[str, Any] = {

@@ -16,13 +16,14 @@ from tests.kernels.convolutions import conv_problem, linear_problem
 SAME = ((1, 1), (1, 1))
 
 
-def config(m: int = 16, n: int = 16, k: int = 16, *, split: int = 1, flatten: bool = False) -> dict[str, int | bool]:
+def config(m: int = 16, n: int = 16, k: int = 16, *, split: int = 1, flatten: bool = False, early: bool = False) -> dict[str, int | bool]:
     return {
         "BLOCK_M": m,
         "BLOCK_N": n,
         "BLOCK_K": k,
         "SPLIT_K": split,
         "FLATTEN": flatten,
+        "EARLY": early,
         "num_warps": 4,
         "num_stages": 2,
     }
@@ -55,6 +56,12 @@ def test_numbers(problem: Problem) -> None:
 def test_split_k_adds_the_parts_and_leaves_the_counters_zero() -> None:
     problem = conv_problem((1, 48, 3, 3), 20, (3, 3), padding=SAME, residual=True)
     check_problem(problem, Conv2d(), [config(split=2), config(split=4, k=32), config(split=16)])
+
+
+def test_early_residual() -> None:
+    problem = conv_problem((1, 24, 5, 3), 20, (3, 3), padding=SAME, residual=True)
+    check_problem(problem, Conv2d(), [config(early=True)])
+    compiles(problem, Conv2d(), config(32, 32, 32, early=True))
 
 
 def test_flattened_reduction_of_few_channels() -> None:

@@ -19,6 +19,7 @@ CONFIG = {
     "BLOCK_K": 16,
     "SPLIT_K": 1,
     "FLATTEN": False,
+    "EARLY": False,
     "num_warps": 4,
     "num_stages": 2,
 }
