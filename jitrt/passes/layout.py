@@ -180,7 +180,7 @@ def _write_as(graph: Graph, value: Value, layout: Layout, view: Node | None = No
         return False
     between = [value] if view is None else []
     between += [node.inputs[0] for node in chain]
-    if any(only_reader(graph, v) is None or len(v.uses) > 1 for v in dict.fromkeys(between)):
+    if any(only_reader(graph, v) is None for v in between):
         return False
     storage = None if view is None else target.name
     computed.type = computed.type.with_layout(Layout(root_layout.strides, root_layout.offset, storage))

@@ -1,0 +1,66 @@
+from __future__ import annotations
+
+import pytest
+
+from jitrt.passes.fold_constants import fold_constants
+
+
+def test_a_chain_of_constants_becomes_one(rewrites):
+    rewrites(
+        fold_constants,
+        """
+        graph g(%x: f32[2,2]) {
+          const %w: f32[2,2] = [[1.0, 2.0], [3.0, 4.0]]
+          const %s: f32[] = 2.0
+          %0 = permute(%w) <order=(1, 0)> : f32[2,2]
+          %1 = mul(%0, %s) : f32[2,2]
+          %2 = matmul(%x, %1) <tf32=False> : f32[2,2]
+          return %2
+        }""",
+        """
+        graph g(%x: f32[2,2]) {
+          const %c: f32[2,2] = [[2.0, 6.0], [4.0, 8.0]]
+          %2 = matmul(%x, %c) <tf32=False> : f32[2,2]
+          return %2
+        }""",
+    )
+
+
+def test_results_are_rounded_to_their_dtype(rewrites):
+    outcome = rewrites(
+        fold_constants,
+        """
+        graph g(%x: f16[2]) {
+          const %c: f32[2] = [1.0, 2.5]
+          %0 = cast(%c) <dtype='f16'> : f16[2]
+          %1 = add(%x, %0) : f16[2]
+          return %1
+        }""",
+        """
+        graph g(%x: f16[2]) {
+          const %c: f16[2] = [1.0, 2.5]
+          %1 = add(%x, %c) : f16[2]
+          return %1
+        }""",
+    )
+    assert outcome.done == ["cast of constants computed at build time"]
+
+
+@pytest.mark.parametrize(
+    ("nodes", "reason"),
+    [
+        (
+            "%0 = expand(%c) <shape=(100, 1000)> : f32[100,1000]\n%1 = add(%x, %0) : f32[100,1000]",
+            "expand of constants not folded: 4 bytes would become 400000",
+        ),
+        (
+            "%1 = expand(%c) <shape=(3,)> : f32[3]",
+            "expand of constants not folded: it is an output of the graph",
+        ),
+    ],
+)
+def test_refusals(rewrites, nodes, reason):
+    outcome = rewrites(
+        fold_constants, f"graph g(%x: f32[100,1000]) {{\nconst %c: f32[1] = [2.0]\n{nodes}\nreturn %1\n}}"
+    )
+    assert outcome.refused == [reason]
