@@ -22,7 +22,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("integrations", "bench"),
     ("__init__", "testing"),
     ("api", "explain"),
-    ("compiler",),
+    ("compiler", "progress"),
     ("assemble",),
     ("frontend", "tune", "quantize"),
     ("lowering",),
