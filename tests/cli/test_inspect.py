@@ -3,8 +3,14 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_the_summary(jitrt: Any, plan_path: Path) -> None:
@@ -44,3 +50,14 @@ def test_a_truncated_plan_is_refused(jitrt: Any, plan_path: Path) -> None:
     status, out, err = jitrt("inspect", plan_path)
     assert (status, out) == (1, "")
     assert "truncated" in err
+
+
+@pytest.mark.parametrize(("command", "status"), [("inspect", 0), ("run", 1)])
+def test_a_plan_needs_neither_torch_nor_triton(command: str, status: int, plan_path: Path) -> None:
+    """In a process where they cannot be imported. `run` fails for want of a GPU, or of real cubins."""
+    block = "import sys\nfor name in ('torch', 'triton', 'onnx'): sys.modules[name] = None\n"
+    script = f"{block}from jitrt import cli\nsys.exit(cli.main([{command!r}, {str(plan_path)!r}]))"
+    done = subprocess.run([sys.executable, "-c", script], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert done.returncode == status, done.stderr
+    assert "ImportError" not in done.stderr
+    assert "ModuleNotFoundError" not in done.stderr
