@@ -26,7 +26,7 @@ def table(
     title: str | None, header: Sequence[str], rows: Iterable[Sequence[object]], right: Sequence[int] = ()
 ) -> Table:
     """A table; `right` lists the columns of numbers. Cells are plain text: brackets in them mean nothing."""
-    made = Table(title=title, title_justify="left", title_style="bold")
+    made = Table(title=title, title_justify="left", title_style="bold", show_header=any(header))
     for index, name in enumerate(header):
         made.add_column(name, justify="right" if index in right else "left", overflow="fold")
     for row in rows:
