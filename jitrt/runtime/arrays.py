@@ -82,7 +82,7 @@ def arrays_of(first: object, signature: Signature) -> Arrays:
     """The kind of an engine's first input; without inputs numpy. Raises InputError if it is no array."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(first, torch.Tensor):
-        return TorchArrays(signature, torch, on_host=first.device.type == "cpu")
+        return TorchArrays(signature, torch, on_host=not first.is_cuda)
     if not signature.inputs or isinstance(first, np.ndarray | np.generic):
         return NumpyArrays(signature)
     if is_array(first):

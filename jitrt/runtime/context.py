@@ -37,10 +37,11 @@ class ExecutionContext:
         self._staging: list[int] = []
         self._lock = threading.Lock()
         with driver.active():
-            self._resources = Resources(driver, self)
+            self._resources = Resources(driver, self, keep=loaded)
             addresses = allocate_spaces(loaded.plan, self._resources, loaded.constants, stream=0)
             driver.synchronize(0)  # the zeros are there, whatever stream comes first
         self._graph = LaunchGraph(driver, loaded.plan, loaded.kernels, addresses)
+        self._resources.add(self._graph.close)
         self.addresses = addresses
 
     @property
@@ -85,7 +86,6 @@ class ExecutionContext:
     def close(self) -> None:
         """Free the context's device memory, once the device is idle. It cannot run again."""
         with self._lock:
-            self._graph.close()
             self._resources.close()
 
     def launch(self, bound: list[int], stream: int) -> None:

@@ -67,7 +67,9 @@ class CudaDriver:
         attribute = self._api.CUdevice_attribute
 
         def get(name: str) -> int:
-            return int(self._call("cuDeviceGetAttribute", attribute[f"CU_DEVICE_ATTRIBUTE_{name}"], self._ordinal))
+            return int(
+                self._call("cuDeviceGetAttribute", getattr(attribute, f"CU_DEVICE_ATTRIBUTE_{name}"), self._ordinal)
+            )
 
         # Two transfers a clock; kHz and bits.
         bandwidth = 2 * get("MEMORY_CLOCK_RATE") * 1e3 * get("GLOBAL_MEMORY_BUS_WIDTH") / 8
@@ -150,7 +152,7 @@ class CudaDriver:
         attribute = self._api.CUfunction_attribute
 
         def get(name: str) -> int:
-            return int(self._call("cuFuncGetAttribute", attribute[f"CU_FUNC_ATTRIBUTE_{name}"], function))
+            return int(self._call("cuFuncGetAttribute", getattr(attribute, f"CU_FUNC_ATTRIBUTE_{name}"), function))
 
         return FunctionAttributes(
             get("NUM_REGS"), get("LOCAL_SIZE_BYTES"), get("SHARED_SIZE_BYTES"), get("MAX_THREADS_PER_BLOCK")

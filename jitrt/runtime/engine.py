@@ -13,7 +13,7 @@ from jitrt.errors import DriverError, PlanError
 from jitrt.plan.file import open_plan, write_plan
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.plan.verify import check_plan
-from jitrt.runtime.arrays import Arrays, OtherArrays, Signature, arrays_of
+from jitrt.runtime.arrays import Arrays, OtherArrays, Signature, arrays_of, check_count
 from jitrt.runtime.context import ExecutionContext
 from jitrt.runtime.cuda_graph import LoadedKernel
 from jitrt.runtime.driver import Device, Driver, cuda_driver
@@ -80,6 +80,7 @@ class LoadedPlan:
         key = (type(first), getattr(first, "is_cuda", None))
         arrays = self._arrays.get(key)
         if arrays is None:
+            check_count(inputs, self.signature.inputs)
             arrays = arrays_of(first, self.signature)
             if not isinstance(arrays, OtherArrays):  # whose device its type does not tell
                 self._arrays[key] = arrays

@@ -16,12 +16,13 @@ _ALIGN = 256
 
 
 class Resources:
-    """What one owner got from a driver. Freed by `close`, or when the owner is collected, or at exit."""
+    """What one owner got from a driver. Freed by `close`, or when the owner is collected, or at exit; `keep` stays
+    alive until then, because the order in which Python collects an owner and what it refers to is nobody's business."""
 
-    def __init__(self, driver: Driver, owner: object):
+    def __init__(self, driver: Driver, owner: object, keep: object = None):
         self.driver = driver
         self._stack = ExitStack()
-        self._finalizer = weakref.finalize(owner, _release, driver, self._stack)
+        self._finalizer = weakref.finalize(owner, _release, driver, self._stack, keep)
 
     def add(self, release: Callable[..., object], *arguments: Any) -> None:
         """Have `release(*arguments)` called in the end, after everything added later."""
@@ -38,12 +39,8 @@ class Resources:
     def close(self) -> None:
         self._finalizer()
 
-    @property
-    def closed(self) -> bool:
-        return not self._finalizer.alive
 
-
-def _release(driver: Driver, stack: ExitStack) -> None:
+def _release(driver: Driver, stack: ExitStack, keep: object) -> None:
     with driver.active():
         _unless_lost(driver.idle)  # nothing may still be running on what is freed
         stack.close()

@@ -31,6 +31,7 @@ class Parameters:
         self._bound_words: list[tuple[int, int, int]] = []  # (word, binding, offset)
         self._bound_maps: list[tuple[int, int, TensorMap]] = []  # (first byte, binding, map)
         self._fixed: list[tuple[int, Argument]] = []
+        self._encoded: dict[int, int] = {}  # first byte of a map -> the address it is for
         offsets = self._layout(arguments)
         count = len(offsets)
         self._buffer = ctypes.create_string_buffer(self._size + _MAP_BYTES)
@@ -86,9 +87,12 @@ class Parameters:
             self._encode(at, argument, bound[binding] + argument.pointer.offset)
 
     def _encode(self, at: int, argument: TensorMap, address: int) -> None:
+        if self._encoded.get(at) == address:
+            return
         self._bytes[at : at + _MAP_BYTES] = self._driver.encode_tensor_map(
             address, argument.dtype, argument.shape, argument.strides, argument.box, argument.swizzle
         )
+        self._encoded[at] = address
 
 
 def _size(argument: Argument) -> int:
