@@ -29,7 +29,7 @@ class Budget:
         Budget(seconds=120.0, keep=24)
         """
         if mode == "heuristic":
-            return cls(0.0, None)
+            return cls(0.0, 2 * _KEEP)
         if mode == "exhaustive":
             return cls(None, None)
         match = re.fullmatch(r"([\d.]+)\s*([a-z]*)", str(mode).strip())

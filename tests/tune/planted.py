@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import os
 import signal
 import sys
@@ -15,6 +16,8 @@ from jitrt.graph import Graph, Layout, TensorType, f16
 from jitrt.graph.graph import Graph as Body
 from jitrt.graph.ops import Relu
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
+from jitrt.runtime.fake_driver import H200
+from jitrt.runtime.seam import Device
 from jitrt.tune.worker import time_limit
 
 
@@ -110,3 +113,8 @@ class BadCompile(Template):
         body = "no_such_function(x)" if kind == "syntax" else "tl.maximum(tl.load(x), 0)"
         function = define(f"@triton.jit\ndef tiny(y, x):\n    tl.store(y, {body})\n", "tiny")
         return Lowered((KernelCall(function, {"y": Result(), "x": Operand(0)}, {}, (1, 1, 1), num_warps=1),))
+
+
+def other_device() -> Device:
+    """Like the fake H200, with another driver."""
+    return dataclasses.replace(H200, driver_version=H200.driver_version + 10)

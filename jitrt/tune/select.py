@@ -1,0 +1,253 @@
+"""Choose a tactic for every problem: the main loop of tuning.
+
+Compiling and measuring overlap: while the compile pool works through the candidates, this process hands each finished
+one to the GPU worker. First every problem gets a winner; from then on the budget goes to the problems in proportion to
+what they cost. Results are cached as they come, so that nothing is lost whenever it ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import FIRST_COMPLETED, Future, wait
+from contextlib import ExitStack, closing
+from dataclasses import dataclass
+from typing import Literal
+
+from jitrt.codegen.compile import Binary
+from jitrt.codegen.target import Target
+from jitrt.errors import TuningError
+from jitrt.kernels.base import Problem, Tactic, Template, templates
+from jitrt.tune.budget import Budget, Clock, next_share
+from jitrt.tune.candidates import Candidate, candidates_of, over_limits, spilled
+from jitrt.tune.compile_pool import Compiled, CompilePool, Compiler
+from jitrt.tune.cost import weight
+from jitrt.tune.kernel_cache import KernelCache
+from jitrt.tune.measure import GpuMeasurer, Job, Measurer, Outcome
+from jitrt.tune.progress import Progress, Reporter
+from jitrt.tune.recall import Recall
+from jitrt.tune.search import SPILLS, Search
+from jitrt.tune.timing_cache import Record
+
+__all__ = ["Choice", "Progress", "select"]
+
+Source = Literal["measured", "cache", "heuristic"]
+Listener = Callable[[Problem, Tactic, Record], None]
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What was chosen for a problem. `microseconds` is 0 if it was never timed. `tried` lists every tactic that
+    something is known of, with its microseconds or the reason it was refused."""
+
+    tactic: Tactic
+    binaries: tuple[Binary, ...]
+    microseconds: float
+    source: Source
+    tried: tuple[tuple[Tactic, float | str], ...]
+
+
+def select(
+    problems: Sequence[Problem],
+    target: Target,
+    *,
+    mode: str | float = "60s",
+    device: int | None = None,
+    use_cache: bool = True,
+    progress: Progress | None = None,
+    on_candidate: Listener | None = None,
+    offered: Mapping[str, Template] | None = None,
+    compiler: Compiler | None = None,
+    measurer: Measurer | None = None,
+) -> list[Choice]:
+    """A tactic for each problem; equal problems are tuned once.
+
+    `mode` is a time for all of them together ("60s", or seconds), "exhaustive", or "heuristic": the first candidate of
+    each that compiles without spills and, on a GPU, is right. Without a `device` nothing can be measured and any mode
+    is "heuristic". Ctrl-C ends the search, keeps what was measured, and returns as soon as every problem has a tactic
+    that was verified; a second one interrupts that too. `offered` are the templates, by default all of jitrt.kernels;
+    `compiler` and `measurer` take the place of this machine's cores and GPU.
+
+    Raises TuningError if no candidate of a problem survives, with every reason, OptionError for another `mode` and
+    NoGpuError if there is no such device.
+    """
+    budget = Budget.parse(mode)
+    with ExitStack() as stack:
+        if measurer is None and device is not None:
+            measurer = stack.enter_context(closing(GpuMeasurer(device)))
+        if measurer is None:
+            budget = Budget.parse("heuristic")
+        clock = Clock(budget.seconds)
+        reporter = Reporter(progress, clock)
+        offered = offered or templates()
+        recall = None
+        if use_cache and measurer is not None:
+            recall = stack.enter_context(closing(Recall(measurer.device, target, offered, reporter.note)))
+        searches = _plan(problems, target, budget, offered, recall)
+        if compiler is None:
+            kernels = KernelCache() if use_cache else None
+            compiler = stack.enter_context(closing(CompilePool(None, kernels, reporter.note)))
+        tuning = Tuning(searches, target, compiler, measurer, recall, clock, reporter, on_candidate)
+        tuning.run()
+        return [_choice(searches[problem.key]) for problem in problems]
+
+
+def _plan(
+    problems: Sequence[Problem],
+    target: Target,
+    budget: Budget,
+    offered: Mapping[str, Template],
+    recall: Recall | None,
+) -> dict[str, Search]:
+    """One search for each distinct problem, with what the cache knows of it."""
+    searches: dict[str, Search] = {}
+    for number, problem in enumerate(problems):
+        if problem.key not in searches:
+            candidates = candidates_of(problem, target, offered, budget.keep)
+            searches[problem.key] = Search(number, problem, candidates, ordered=budget.seconds == 0)
+            if recall is not None:
+                searches[problem.key].recall(recall.records(problem), offered)
+        searches[problem.key].weight += weight(problem, target)
+    return searches
+
+
+def _choice(search: Search) -> Choice:
+    winner = search.winner
+    assert winner is not None
+    microseconds = search.records[winner].microseconds or 0.0
+    source: Source = "cache" if winner in search.cached else "measured"
+    if search.ordered:
+        source = "heuristic"
+    tried = tuple((t, r.microseconds or 0.0 if r.reason is None else r.reason) for t, r in search.records.items())
+    return Choice(winner, search.binaries[winner], microseconds, source, tried)
+
+
+class Tuning:
+    """The loop of one call of `select`."""
+
+    def __init__(
+        self,
+        searches: Mapping[str, Search],
+        target: Target,
+        compiler: Compiler,
+        measurer: Measurer | None,
+        recall: Recall | None,
+        clock: Clock,
+        reporter: Reporter,
+        on_candidate: Listener | None,
+    ):
+        # The most expensive problems first: theirs are the first candidates, and the first news.
+        self._searches = sorted(searches.values(), key=lambda search: -search.weight)
+        self._target, self._compiler, self._measurer, self._recall = target, compiler, measurer, recall
+        self._clock, self._reporter, self._on_candidate = clock, reporter, on_candidate
+        self._pending: dict[Future[Compiled], tuple[Search, Candidate]] = {}
+        self._interrupted = False
+
+    def run(self) -> None:
+        """Tune until the budget is spent and every problem has a winner. Raises TuningError if one cannot have any."""
+        counts = [1 if s.ordered else len(s.untried()) for s in self._searches if not s.ordered or s.winner is None]
+        self._reporter.total = sum(counts)
+        self._reporter.start(f"{len(self._searches)} distinct problems, {sum(counts)} candidates to try")
+        while True:
+            try:
+                self._submit()
+                if not self._pending:
+                    break
+                wait(self._pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                self._finish_one()
+            except KeyboardInterrupt:
+                if self._interrupted:
+                    raise
+                self._interrupted = True
+                self._reporter.note("interrupted: keeps what was measured, finishes problems that have no tactic yet")
+        self._reporter.end(f"{len(self._searches)} problems have their tactic")
+
+    @property
+    def _over(self) -> bool:
+        return self._interrupted or self._clock.over
+
+    def _submit(self) -> None:
+        """Keep the pool busy: first with what is needed, then, as the budget allows, with a share for each problem."""
+        over = self._over
+        if over:
+            self._abandon()
+        for search in self._searches:
+            # A winner from the cache is compiled when nothing more can take its place.
+            if search.winner is not None and not over and search.untried():
+                continue
+            needed = search.needed()
+            if needed is not None:
+                self._send(search, needed)
+            elif search.winner is None and not search.waiting:
+                raise _nothing_left(search)
+        # Twice as many as run at once, so that the pool has work while a measurement keeps this process.
+        while not over and len(self._pending) < 2 * self._compiler.workers:
+            shares = {s.number: s for s in self._searches if s.untried()}
+            if not shares:
+                return
+            weights = {number: s.weight for number, s in shares.items()}
+            given = {number: len(s.records) + len(s.waiting) for number, s in shares.items()}
+            chosen = shares[next_share(weights, given)]
+            self._send(chosen, chosen.untried()[0])
+
+    def _send(self, search: Search, candidate: Candidate) -> None:
+        search.waiting.add(candidate.tactic)
+        future = self._compiler.submit(search.problem, candidate, self._target)
+        self._pending[future] = search, candidate
+
+    def _abandon(self) -> None:
+        """Let go of everything that is not needed for a winner."""
+        for future, (search, candidate) in list(self._pending.items()):
+            if search.settled:
+                future.cancel()
+                search.waiting.discard(candidate.tactic)
+                del self._pending[future]
+
+    def _finish_one(self) -> None:
+        """Conclude one candidate that was compiled, if there is one: problems without a winner go first, then the order
+        of submission. Only one, so that the pool gets new work in between."""
+        done = [item for item in self._pending.items() if item[0].done()]
+        if not done:
+            return
+        future, (search, candidate) = min(done, key=lambda item: item[1][0].winner is not None)
+        if not (self._over and search.settled):
+            self._conclude(search, candidate, future.result())
+        search.waiting.discard(candidate.tactic)
+        del self._pending[future]
+
+    def _conclude(self, search: Search, candidate: Candidate, compiled: Compiled) -> None:
+        tactic = candidate.tactic
+        refusal = self._refuse(search, candidate, compiled)
+        if refusal is None and tactic == search.winner and tactic in search.cached:
+            search.supply(compiled.binaries)
+            return
+        outcome = refusal or self._measure(search, candidate, compiled.binaries)
+        search.conclude(candidate, outcome.record, compiled.binaries)
+        if outcome.lasting and self._recall is not None:
+            self._recall.put(search.problem, tactic, outcome.record)
+        self._reporter.candidate(search.number, tactic, outcome.record)
+        if self._on_candidate is not None:
+            self._on_candidate(search.problem, tactic, outcome.record)
+
+    def _refuse(self, search: Search, candidate: Candidate, compiled: Compiled) -> Outcome | None:
+        """What the compiler has against a candidate."""
+        if compiled.reason is not None:
+            return Outcome(Record(reason=compiled.reason), lasting=compiled.lasting)
+        reason = over_limits(compiled.binaries, self._target)
+        spills = spilled(compiled.binaries)
+        if reason is None and spills and candidate.tactic not in search.last_resort:
+            reason = f"{SPILLS} {spills} bytes of registers a thread"
+        return Outcome(Record(reason=reason)) if reason is not None else None
+
+    def _measure(self, search: Search, candidate: Candidate, binaries: tuple[Binary, ...]) -> Outcome:
+        if self._measurer is None:
+            return Outcome(Record())
+        return self._measurer.measure(Job(search.problem, candidate, binaries, self._target, search.best))
+
+
+def _nothing_left(search: Search) -> TuningError:
+    reasons = "\n".join(f"  {tactic}: {record.reason}" for tactic, record in search.records.items())
+    return TuningError(
+        f"no candidate survives for this region:\n{reasons}\n{search.problem.body}\n"
+        "Please report it with this text. Until it is mended, torch.compile(model, backend='jitrt') leaves what jitrt "
+        "cannot build to PyTorch."
+    )
