@@ -102,6 +102,30 @@ class TileSpace(Space):
 
 
 @dataclass(frozen=True)
+class ReductionSpace(Space):
+    """What a reduction reads: `shape` is its input's, `rows` the kept dimensions that `m` runs through, `reduced` those
+    of `r` (outermost first), and `column` a kept dimension for `k`, or None."""
+
+    shape: tuple[int, ...]
+    rows: tuple[int, ...]
+    reduced: tuple[int, ...]
+    column: int | None
+
+    @classmethod
+    def of(cls, type: TensorType, axes: tuple[int, ...]) -> ReductionSpace:
+        """By the memory order of the input: the innermost dimension is a column, unless it is one of the `axes`."""
+        order = type.memory_order
+        kept = [d for d in order if d not in axes]
+        innermost = next((d for d in reversed(order) if type.shape[d] > 1), None)
+        column = innermost if innermost in kept else None
+        return cls(type.shape, tuple(d for d in kept if d != column), tuple(d for d in order if d in axes), column)
+
+    @property
+    def axes(self) -> dict[str, tuple[int, ...]]:
+        return {"m": self.rows, "r": self.reduced, "k": () if self.column is None else (self.column,)}
+
+
+@dataclass(frozen=True)
 class Address:
     """An offset expression in elements, and the indices it varies with."""
 
