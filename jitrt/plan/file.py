@@ -61,9 +61,12 @@ def write_plan(path: str | os.PathLike[str], file: PlanFile) -> None:
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
-        # Made here, so that its permissions follow the umask.
-        os.close(os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666))
+        # Made here to learn the permissions the umask leaves; safetensors may put a private file in its place.
+        handle = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+        mode = os.fstat(handle).st_mode
+        os.close(handle)
         save_file(tensors, temporary, metadata)
+        os.chmod(temporary, mode)
         with open(temporary, "r+b") as stream:
             _seal(stream)
         os.replace(temporary, path)

@@ -1,7 +1,7 @@
 """A small plan with everything in it, and kernels for the fake driver to run it with.
 
-    y = 5 * (x + w)   by two branches that meet
-    z = x + 1         through a tensor map, with a counter in the zeros that must be left zero
+y = 5 * (x + w)   by two branches that meet
+z = x + 1         through a tensor map, with a counter in the zeros that must be left zero
 """
 
 from __future__ import annotations

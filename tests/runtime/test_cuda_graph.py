@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -58,7 +59,7 @@ def test_chain_and_events(make, driver, small):
         graph.launch(bound[:3], 0)
         nodes = 2 * len(small.plan.launches) + 1
         assert driver.edges(graph._executable) == [(i, i + 1, False) for i in range(nodes - 1)]
-        assert [driver.elapsed(a, b) for a, b in zip(events, events[1:])] == [3.5, 2.5, 2.5, 3.5, 1.5]
+        assert [driver.elapsed(a, b) for a, b in pairwise(events)] == [3.5, 2.5, 2.5, 3.5, 1.5]
 
 
 def test_only_what_changed_is_patched(make, driver):

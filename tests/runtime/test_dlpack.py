@@ -19,7 +19,13 @@ def test_a_device_array_comes_back_as_it_went(dtype, shape, strides):
     memory = object()
     array = DeviceArray(Binding("y", dtype, shape, strides), 0x7000, 3, memory)
     back = import_array(array, stream=5)
-    assert (back.address, back.shape, back.strides, back.dtype, back.device) == (0x7000, shape, strides, dtype, (CUDA, 3))
+    assert (back.address, back.shape, back.strides, back.dtype, back.device) == (
+        0x7000,
+        shape,
+        strides,
+        dtype,
+        (CUDA, 3),
+    )
 
 
 def test_a_capsule_nobody_took_gives_its_memory_back():

@@ -123,7 +123,9 @@ with d.active():
     assert f"after {1 - early} early {early}" in lines[1]
 
 
-@pytest.mark.parametrize(("version", "rows", "cleared"), [("13000", 8, True), ("13000", 99999, False), ("13020", 8, False)])
+@pytest.mark.parametrize(
+    ("version", "rows", "cleared"), [("13000", 8, True), ("13000", 99999, False), ("13020", 8, False)]
+)
 def test_the_bit_that_old_drivers_get_wrong_in_small_tensor_maps(stub, version, rows, cleared):
     code = f"""
 d = cuda_driver()

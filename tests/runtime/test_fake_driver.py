@@ -110,8 +110,8 @@ def test_graphs(driver):
         graph = driver.create_graph()
         with pytest.raises(DriverError, match="no whole clusters"):
             driver.add_kernel(graph, KernelNode(*node_parts(node), (2, 1, 1)), [], programmatic=False)
+        bigger = KernelNode(function, (1, 1, 1), (32, 1, 1), 99, node.arguments)
         with pytest.raises(DriverError, match="not allowed that much"):
-            bigger = KernelNode(function, (1, 1, 1), (32, 1, 1), 99, node.arguments)
             driver.add_kernel(graph, bigger, [], programmatic=False)
         added = driver.add_kernel(graph, node, [], programmatic=False)
         executable = driver.instantiate(graph)
