@@ -53,8 +53,8 @@ def make_prologue(
     return Prologue(tuple(writer.operands), "\n".join([*head, *writer.lines, f"    return {result}", ""]))
 
 
-def source_of(value: Value) -> Value | None:
-    """The one operand that `value` is computed from, if there is just one."""
+def sources_of(value: Value) -> list[Value]:
+    """The operands that `value` is computed from."""
     sources: dict[Value, None] = {}
     stack = [value]
     while stack:
@@ -63,7 +63,19 @@ def source_of(value: Value) -> Value | None:
             stack.extend(top.producer.inputs)
         elif not top.is_constant:
             sources[top] = None
-    return next(iter(sources)) if len(sources) == 1 else None
+    return list(sources)
+
+
+def source_of(value: Value) -> Value | None:
+    """The one operand that `value` is computed from, if there is just one."""
+    sources = sources_of(value)
+    return sources[0] if len(sources) == 1 else None
+
+
+def layout_of(value: Value) -> TensorType:
+    """The layout by which `value` is best computed: that of the widest operand of its shape behind it, else its own."""
+    alike = [source.type for source in sources_of(value) if source.type.shape == value.type.shape]
+    return max(alike, key=lambda type: type.dtype.itemsize, default=value.type)
 
 
 def refuse_chain(value: Value) -> str | None:

@@ -9,6 +9,7 @@ the indices with constants for strides; that expression is what this module writ
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from jitrt.graph.types import TensorType
@@ -99,6 +100,26 @@ class TileSpace(Space):
     @property
     def column_count(self) -> int:
         return self.count("k")
+
+
+@dataclass(frozen=True)
+class RowSpace(Space):
+    """For kernels that see a whole row at once, input and output alike: `rows` are the dimensions of `m`, `columns`
+    those a row runs through (outermost first), `k`."""
+
+    shape: tuple[int, ...]
+    rows: tuple[int, ...]
+    columns: tuple[int, ...]
+
+    @classmethod
+    def of(cls, type: TensorType, columns: Sequence[int]) -> RowSpace:
+        """The dimensions in the memory order of `type`; `columns` says which make a row."""
+        order = type.memory_order
+        return cls(type.shape, tuple(d for d in order if d not in columns), tuple(d for d in order if d in columns))
+
+    @property
+    def axes(self) -> dict[str, tuple[int, ...]]:
+        return {"m": self.rows, "k": self.columns}
 
 
 @dataclass(frozen=True)

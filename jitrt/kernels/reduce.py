@@ -23,7 +23,7 @@ import triton.language as tl
 
 from jitrt.codegen.epilogue import Epilogue, make_epilogue, refuse_epilogue
 from jitrt.codegen.pointwise import triton_dtype
-from jitrt.codegen.prologue import Prologue, make_prologue, refuse_prologue
+from jitrt.codegen.prologue import Prologue, layout_of, make_prologue, refuse_prologue
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import ReductionSpace, TileSpace
 from jitrt.graph.dtype import DType
@@ -170,9 +170,7 @@ def describe(problem: Problem) -> Reduction:
     assert found is not None
     axes, keepdims = found
     body, value = problem.body, anchor.inputs[0]
-    # The layout of a value inside the region is that of its largest operand.
-    sources = [v for v in body.inputs if v.type.shape == value.type.shape]
-    laid_out = max(sources, key=lambda v: v.type.dtype.itemsize).type if sources else value.type
+    laid_out = layout_of(value)
     space = ReductionSpace.of(laid_out, axes)
     kept = [d for d in range(value.type.rank) if keepdims or d not in axes]
     rows = tuple(kept.index(d) for d in space.rows)

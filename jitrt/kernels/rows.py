@@ -1,0 +1,49 @@
+"""Tiles of kernels that work on whole rows (softmax, layer norm): which sizes are worth trying."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import triton
+
+from jitrt.codegen.target import Target
+from jitrt.codegen.tile import RowSpace
+from jitrt.graph.types import TensorType
+from jitrt.kernels.base import Config
+
+_LONGEST = 16384  # elements of a row that fit into a program's registers
+
+
+def row_configs(space: RowSpace, type: TensorType, target: Target) -> Sequence[Config]:
+    """Configurations BLOCK_M (rows a program), BLOCK_K (elements of a row at a time) and num_warps, best guess first,
+    for rows of a tensor of `type`.
+
+    A row that fits into registers is read once; a longer one is walked through in blocks, twice."""
+    innermost = next((d for d in reversed(type.memory_order) if type.shape[d] > 1), None)
+    across = innermost in space.rows  # neighbours in memory belong to neighbouring rows
+    rows, length = space.count("m"), space.count("k")
+    whole = triton.next_power_of_2(length)
+    block_k = whole if whole <= _LONGEST else 4096
+    found: dict[tuple[int, int], float] = {}
+    for warps in (1, 2, 4, 8, 16):
+        for per_thread in (4, 8, 16, 32):
+            elements = warps * 32 * per_thread
+            block_m = elements // block_k
+            if block_m == 0 or block_m >= 2 * triton.next_power_of_2(rows):
+                continue
+            key = (block_m, warps)
+            apart = max(1.0, 16 / block_m) if across else 1.0  # memory is read in runs of 32 bytes
+            cost = _cost(block_m, block_k, warps, rows, target) * apart
+            found[key] = min(cost, found.get(key, float("inf")))
+    ranked = sorted(found, key=lambda key: found[key])
+    return [{"BLOCK_M": block_m, "BLOCK_K": block_k, "num_warps": warps} for block_m, warps in ranked[:10]]
+
+
+def _cost(block_m: int, block_k: int, warps: int, rows: int, target: Target) -> float:
+    programs = -(-rows // block_m)
+    idle = max(1.0, target.sms * 8 / (programs * warps))  # the chip wants 8 warps an SM
+    waste = programs * block_m / rows
+    per_thread = block_m * block_k / (warps * 32)
+    fit = 1 + abs(per_thread - 8) / 32  # 8 elements a thread are one wide load; more are registers, fewer are requests
+    exchange = 1.1 if warps > 1 and block_m < warps else 1.0  # a row spread over warps is summed through shared memory
+    return idle * waste * fit * exchange
