@@ -39,6 +39,9 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
     leaves: list[Any] = []
     paths: list[str] = []
 
+    def join(path: str, name: object) -> str:
+        return f"{path}_{name}" if path else str(name)
+
     def walk(item: Any, path: str) -> _Part:
         if is_leaf(item):
             index = len(leaves)
@@ -50,7 +53,7 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
         if isinstance(item, Mapping):
             return branch(item, item, path)
         if isinstance(item, (list, tuple)):
-            parts = [walk(child, f"{path}_{i}") for i, child in enumerate(item)]
+            parts = [walk(child, join(path, i)) for i, child in enumerate(item)]
             make = getattr(type(item), "_make", type(item))
             key = (type(item), tuple(part[1] for part in parts))
             return [part[0] for part in parts], key, lambda out: make([part[2](out) for part in parts])
@@ -64,7 +67,7 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
         return item, (type(item), item), lambda out: item
 
     def branch(item: Any, children: Mapping[Any, Any], path: str) -> _Part:
-        parts = {name: walk(child, f"{path}_{name}") for name, child in children.items()}
+        parts = {name: walk(child, join(path, name)) for name, child in children.items()}
         key = (type(item), tuple((name, part[1]) for name, part in parts.items()))
         is_record = dataclasses.is_dataclass(item)
 
@@ -75,4 +78,4 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
         return {str(name): part[0] for name, part in parts.items()}, key, build
 
     structure, key, build = walk(value, root)
-    return Tree(tuple(leaves), tuple(path.lstrip("_") for path in paths), structure, key, build)
+    return Tree(tuple(leaves), tuple(paths), structure, key, build)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 
@@ -17,7 +19,7 @@ Number = bool | int | float
 class Context:
     """The graph under construction and the torch node being imported.
 
-    `out` is what PyTorch says the node's result is (a fake tensor, or a tuple of them); `loc` the user's line.
+    `out` is the node's (first) result in PyTorch, a fake tensor, or None if it has none; `loc` is the user's line.
     """
 
     def __init__(self, graph: Graph):
@@ -27,9 +29,9 @@ class Context:
         self._reshaped: dict[tuple[Value, tuple[int, ...]], Value] = {}
 
     @property
-    def out(self) -> torch.Tensor:
+    def out(self) -> Any:
         assert self.node is not None
-        value = self.node.meta["val"]
+        value = self.node.meta.get("val")
         return value[0] if isinstance(value, (tuple, list)) else value
 
     @property

@@ -15,14 +15,14 @@ import numpy as np
 import torch
 
 from jitrt.errors import ImportFailure, UnsupportedOpError
-from jitrt.frontend.torch.arrays import dtype_of, is_tensor, to_numpy
+from jitrt.frontend.torch.arrays import DTYPES, dtype_of, is_tensor, to_numpy
 from jitrt.frontend.torch.capture import capture
 from jitrt.frontend.torch.context import Context, type_of
 from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
 from jitrt.frontend.torch.scope import Scope
 from jitrt.frontend.tree import Tree, flatten
-from jitrt.graph import Graph, Layout, Value, verify
+from jitrt.graph import Graph, Layout, TensorType, Value, f32, verify
 from jitrt.graph.types import channels_last
 
 _SET_GRAD = "wrap_with_set_grad_enabled"
@@ -79,10 +79,13 @@ def _arguments(importer: Importer, program: torch.export.ExportedProgram, names:
     for node, spec in zip(placeholders, program.graph_signature.input_specs, strict=True):
         if spec.kind == torch.export.graph_signature.InputKind.USER_INPUT:
             arguments.append(importer.input(next(fresh), node.meta["val"]))
-        elif spec.target in tensors:
+        elif isinstance(tensors.get(spec.target), torch.Tensor):
             arguments.append(Weight(module_path(spec.target), tensors[spec.target]))
         else:
-            raise ImportFailure(f"the model holds {spec.target}, which is no tensor ({spec.kind.name.lower()})")
+            held = type(tensors.get(spec.target)).__name__
+            raise ImportFailure(
+                f"the model reads {spec.target}, a {held}: only tensors can become constants of a graph."
+            )
     return arguments
 
 
@@ -94,8 +97,10 @@ def _input_names(inputs: Tree, model: Callable[..., Any]) -> list[str]:
     except ValueError:  # a builtin without a signature
         return [f"input_{path}" for path in inputs.paths]
     named = flatten(bound.arguments, is_tensor)
-    names = {id(leaf): path for leaf, path in zip(named.leaves, named.paths, strict=True)}
-    return [re.sub(r"\W", "_", names[id(leaf)]) for leaf in inputs.leaves]
+    names: dict[int, list[str]] = {}  # a tensor passed twice has two
+    for leaf, path in zip(named.leaves, named.paths, strict=True):
+        names.setdefault(id(leaf), []).append(re.sub(r"\W", "_", path))
+    return [names[id(leaf)].pop(0) for leaf in inputs.leaves]
 
 
 def _identifier(model: object) -> str:
@@ -125,6 +130,7 @@ class Importer:
         self.ctx = Context(graph)
         self._constants: dict[object, Value] = {}
         self._unsupported: list[tuple[str, str]] = []  # (operator, location)
+        self._refusals: list[str] = []
 
     def input(self, name: str, example: torch.Tensor) -> Value:
         """A graph input for a tensor like `example`."""
@@ -139,6 +145,8 @@ class Importer:
             first = dict(reversed(self._unsupported))
             counts = Counter(name for name, _ in self._unsupported)
             raise UnsupportedOpError("torch", [(name, count, first[name]) for name, count in counts.most_common()])
+        if self._refusals:
+            raise ImportFailure(self._refusals[0])
         self.graph.mark_output(*values)
         self.ctx.finish()
         verify(self.graph)
@@ -203,12 +211,15 @@ class Importer:
         try:
             if importer is None:
                 raise Unsupported("")
+            if ctx.out is not None and ctx.out.dtype not in DTYPES:
+                raise Unsupported(f"making {ctx.out.dtype}")
             result = importer(ctx, *args, **kwargs)
             if writes_first_operand(node.target) and str(node.target) != "aten.detach_.default":
                 result = self._write(scope, node, result)
         except Unsupported as reason:
             self._unsupported.append((f"{node.target} {reason}".strip(), ctx.loc))
-            result = _stand_in(node.meta["val"])
+            scope.bind(node, _stand_in(node.meta.get("val")))
+            return
         self._check(node, result)
         if isinstance(result, Value) and result.producer is not None and result.name.isdigit():
             self.graph.rename(result, node.name)
@@ -233,11 +244,13 @@ class Importer:
         assert isinstance(target, torch.fx.Node)
         storage = scope.storage(target)
         if isinstance(storage, tuple) and storage[0] == "external":
-            raise ImportFailure(
+            # Said at the end: batch norm in training mode does this too, and has a better explanation.
+            self._refusals.append(
                 f"{node.target} at {self.ctx.loc or 'unknown location'} changes a model input or a buffer in place; "
                 "a plan never writes to its inputs or weights. Work on a copy (x = x.clone()), or call model.eval() if "
                 "it is a training statistic."
             )
+            return result
         type = scope.values[target].type
         written = self.ctx.expand(self.ctx.operand(result, type.dtype), type.shape)
         scope.write(self.ctx, target, written)
@@ -247,7 +260,7 @@ class Importer:
         """Every importer must arrive at the dtype and shape that PyTorch did."""
         if not isinstance(result, Value):
             return
-        expected = type_of(node.meta["val"][0] if isinstance(node.meta["val"], (tuple, list)) else node.meta["val"])
+        expected = type_of(self.ctx.out)
         if result.type.logical() != expected:
             raise ImportFailure(
                 f"the importer of {node.target} made {result.type} where PyTorch has {expected} (at {self.ctx.loc}); "
@@ -259,4 +272,6 @@ def _stand_in(example: Any) -> Any:
     """A value of the right type outside any graph, so that import goes on to find further unsupported operators."""
     if isinstance(example, (tuple, list)):
         return [_stand_in(x) for x in example]
-    return Value("unsupported", type_of(example)) if isinstance(example, torch.Tensor) else None
+    if not isinstance(example, torch.Tensor):
+        return None
+    return Value("unsupported", TensorType(DTYPES.get(example.dtype, f32), tuple(example.shape)))

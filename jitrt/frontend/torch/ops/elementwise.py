@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, cast
 
 import torch
@@ -37,12 +38,12 @@ _UNARY: dict[str, type[Op]] = {
     "ceil": g.Ceil,
     "logical_not": g.LogicalNot,
 }
-_ARITHMETIC: dict[str, type[Op]] = {
-    "mul": g.Mul,
-    "div": g.Div,
-    "pow": g.Pow,
-    "maximum": g.Maximum,
-    "minimum": g.Minimum,
+_ARITHMETIC: dict[str, tuple[type[Op], tuple[str, ...]]] = {  # and their overloads
+    "mul": (g.Mul, ("Tensor", "Scalar")),
+    "div": (g.Div, ("Tensor", "Scalar")),
+    "pow": (g.Pow, ("Tensor_Tensor", "Tensor_Scalar", "Scalar")),
+    "maximum": (g.Maximum, ("default",)),
+    "minimum": (g.Minimum, ("default",)),
 }
 _COMPARISONS: dict[str, type[Op]] = {
     "eq": g.Equal,
@@ -74,9 +75,7 @@ def _register_unary(name: str, op: type[Op]) -> None:
         return ctx.add(op(), x if ctx.dtype == DType.b8 else ctx.operand(x, ctx.dtype))
 
 
-def _register_arithmetic(name: str, op: type[Op]) -> None:
-    forms = ("Tensor_Tensor", "Tensor_Scalar", "Scalar") if name == "pow" else ("Tensor", "Scalar", "default")
-
+def _register_arithmetic(name: str, op: type[Op], forms: Sequence[str]) -> None:
     @register(*(f"aten.{name}.{form}" for form in forms))
     def arithmetic(ctx: Context, a: Operand, b: Operand) -> Value:
         return binary(ctx, op(), a, b, ctx.dtype)
@@ -89,7 +88,9 @@ def _register_comparison(name: str, op: type[Op]) -> None:
 
 
 def _register_logical(name: str, op: type[Op]) -> None:
-    @register(f"aten.logical_{name}.default", f"aten.bitwise_{name}.Tensor", f"aten.bitwise_{name}.Scalar")
+    bitwise = (f"aten.{stem}.{form}" for stem in (f"bitwise_{name}", f"__{name}__") for form in ("Tensor", "Scalar"))
+
+    @register(f"aten.logical_{name}.default", *bitwise)
     def logical(ctx: Context, a: Operand, b: Operand) -> Value:
         if ctx.dtype != DType.b8:
             raise Unsupported("on integers")
@@ -98,8 +99,8 @@ def _register_logical(name: str, op: type[Op]) -> None:
 
 for _name, _op in _UNARY.items():
     _register_unary(_name, _op)
-for _name, _op in _ARITHMETIC.items():
-    _register_arithmetic(_name, _op)
+for _name, (_op, _forms) in _ARITHMETIC.items():
+    _register_arithmetic(_name, _op, _forms)
 for _name, _op in _COMPARISONS.items():
     _register_comparison(_name, _op)
 for _name, _op in _LOGICAL.items():

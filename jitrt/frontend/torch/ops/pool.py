@@ -53,7 +53,7 @@ def max_pool(
     return _pooled(ctx, x, dims, op)
 
 
-@_numbered("max_pool{}d_with_indices")
+@_numbered("max_pool{}d_with_indices", (2, 3))
 def max_pool_with_indices(ctx: Context, dims: int, *args: Any) -> tuple[Value, None]:
     return max_pool(ctx, dims, *args), None
 

@@ -109,6 +109,19 @@ def _unbiased(args: Sequence[Any]) -> tuple[Dims, bool, bool]:
     return args[0], args[1] if len(args) > 1 else True, args[2] if len(args) > 2 else False
 
 
+@register("aten.var_mean.correction")
+def var_mean(
+    ctx: Context, x: Value, dim: Dims = None, *, correction: Number | None = None, keepdim: bool = False
+) -> tuple[Value, Value]:
+    return _variance(ctx, x, dim, correction, keepdim), reduced(ctx, g.ReduceMean, x, dim, keepdim)
+
+
+@register("aten.var_mean.default", "aten.var_mean.dim")
+def var_mean_unbiased(ctx: Context, x: Value, *args: Any) -> tuple[Value, Value]:
+    dim, unbiased, keepdim = _unbiased(args)
+    return var_mean(ctx, x, dim, correction=int(unbiased), keepdim=keepdim)
+
+
 @register("aten.linalg_vector_norm.default")
 def vector_norm(
     ctx: Context,

@@ -220,11 +220,6 @@ def same(ctx: Context, x: Value, *_: Any, **__: Any) -> Value:
     return x
 
 
-@register(
-    "aten._assert_tensor_metadata.default",
-    "aten._assert_async.msg",
-    "aten._assert_scalar.default",
-    "aten.sym_constrain_range_for_size.default",
-)
+@register("aten._assert_tensor_metadata.default")
 def nothing(ctx: Context, *_: Any, **__: Any) -> None:
-    """Checks that tracing left behind: shapes are static here and were checked on the way in."""
+    """A check that tracing left behind: types are static here and were checked on the way in."""
