@@ -43,6 +43,7 @@ class TensorMap:
 
     `shape` and `box` are in elements, outermost dimension first; `strides` in bytes, one for every dimension but the
     innermost; `swizzle` is 0, 32, 64 or 128 bytes; `dtype` is a graph dtype name. Elements outside `shape` read zero.
+    It stands for these 128 bytes alone: the sizes and strides a Triton kernel takes after them are Scalars of their own.
     """
 
     pointer: Pointer
@@ -58,7 +59,8 @@ Argument = Pointer | Scalar | TensorMap
 
 @dataclass(frozen=True)
 class Kernel:
-    """One entry point of a cubin. `image` names the plan's tensor that holds the cubin's bytes."""
+    """One entry point of a cubin. `image` names the plan's tensor that holds the cubin's bytes; `cluster` is the blocks
+    that one program is made of (Triton's num_ctas)."""
 
     entry: str
     image: str
@@ -73,7 +75,8 @@ class Kernel:
 @dataclass(frozen=True)
 class Launch:
     """One kernel launch. `arguments` are in the order of the kernel's parameters, without Triton's two hidden trailing
-    pointers (global scratch, profile scratch), which the runtime adds. `after` lists the launches it must wait for."""
+    pointers (global scratch, profile scratch), which the runtime adds. `grid` counts programs. `after` lists the
+    launches it must wait for."""
 
     kernel: int
     grid: tuple[int, int, int]
@@ -126,7 +129,8 @@ class Plan:
     """Everything but the bytes of weights and cubins.
 
     `arch` is the compute capability as one number (90); a cubin runs on that major version from that minor version on.
-    `structure` is the caller's output structure as JSON (nested lists, dicts, and {"output": i} leaves).
+    `structure` is the caller's output structure as JSON (nested lists, dicts, and {"output": i} leaves); None stands for
+    one output, or for a tuple of several.
     `notes` is free-form JSON: toolchain, device, options, graph text, fusion report, memory report.
     """
 

@@ -18,8 +18,9 @@ from jitrt.runtime.seam import Device, Driver, FunctionAttributes, Handle, Kerne
 
 __all__ = ["CudaDriver", "Device", "Driver", "FunctionAttributes", "Handle", "KernelNode", "cuda_driver"]
 
-_OUT_OF_MEMORY = 2
+_INVALID_VALUE, _OUT_OF_MEMORY = 1, 2
 _PROGRAMMATIC_EDGES = 12_030  # the first driver version with edge data
+_PARAMETER_INFO = 12_040  # the first with cuFuncGetParamInfo
 _TENSOR_MAP_FIXED = 13_010  # drivers up to this one set a wrong bit in the maps of small tensors
 
 # CUtensorMapDataType
@@ -157,6 +158,18 @@ class CudaDriver:
         return FunctionAttributes(
             get("NUM_REGS"), get("LOCAL_SIZE_BYTES"), get("SHARED_SIZE_BYTES"), get("MAX_THREADS_PER_BLOCK")
         )
+
+    def parameter_sizes(self, function: Handle) -> tuple[int, ...] | None:
+        if self.device.driver_version < _PARAMETER_INFO:
+            return None
+        sizes: list[int] = []
+        while True:
+            code, *found = self._api.cuFuncGetParamInfo(function, len(sizes))
+            if int(code) == _INVALID_VALUE:  # no more of them
+                return tuple(sizes)
+            if code:
+                raise self._error("cuFuncGetParamInfo", int(code))
+            sizes.append(int(found[1]))
 
     @functools.cached_property
     def _encode_tiled(self) -> Any:

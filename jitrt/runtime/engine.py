@@ -18,6 +18,7 @@ from jitrt.runtime.context import ExecutionContext
 from jitrt.runtime.cuda_graph import LoadedKernel
 from jitrt.runtime.driver import Device, Driver, cuda_driver
 from jitrt.runtime.memory import Resources
+from jitrt.runtime.parameters import sizes
 from jitrt.runtime.report import Comparison, Inspection, Profile
 
 _BAD_IMAGE = {200, 209, 218, 300}  # invalid image, no binary for this GPU, invalid PTX, invalid source
@@ -38,6 +39,7 @@ class LoadedPlan:
         with driver.active():
             self._resources = Resources(driver, self)
             self.kernels = self._load_kernels(file)
+            self._check_arguments()
             self.constants = self._upload(file)
 
     @property
@@ -65,6 +67,17 @@ class LoadedPlan:
                 ) from error
             loaded.append(LoadedKernel(kernel, function))
         return loaded
+
+    def _check_arguments(self) -> None:
+        """Raise PlanError unless every launch has what its kernel reads: the driver would read on regardless."""
+        wanted = [self.driver.parameter_sizes(loaded.function) for loaded in self.kernels]
+        for index, launch in enumerate(self.plan.launches):
+            given = sizes(launch.arguments)
+            if wanted[launch.kernel] not in (None, given):
+                raise PlanError(
+                    f"plan {self.plan.name!r}: launch {index} has parameters of {given} bytes, but kernel "
+                    f"{self.plan.kernels[launch.kernel].entry!r} takes {wanted[launch.kernel]}; build the plan again"
+                )
 
     def _upload(self, file: PlanFile) -> int:
         address = self._resources.alloc(self.plan.constants_bytes)

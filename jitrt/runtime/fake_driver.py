@@ -250,6 +250,10 @@ class FakeDriver:
     def function_attributes(self, function: Handle) -> FunctionAttributes:
         return FunctionAttributes(registers=32, local_bytes=0, shared_bytes=0, max_threads=1024)
 
+    def parameter_sizes(self, function: Handle) -> tuple[int, ...] | None:
+        sizes = {"map": 128, **{kind: struct.calcsize(form) for kind, form in _FORMATS.items()}}
+        return tuple(sizes[kind] for kind in (*function.kernel.parameters, "ptr", "ptr"))
+
     def encode_tensor_map(
         self,
         address: int,

@@ -95,6 +95,11 @@ class Parameters:
         self._encoded[at] = address
 
 
+def sizes(arguments: Sequence[Argument]) -> tuple[int, ...]:
+    """Bytes of every parameter these arguments make, hidden ones included."""
+    return (*map(_size, arguments), 8, 8)
+
+
 def _size(argument: Argument) -> int:
     if isinstance(argument, TensorMap):
         return _MAP_BYTES

@@ -104,6 +104,9 @@ class Driver(Protocol):
 
     def function_attributes(self, function: Handle) -> FunctionAttributes: ...
 
+    def parameter_sizes(self, function: Handle) -> tuple[int, ...] | None:
+        """Bytes of every parameter, as the cubin declares them; None if the driver cannot tell."""
+
     def encode_tensor_map(
         self,
         address: int,

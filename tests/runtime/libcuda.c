@@ -118,6 +118,13 @@ STUB(cuFuncGetAttribute)(int *value, CUfunction_attribute attribute, CUfunction 
   *value = attribute == CU_FUNC_ATTRIBUTE_NUM_REGS ? 64 : ((Function *)function)->attributes[attribute];
   OK;
 }
+STUB(cuFuncGetParamInfo)(CUfunction function, size_t index, size_t *offset, size_t *size) {
+  Function *f = (Function *)function;
+  if (index >= f->count) return CUDA_ERROR_INVALID_VALUE;
+  *offset = 8 * index;
+  *size = f->sizes[index];
+  OK;
+}
 STUB(cuStreamCreate)(CUstream *stream, unsigned flags) {
   *stream = STREAM;
   return flags == CU_STREAM_NON_BLOCKING ? CUDA_SUCCESS : CUDA_ERROR_INVALID_VALUE;

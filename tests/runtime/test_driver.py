@@ -87,6 +87,7 @@ assert (back[:2] == 1).all()
 profile = engine.profile(x, repeats=2)
 np.testing.assert_allclose([t.microseconds for t in profile.layers], [2, 2, 4, 2], rtol=1e-2)
 print(d.function_attributes(engine.loaded.kernels[0].function))
+print(*(d.parameter_sizes(kernel.function) for kernel in engine.loaded.kernels))
 engine.close()
 """
     lines = run(stub, code, JITRT_STUB_TRACE="1")
@@ -100,11 +101,12 @@ engine.close()
         "increment grid 3 1 1 block 32 1 1 shared 0 after 0 early 0 cluster 0 0 0 spread 0",
     ]
     assert sum(line.startswith("event") for line in lines) == 6  # profiling records between launches
-    assert lines[-1] == "FunctionAttributes(registers=64, local_bytes=0, shared_bytes=0, max_threads=0)"
+    assert lines[-2] == "FunctionAttributes(registers=64, local_bytes=0, shared_bytes=0, max_threads=0)"
+    assert lines[-1] == "(8, 8, 8, 4, 8, 8) (8, 8, 4, 8, 8, 8) (128, 8, 8, 8, 8)"
 
 
 @pytest.mark.parametrize(("version", "early"), [("13000", 1), ("12020", 0)])
-def test_dependent_launches_have_programmatic_edges_where_the_driver_has_them(stub, version, early):
+def test_an_old_driver_gets_no_programmatic_edges_and_is_not_asked_for_parameters(stub, version, early):
     code = """
 import ctypes
 from jitrt.runtime.seam import KernelNode
@@ -117,10 +119,12 @@ with d.active():
     first = d.add_kernel(graph, node, [], programmatic=True)
     d.add_kernel(graph, node, [first], programmatic=True)
     d.instantiate(graph)
+    print(d.parameter_sizes(node.function))
 """
     lines = run(stub, code, JITRT_STUB_TRACE="1", JITRT_STUB_VERSION=version)
     assert f"after 0 early {0}" in lines[0]
     assert f"after {1 - early} early {early}" in lines[1]
+    assert lines[2] == ("(8, 8, 8, 4, 8, 8)" if early else "None")
 
 
 @pytest.mark.parametrize(

@@ -157,6 +157,15 @@ def test_a_cubin_the_driver_refuses(small, driver, x):
         Engine(replace(small, images={**small.images, "cubin.a": b""}), driver=driver)(x)
 
 
+@pytest.mark.parametrize("change", [lambda a: a[:-1], lambda a: (*a, a[0]), lambda a: (a[-1], *a[1:])])
+def test_a_launch_whose_arguments_are_not_its_kernels(small, driver, change):
+    launches = list(small.plan.launches)
+    launches[3] = replace(launches[3], arguments=change(launches[3].arguments))
+    engine = Engine(replace(small, plan=replace(small.plan, launches=tuple(launches))), driver=driver)
+    with pytest.raises(PlanError, match=r"launch 3 has parameters of .* kernel 'add' takes \(8, 8, 8, 4, 8, 8\)"):
+        _ = engine.loaded
+
+
 def test_a_plan_that_makes_no_sense_is_not_loaded(small, driver):
     with pytest.raises(PlanError, match="constants_bytes"):
         _ = Engine(replace(small, constants=b""), driver=driver).loaded
