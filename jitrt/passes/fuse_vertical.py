@@ -153,6 +153,8 @@ class _Fusion:
                 continue
             if node.output in self.graph.outputs or any(user not in inside for user in node.output.users):
                 continue
+            if isinstance(node.op, Contiguous):
+                continue  # a copy was made because the anchor cannot read its operand as it lies
             inside.add(node)
             tree.append(node)
             waiting.extend(node.inputs)

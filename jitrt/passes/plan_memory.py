@@ -59,17 +59,13 @@ def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None) -> Mem
         Block(name, _aligned(nbytes), steps[name], steps[name]) for name, nbytes in (workspace or {}).items() if nbytes
     ]
     everything = [*blocks, *scratch]
-    bound = peak(everything)
-    places = min(
-        (_place(sorted(everything, key=order)) for order in _ORDERS),
-        key=lambda places: _extent(everything, places),
-    )
+    places = arrange(everything)
     return MemoryPlan(
         offsets={block.name: places[block] for block in blocks},
         workspace={block.name: places[block] for block in scratch},
         arena_bytes=_extent(everything, places),
         naive_bytes=sum(block.nbytes for block in everything),
-        lower_bound=bound,
+        lower_bound=peak(everything),
         placed=tuple((block, places[block]) for block in everything),
     )
 
@@ -96,6 +92,12 @@ def lifetimes(nodes: Sequence[Node], graph: Graph) -> list[Block]:
 def peak(blocks: Sequence[Block]) -> int:
     """The most bytes live at one step."""
     return max((sum(b.nbytes for b in blocks if b.first <= at.first <= b.last) for at in blocks), default=0)
+
+
+def arrange(blocks: Sequence[Block]) -> dict[Block, int]:
+    """The first byte of every block, so that blocks that live together share none: the best of several greedy runs."""
+    runs = (_place(sorted(blocks, key=order)) for order in _ORDERS)
+    return min(runs, key=lambda places: _extent(blocks, places))
 
 
 _ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from jitrt.graph.dtype import DType
 from jitrt.graph.op import Op
 from jitrt.graph.ops import Expand, Identity, Permute, Reshape, Slice
 from jitrt.graph.types import Layout, TensorType, row_major
@@ -26,7 +27,10 @@ def view_layout(op: Op, source: TensorType, shape: Sequence[int]) -> Layout | No
             return Layout(tuple(strides[d] for d in order), offset)
         case Expand():
             lead = len(shape) - source.rank
-            kept = (0 if size == 1 else stride for size, stride in zip(source.shape, strides, strict=True))
+            kept = (
+                stride if size == wanted else 0
+                for size, wanted, stride in zip(source.shape, shape[lead:], strides, strict=True)
+            )
             return Layout((*(0,) * lead, *kept), offset)
         case Slice(start=start, step=step):
             moved = offset + sum(a * stride for a, stride in zip(start, strides, strict=True))
@@ -72,6 +76,17 @@ def reshape_strides(shape: Sequence[int], strides: Strides, new_shape: Sequence[
             return None
         out[d] = step
         left, step = left // size, step * size
+    return _tidy(new_shape, tuple(out))
+
+
+def _tidy(shape: Sequence[int], strides: Strides) -> Strides:
+    """Dimensions of size 1 may have any stride; give them the one a dense tensor in this memory order would have, so
+    that equal layers have equal types whatever views led to them."""
+    out, step = list(strides), 1
+    for d in reversed(TensorType(DType.f32, tuple(shape), Layout(strides)).memory_order):
+        if shape[d] == 1:
+            out[d] = step
+        step = max(step, strides[d] * shape[d]) if shape[d] != 1 else step
     return tuple(out)
 
 
@@ -108,7 +123,8 @@ def strides_for_reshape(source: TensorType, new_shape: Sequence[int]) -> Strides
     groups = [left for left, _ in reshape_groups(source.shape, new_shape) if left]
 
     def inner_first(group: list[int]) -> tuple[int, int]:
-        return min((source.strides[d] for d in group if source.shape[d] > 1), default=0), -group[0]
+        sized = [d for d in group if source.shape[d] > 1] or group
+        return min(source.strides[d] for d in sized), -group[0]
 
     strides, step = [1] * source.rank, 1
     for group in sorted(groups, key=inner_first):

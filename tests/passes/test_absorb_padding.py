@@ -12,7 +12,7 @@ def _conv(pad: str, own: int = 0, size: int = 5) -> str:
         graph g(%x: f32[1,1,3,3]) {{
           const %w: f32[1,1,2,2] = [[[[1.0, 2.0], [3.0, 4.0]]]]
           {pad}
-          %1 = conv(%0, %w) <stride=(1, 1), padding=(({own}, {own}), ({own}, {own})), dilation=(1, 1)> : f32[1,1,{size},{size}]
+          %1 = conv(%0, %w) <stride=(1, 1), padding={((own, own),) * 2}, dilation=(1, 1)> : f32[1,1,{size},{size}]
           return %1
         }}"""
 

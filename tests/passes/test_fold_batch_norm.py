@@ -114,7 +114,7 @@ def test_refused_when_the_weights_are_no_constant():
     net.graph.replace_uses(net.weight, weight)
     ops, report = net.norm().fold()
     assert ops == ["conv", "mul", "add"]
-    assert [d.text for d in report][0].endswith("the weights of conv are no constant")
+    assert report.decisions[0].text.endswith("the weights of conv are no constant")
 
 
 def test_refused_without_a_layer_before():
@@ -122,11 +122,11 @@ def test_refused_without_a_layer_before():
     net.y = net.x
     ops, report = net.norm().fold()
     assert ops == ["conv", "mul", "add"]  # the convolution is dead and goes with the next pass
-    assert [d.text for d in report][0].endswith("it reads an input of the graph")
+    assert report.decisions[0].text.endswith("it reads an input of the graph")
 
     net = _Net()
     _, report = net.then(Relu()).norm().fold()
-    assert [d.text for d in report][0].endswith("it follows relu, which has no weights")
+    assert report.decisions[0].text.endswith("it follows relu, which has no weights")
 
 
 def test_refused_when_the_weights_would_overflow():

@@ -29,8 +29,10 @@ def _graph(nodes: str, input: str = "f32[4,6,5]") -> str:
         ),
         (
             "%0 = slice(%x) <start=(1, 0, 1), stop=(4, 6, 5), step=(1, 2, 1)> : f32[3,3,4]\n"
-            "%1 = slice(%0) <start=(0, 1, 0), stop=(3, 3, 4), step=(2, 1, 3)> : f32[2,2,2]\n%out = relu(%1) : f32[2,2,2]",
-            "%1 = slice(%x) <start=(1, 2, 1), stop=(4, 5, 5), step=(2, 2, 3)> : f32[2,2,2]\n%out = relu(%1) : f32[2,2,2]",
+            "%1 = slice(%0) <start=(0, 1, 0), stop=(3, 3, 4), step=(2, 1, 3)> : f32[2,2,2]\n"
+            "%out = relu(%1) : f32[2,2,2]",
+            "%1 = slice(%x) <start=(1, 2, 1), stop=(4, 5, 5), step=(2, 2, 3)> : f32[2,2,2]\n"
+            "%out = relu(%1) : f32[2,2,2]",
         ),
     ],
 )
@@ -52,7 +54,8 @@ def test_a_cast_that_loses_nothing_is_skipped(rewrites):
 @pytest.mark.parametrize(
     "nodes",
     [
-        "%0 = cast(%x) <dtype='f16'> : f16[4,6,5]\n%1 = cast(%0) <dtype='f32'> : f32[4,6,5]\n%out = relu(%1) : f32[4,6,5]",
+        "%0 = cast(%x) <dtype='f16'> : f16[4,6,5]\n%1 = cast(%0) <dtype='f32'> : f32[4,6,5]\n"
+        "%out = relu(%1) : f32[4,6,5]",
         "%0 = permute(%x) <order=(1, 0, 2)> : f32[6,4,5]\n%1 = reshape(%0) <shape=(24, 5)> : f32[24,5]\n"
         "%out = relu(%1) : f32[24,5]",
     ],

@@ -1,0 +1,185 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from jitrt.graph import Graph, TensorType, Value, f32
+from jitrt.graph.op import Trait
+from jitrt.graph.ops import Add, Concat, Conv, Neg, Permute, Region, Relu, Reshape, Slice, Softmax
+from jitrt.graph.types import Layout
+from jitrt.passes import PassContext, one_anchor
+from jitrt.passes.eliminate_concat import eliminate_concat
+from jitrt.passes.fuse_pointwise import fuse_pointwise
+from jitrt.passes.fuse_vertical import fuse_vertical
+from jitrt.passes.layout import layout
+from jitrt.passes.storage import is_structural
+
+
+class _Net:
+    def __init__(self, *shapes: tuple[int, ...]):
+        self.graph = Graph("net")
+        self.inputs = [self.graph.add_input(f"x{i}", TensorType(f32, shape)) for i, shape in enumerate(shapes)]
+
+    def __call__(self, op, *operands, name=None) -> Value:
+        return self.graph.add(op, *operands, name=name)
+
+    def conv(self, x, filters, name=None):
+        weight = self.graph.add_constant(np.ones((filters, x.type.shape[1], 1, 1), np.float32))
+        return self(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), x, weight, name=name)
+
+    def run(self, apply, *outputs: Value, accepts=one_anchor):
+        self.graph.mark_output(*outputs)
+        for run in (layout, fuse_vertical, fuse_pointwise):
+            run(self.graph, PassContext())
+        outcome = apply(eliminate_concat, self.graph, accepts=accepts)
+        for node in outcome.graph.nodes:
+            assert isinstance(node.op, Region) or is_structural(node)
+        return outcome, {v.name: v for v in outcome.graph.values()}
+
+
+def _copies(graph: Graph) -> int:
+    return sum(isinstance(n.op, Region) and n.op.body.nodes[0].op.name == "contiguous" for n in graph.nodes)
+
+
+def test_operands_are_written_into_their_slices(apply):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    both = net(Concat(1), net.conv(x, 2, "a"), net.conv(x, 3, "b"), name="both")
+    outcome, values = net.run(apply, net(Softmax(1), both))
+    assert values["both"].type.layout == Layout((80, 1, 20, 5))
+    assert values["a"].type.layout == Layout((80, 1, 20, 5), 0, "both")
+    assert values["b"].type.layout == Layout((80, 1, 20, 5), 2, "both")
+    assert outcome.done == ["2 of 2 operands of concat written in place"]
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2, 3])
+def test_along_any_axis(apply, axis):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    outcome, _ = net.run(apply, net(Softmax(1), net(Concat(axis), net.conv(x, 3), net.conv(x, 3))))
+    assert outcome.done == ["2 of 2 operands of concat written in place"]
+
+
+def test_growing_features_share_one_storage(apply):
+    """DenseNet: each layer reads the concat of all before it."""
+    net = _Net((2, 3, 4, 4))
+    features = [net.conv(net.inputs[0], 2, "f0")]
+    for step in range(1, 4):
+        joined = features[0] if step == 1 else net(Concat(1), *features, name=f"c{step}")
+        features.append(net.conv(joined, 2, f"f{step}"))
+    outcome, values = net.run(apply, net(Softmax(1), net(Concat(1), *features, name="all")))
+    assert _copies(outcome.graph) == 0
+    assert [values[f"f{i}"].type.layout.storage for i in range(4)] == ["all"] * 4
+    assert [values[f"f{i}"].type.offset for i in range(4)] == [0, 2, 4, 6]
+    assert values["c3"].type.layout == Layout(values["all"].type.strides, 0, "all")
+    assert "concat is a view: its operands lie side by side already" in outcome.done
+
+
+def test_nested_concats_resolve_to_the_outermost(apply):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    inner = net(Concat(1), net.conv(x, 2, "a"), net.conv(x, 2, "b"), name="inner")
+    outer = net(Concat(1), net.conv(x, 4, "first"), inner, name="outer")
+    outcome, values = net.run(apply, net(Softmax(1), outer))
+    assert _copies(outcome.graph) == 0
+    assert [values[n].type.layout.storage for n in ("a", "b", "first", "inner")] == ["outer"] * 4
+    assert [values[n].type.offset for n in ("first", "inner", "a", "b")] == [0, 4, 4, 6]
+
+
+def test_views_of_what_moves_move_along(apply):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    a = net.conv(x, 4, "a")
+    part = net(Slice((0, 2, 0, 0), (2, 4, 4, 4), (1, 1, 1, 1)), a, name="part")
+    both = net(Concat(1), net.conv(x, 1), a, name="both")
+    _, values = net.run(apply, net(Softmax(1), both), net(Softmax(1), part))
+    assert values["part"].type.layout == Layout((80, 1, 20, 5), 3, "both")
+
+
+def test_an_operand_seen_through_a_view_is_placed_through_it(apply):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    turned = [net(Permute((0, 2, 3, 1)), net.conv(x, 2, name)) for name in "ab"]
+    outcome, values = net.run(apply, net(Softmax(1), net(Concat(3), *turned, name="both")))
+    assert _copies(outcome.graph) == 0
+    assert values["b"].type.layout == Layout((64, 1, 16, 4), 2, "both")
+
+
+def test_a_channel_shuffle_is_written_interleaved(apply):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    pieces = [net(Reshape((2, 1, 2, 4, 4)), net.conv(x, 2, name)) for name in "ab"]
+    stack = net(Permute((0, 2, 1, 3, 4)), net(Concat(1), *pieces))
+    outcome, values = net.run(apply, net(Softmax(1), net(Reshape((2, 4, 4, 4)), stack)))
+    assert _copies(outcome.graph) == 0
+    assert values["a"].type.strides == values["b"].type.strides == (64, 2, 16, 4)
+    assert values["b"].type.offset == 1
+
+
+def _reasons(apply, make, **options):
+    net = _Net((2, 3, 4, 4), (2, 3, 4, 4))
+    operand, outputs = make(net)
+    joined = net(Concat(1), net.conv(net.inputs[0], 2), operand)
+    outcome, _ = net.run(apply, net(Softmax(1), joined), *outputs, **options)
+    assert _copies(outcome.graph) == len(outcome.refused) == 1
+    assert outcome.done == ["1 of 2 operands of concat written in place"]
+    return outcome.refused[0].removeprefix("an operand of concat is copied: ")
+
+
+def test_what_cannot_be_placed_is_copied_with_a_reason(apply):
+    def constant(net):
+        return net.graph.add_constant(np.ones((2, 1, 4, 4), np.float32)), ()
+
+    def output(net):
+        y = net.conv(net.inputs[0], 2)
+        return y, (y,)
+
+    def part(net):
+        y = net.conv(net.inputs[0], 2, "y")
+        return net(Slice((0, 1, 0, 0), (2, 2, 4, 4), (1, 1, 1, 1)), y), (net(Neg(), y),)
+
+    def rigid(net):
+        y = net.conv(net.inputs[0], 2)
+        return y, (net(Softmax(0), net(Reshape((64,)), net(Permute((0, 2, 3, 1)), y))),)
+
+    assert _reasons(apply, lambda net: (net.inputs[1], ())) == "it is an input of the graph"
+    assert _reasons(apply, constant) == "it is a constant"
+    assert _reasons(apply, output) == "it is an output of the graph"
+    assert _reasons(apply, part) == "it shows only part of a value, or in an order that no strides give"
+    assert _reasons(apply, rigid) == "reshape of it would need a copy there"
+
+
+def test_an_operand_used_twice_is_copied_once(apply):
+    net = _Net((2, 3, 4, 4))
+    y = net.conv(net.inputs[0], 2)
+    outcome, _ = net.run(apply, net(Softmax(1), net(Concat(1), y, y, name="both")))
+    assert outcome.refused == ["an operand of concat is copied: it lies in the storage of %both already"]
+    assert _copies(outcome.graph) == 1
+
+
+def test_a_place_no_kernel_can_use_is_refused(apply):
+    def dense(body: Graph) -> str | None:
+        anchors = [n for n in body.nodes if n.has(Trait.ANCHOR)]
+        return "the rows are not dense" if anchors and not body.outputs[0].type.is_dense else None
+
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    both = net(Concat(1), net.conv(x, 2), net(Relu(), net(Add(), x, x)))
+    outcome, _ = net.run(apply, net(Softmax(1), both), accepts=dense)
+    assert outcome.refused == ["an operand of concat is copied: no kernel could use it there: the rows are not dense"]
+
+
+def test_a_concat_that_is_an_output_is_the_output(apply):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    _, values = net.run(apply, net(Concat(1), net.conv(x, 2, "a"), net.conv(x, 2, "b"), name="out"))
+    assert values["out"].type.layout == Layout((64, 16, 4, 1))
+    assert values["b"].type.layout == Layout((64, 16, 4, 1), 32, "out")
+
+
+def test_a_concat_of_inputs_side_by_side_is_a_view(apply):
+    net = _Net((2, 4))
+    halves = [net(Slice((0, s), (2, s + 2), (1, 1)), net.inputs[0]) for s in (0, 2)]
+    outcome, values = net.run(apply, net(Softmax(1), net(Concat(1), *halves, name="whole")))
+    assert values["whole"].type.layout == Layout((4, 1), 0, "x0")
+    assert _copies(outcome.graph) == 0
