@@ -184,6 +184,7 @@ class TimedGraph:
     def time(self, stream: int) -> float:
         """Microseconds of one replay."""
         self.launch(stream)
+        self._driver.synchronize(stream)  # an event inside a graph counts as recorded only once the graph has run
         return self._driver.elapsed(self._start, self._end)
 
 

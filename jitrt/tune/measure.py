@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Protocol
 
 from jitrt.runtime.driver import cuda_driver
@@ -26,16 +27,20 @@ class Measurer(Protocol):
 
 
 class GpuMeasurer:
-    """Measures on GPU number `index` of this machine. Raises NoGpuError if there is none."""
+    """Measures on GPU number `index` of this machine, giving each candidate `patience` seconds of it, or what its job
+    says. Raises NoGpuError if there is no such GPU."""
 
-    def __init__(self, index: int = 0):
+    def __init__(self, index: int = 0, patience: float | None = None):
         self.device = cuda_driver(index).device
         self._index = index
+        self._patience = patience
         self._worker = Worker("GPU worker")
         self._worker.start()
 
     def measure(self, job: Job) -> Outcome:
         """Verify a candidate, then time it. Never raises for what the candidate does."""
+        if self._patience is not None:
+            job = replace(job, patience=self._patience)
         try:
             outcome: Outcome = self._worker.call(rig.measure, self._index, job, limit=LIMIT)
         except WorkerFailure as failure:

@@ -21,20 +21,21 @@ from jitrt.tune.session import Session
 from jitrt.tune.timing_cache import Record
 from jitrt.tune.worker import time_limit
 
-GPU_SECONDS = 10.0  # a candidate that keeps the GPU longer hangs
 _SESSION_SHARE = 0.5  # of the free memory, for buffers of problems at hand
 _OUT_OF_MEMORY = 2
 
 
 @dataclass(frozen=True)
 class Job:
-    """One candidate to verify and time. `best` is the time to beat in microseconds, if there is one."""
+    """One candidate to verify and time. `best` is the time to beat in microseconds, if there is one; a candidate that
+    keeps the GPU for more than `patience` seconds hangs."""
 
     problem: Problem
     candidate: Candidate
     binaries: tuple[Binary, ...]
     target: Target
     best: float | None = None
+    patience: float = 10.0
 
 
 @dataclass(frozen=True)
@@ -93,7 +94,7 @@ class Rig:
         session = self._session(job.problem)
         lowered = job.candidate.lower(job.problem, job.target)
         with closing(Bench(session, lowered, job.binaries)) as bench:
-            with time_limit(GPU_SECONDS):
+            with time_limit(job.patience):
                 reason = bench.verify(session.trial, session.blocks[0])
                 if reason is not None:
                     return Outcome(Record(reason=reason))
@@ -102,7 +103,7 @@ class Rig:
                 return Outcome(Record(microseconds, slower=True))
             if not job.candidate.template.spreads_nonfinite(job.problem):
                 trial, block = session.special()
-                with time_limit(GPU_SECONDS):
+                with time_limit(job.patience):
                     reason = bench.verify(trial, block)
                 if reason is not None:
                     return Outcome(Record(reason=f"on large numbers and NaN: {reason}"))

@@ -23,12 +23,12 @@ from jitrt.tune.compile_pool import Compiled, CompilePool, Compiler
 from jitrt.tune.cost import weight
 from jitrt.tune.kernel_cache import KernelCache
 from jitrt.tune.measure import GpuMeasurer, Job, Measurer, Outcome
-from jitrt.tune.progress import Progress, Reporter
+from jitrt.tune.progress import Event, Progress, Reporter
 from jitrt.tune.recall import Recall
 from jitrt.tune.search import SPILLS, Search
 from jitrt.tune.timing_cache import Record
 
-__all__ = ["Choice", "Progress", "select"]
+__all__ = ["Choice", "Event", "Progress", "select"]
 
 Source = Literal["measured", "cache", "heuristic"]
 Listener = Callable[[Problem, Tactic, Record], None]
