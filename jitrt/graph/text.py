@@ -112,9 +112,10 @@ def _types(text: str) -> list[TensorType]:
 
 
 def _parse_graph(lines: list[str], at: int, data: Mapping[str, Array], header: str | None = None) -> tuple[Graph, int]:
-    match = _HEADER.match(header or lines[at])
+    first = header or _line(lines, at, "'graph NAME(...) {'")
+    match = _HEADER.match(first)
     if match is None:
-        raise GraphError(f"expected 'graph NAME(...) {{', got {header or lines[at]!r}")
+        raise GraphError(f"expected 'graph NAME(...) {{', got {first!r}")
     graph = Graph(match.group(1))
     for part in _INPUT.finditer(match.group(2)):
         graph.add_input(part.group(1), parse_type(part.group(2)))
@@ -128,7 +129,11 @@ def _parse_graph(lines: list[str], at: int, data: Mapping[str, Array], header: s
         if line.startswith("return"):
             names = [n.strip().lstrip("%") for n in line[6:].split(",") if n.strip()]
             graph.mark_output(*(_look_up(env, name, line) for name in names))
-            return graph, at + 1 if header is None else at
+            if header is not None:
+                return graph, at
+            if _line(lines, at, "'}'") != "}":
+                raise GraphError(f"expected '}}', got {lines[at]!r}")
+            return graph, at + 1
         if constant := _CONST.match(line):
             name, type_text, literal = constant.groups()
             type = parse_type(type_text)
@@ -141,7 +146,7 @@ def _parse_graph(lines: list[str], at: int, data: Mapping[str, Array], header: s
         body = None
         if body_header:
             body, at = _parse_graph(lines, at - 1, data, header=body_header)
-            close = _CLOSE.match(lines[at])
+            close = _CLOSE.match(_line(lines, at, "'} : type'"))
             if close is None:
                 raise GraphError(f"expected '}} : type', got {lines[at]!r}")
             types_text, loc = close.groups()
@@ -155,6 +160,12 @@ def _parse_graph(lines: list[str], at: int, data: Mapping[str, Array], header: s
         made = graph.append(op, inputs, loc=ast.literal_eval(loc) if loc else "", names=names, types=types)
         env.update({v.name: v for v in made.outputs})
     raise GraphError("the text ends inside a graph: no 'return' line")
+
+
+def _line(lines: list[str], at: int, expected: str) -> str:
+    if at >= len(lines):
+        raise GraphError(f"expected {expected}, the text ends")
+    return lines[at]
 
 
 def _look_up(env: Mapping[str, Value], name: str, line: str) -> Value:
