@@ -43,7 +43,7 @@ class TensorMap:
 
     `shape` and `box` are in elements, outermost dimension first; `strides` in bytes, one for every dimension but the
     innermost; `swizzle` is 0, 32, 64 or 128 bytes; `dtype` is a graph dtype name. Elements outside `shape` read zero.
-    It stands for these 128 bytes alone: the sizes and strides a Triton kernel takes after them are Scalars of their own.
+    It stands for these 128 bytes alone: the sizes and strides that Triton passes after them are Scalars of their own.
     """
 
     pointer: Pointer
@@ -129,8 +129,8 @@ class Plan:
     """Everything but the bytes of weights and cubins.
 
     `arch` is the compute capability as one number (90); a cubin runs on that major version from that minor version on.
-    `structure` is the caller's output structure as JSON (nested lists, dicts, and {"output": i} leaves); None stands for
-    one output, or for a tuple of several.
+    `structure` is the caller's output structure as JSON (nested lists, dicts, and {"output": i} leaves); None is one
+    output, or a tuple of several.
     `notes` is free-form JSON: toolchain, device, options, graph text, fusion report, memory report.
     """
 

@@ -14,7 +14,8 @@ from jitrt.runtime.cuda_graph import LaunchGraph
 from jitrt.runtime.memory import Resources, allocate_spaces
 
 if TYPE_CHECKING:
-    from jitrt.runtime.engine import Engine, LoadedPlan
+    from jitrt.runtime.engine import Engine
+    from jitrt.runtime.loaded import LoadedPlan
 
 
 class ExecutionContext:
