@@ -12,9 +12,11 @@ from jitrt.plan.file import open_plan, write_plan
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.runtime.context import ExecutionContext
 from jitrt.runtime.driver import cuda_driver
-from jitrt.runtime.loaded import LoadedPlan
+from jitrt.runtime.loaded import LoadedPlan, nester
 from jitrt.runtime.report import Comparison, Inspection, Profile
 from jitrt.runtime.seam import Driver
+
+__all__ = ["Engine", "load", "nester"]
 
 
 class Engine:
