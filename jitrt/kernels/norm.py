@@ -52,10 +52,10 @@ def norm(
     if COLUMNS <= BLOCK_K:
         k_mask = columns < COLUMNS
         x = LOAD(x_aux, m, columns, m_mask, k_mask).to(tl.float32)
+        weight = WEIGHT(weight_aux, m, columns, m_mask, k_mask)  # under way while the row is summed
+        bias = BIAS(bias_aux, m, columns, m_mask, k_mask)
         mean, deviation = _moments(x, k_mask, COLUMNS, BLOCK_M, BLOCK_K)
-        scale = 1 / tl.sqrt(deviation / COLUMNS + EPS)
-        value = (x - mean) * scale * WEIGHT(weight_aux, m, columns, m_mask, k_mask)
-        value += BIAS(bias_aux, m, columns, m_mask, k_mask)
+        value = (x - mean) * (1 / tl.sqrt(deviation / COLUMNS + EPS)) * weight + bias
         STORE(y, APPLY(value, aux, m, columns, m_mask, k_mask), m, columns, m_mask, k_mask)
     else:
         mean = tl.zeros((BLOCK_M, 1), tl.float32)

@@ -7,6 +7,7 @@ with nothing in between. Fires for a region without an anchor. Saves a write and
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import triton
@@ -29,6 +30,7 @@ def pointwise(
     COLUMNS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     APPLY: tl.constexpr,
     STORE: tl.constexpr,
 ):
@@ -38,6 +40,8 @@ def pointwise(
     k = ((pid % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
     m_mask = m < ROWS
     k_mask = k < COLUMNS
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     value = APPLY(0.0, aux, m, k, m_mask, k_mask)
     STORE(y, tl.broadcast_to(value, (BLOCK_M, BLOCK_K)), m, k, m_mask, k_mask)
 
@@ -55,14 +59,8 @@ class Pointwise(Template):
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         rows, columns, _ = plan_tiles(problem)
-        out = []
-        for elements, warps in ((1024, 4), (2048, 4), (512, 4), (4096, 8), (256, 2)):
-            block_k = min(_power_of_two(columns), elements)
-            block_m = max(1, min(_power_of_two(rows), elements // block_k))
-            config = {"BLOCK_M": block_m, "BLOCK_K": block_k, "num_warps": warps}
-            if config not in out:
-                out.append(config)
-        return out
+        crossing = _crossing(problem, TileSpace.of(problem.output.type)) is not None
+        return tile_configs(rows, columns, target, widest=64 if crossing else 4096)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         rows, columns, epilogue = plan_tiles(problem)
@@ -72,10 +70,11 @@ class Pointwise(Template):
             "COLUMNS": columns,
             "BLOCK_M": config["BLOCK_M"],
             "BLOCK_K": config["BLOCK_K"],
+            "DEPENDENT": target.arch >= 90,
             "APPLY": epilogue.apply,
             "STORE": epilogue.store,
         }
-        arguments = {"y": Result(), "aux": tuple(Operand(i) for i in epilogue.operands)}
+        arguments: dict[str, Any] = {"y": Result(), "aux": tuple(Operand(i) for i in epilogue.operands)}
         return Lowered((KernelCall(pointwise, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
 
 
@@ -88,7 +87,22 @@ def plan_tiles(problem: Problem) -> tuple[int, int, Epilogue]:
         flat = TensorType(out.dtype, (out.numel,))
         return 1, out.numel, make_flat(body, flat)
     space = TileSpace.of(out)
+    crossing = _crossing(problem, space)
+    if crossing is not None:
+        space = replace(space, rows=(*(d for d in space.rows if d != crossing), crossing))
     return space.row_count, space.column_count, make_epilogue(body, None, space)
+
+
+def _crossing(problem: Problem, space: TileSpace) -> int | None:
+    """The innermost dimension of an operand that lies across the output, as in a change from NHWC to NCHW, or None.
+    With that dimension innermost in the rows, a tile reads and writes whole runs of memory."""
+    for value in problem.body.inputs:
+        innermost = next((d for d in reversed(value.type.memory_order) if value.type.shape[d] > 1), None)
+        if value.type.shape != space.shape or innermost is None or innermost == space.column:
+            continue
+        if value.type.strides[innermost] == 1:
+            return innermost
+    return None
 
 
 def make_flat(body: Graph, flat: TensorType) -> Epilogue:
@@ -98,5 +112,17 @@ def make_flat(body: Graph, flat: TensorType) -> Epilogue:
     return make_epilogue(body, None, TileSpace.of(flat), given=given)
 
 
-def _power_of_two(n: int) -> int:
-    return 1 << max(0, n - 1).bit_length()
+def tile_configs(rows: int, columns: int, target: Target, *, widest: int = 4096) -> Sequence[Config]:
+    """Tiles BLOCK_M x BLOCK_K of at most `widest` columns, and num_warps, for one pass over rows x columns elements;
+    best guess first: enough programs to fill the chip, little waste at the edges, a few elements a thread."""
+    found: list[tuple[float, Config]] = []
+    for elements, warps in ((1024, 4), (2048, 4), (512, 2), (4096, 8), (512, 4), (256, 2), (128, 1)):
+        block_k = min(triton.next_power_of_2(columns), widest, elements)
+        block_m = min(triton.next_power_of_2(rows), elements // block_k)
+        tiles = -(-rows // block_m) * -(-columns // block_k)
+        waste = tiles * block_m * block_k / (rows * columns)
+        idle = max(1.0, target.sms * 8 / (tiles * warps))  # the chip wants 8 warps an SM
+        config = {"BLOCK_M": block_m, "BLOCK_K": block_k, "num_warps": warps}
+        if all(config != other for _, other in found):
+            found.append((waste * idle, config))
+    return [config for _, config in sorted(found, key=lambda pair: pair[0])]

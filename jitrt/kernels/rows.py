@@ -46,4 +46,5 @@ def _cost(block_m: int, block_k: int, warps: int, rows: int, target: Target) -> 
     per_thread = block_m * block_k / (warps * 32)
     fit = 1 + abs(per_thread - 8) / 32  # 8 elements a thread are one wide load; more are registers, fewer are requests
     exchange = 1.1 if warps > 1 and block_m < warps else 1.0  # a row spread over warps is summed through shared memory
-    return idle * waste * fit * exchange
+    sparse = 1.15 if warps == 1 and programs > target.sms * 32 else 1.0  # an SM holds 32 programs, but 64 warps
+    return idle * waste * fit * exchange * sparse

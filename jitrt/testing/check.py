@@ -34,13 +34,14 @@ def make_problem(
     alignment: int | Sequence[int] = 16,
 ) -> Problem:
     """The problem of a hand-written body. `strides` gives inputs or the output, by name, other strides than row-major;
-    `weights` names the inputs that are constants of the model."""
+    `weights` names the inputs that are constants of the model; `alignment` is in bytes, an element's size at least."""
     given = strides or {}
     for value in (*body.inputs, *body.outputs):
         if value.name in given:
             value.type = value.type.with_layout(Layout(tuple(given[value.name])))
-    count = len(body.inputs) + 1
-    aligned = (alignment,) * count if isinstance(alignment, int) else tuple(alignment)
+    values = (*body.inputs, *body.outputs)
+    wanted = [alignment] * len(values) if isinstance(alignment, int) else alignment
+    aligned = tuple(max(a, v.type.dtype.itemsize) for a, v in zip(wanted, values, strict=True))
     return Problem(body, tuple(v.name in weights for v in body.inputs), aligned)
 
 

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import subprocess
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
+import triton
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -88,6 +93,21 @@ def test_every_candidate_is_right_and_compiles() -> None:
     check_problem(problem, Pointwise(), configs)
     for config in configs[:2]:
         compiles(problem, Pointwise(), config)
+
+
+def test_a_change_of_layout_reads_and_writes_whole_runs_of_memory(tmp_path: Path) -> None:
+    """NHWC to NCHW: the channels are innermost in the rows, so that a load runs along them and a store along pixels."""
+    shape = (8, 64, 56, 56)
+    problem = chain(nhwc(f16, shape), TensorType(f16, shape))
+    problem = replace(problem, alignment=(16, 16))
+    assert Pointwise().candidates(problem, TARGETS[90])[0]["BLOCK_K"] == 64
+    tool = Path(triton.__file__).parent / "backends" / "nvidia" / "bin" / "cuobjdump"
+    for number, binary in enumerate(compiles(problem, Pointwise())):
+        path = tmp_path / f"{number}.cubin"
+        path.write_bytes(binary.cubin)
+        code = subprocess.run([tool, "-sass", path], capture_output=True, text=True, check=True).stdout
+        assert "LDG.E.128" in code or "LDG.E.64" in code
+        assert "STG.E.128" in code or "STG.E.64" in code
 
 
 def test_a_tensor_past_2_31_elements_is_not_one_row() -> None:
