@@ -38,6 +38,18 @@ class Recall:
         finally:
             self._pass_on()
 
+    def why(self, problem: Problem) -> str:
+        """One line on why the cache has, or has not, an answer for a problem."""
+        if self._cache is None:
+            return "no timing cache"
+        try:
+            return self._cache.why(problem, self._setting)
+        except CacheError as error:
+            self._lose(error)
+            return "no timing cache"
+        finally:
+            self._pass_on()
+
     def put(self, problem: Problem, tactic: Tactic, record: Record) -> None:
         """Remember what came of a tactic."""
         if self._cache is None:

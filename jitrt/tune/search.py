@@ -22,6 +22,7 @@ class Search:
     def __init__(self, number: int, problem: Problem, candidates: list[Candidate], *, ordered: bool):
         self.number, self.problem, self.ordered = number, problem, ordered
         self.weight = 0.0
+        self.why = "the timing cache was not asked"
         self.records: dict[Tactic, Record] = {}
         self.cached: set[Tactic] = set()  # whose records come from the timing cache
         self.waiting: set[Tactic] = set()  # submitted, no record yet

@@ -37,13 +37,15 @@ Listener = Callable[[Problem, Tactic, Record], None]
 @dataclass(frozen=True)
 class Choice:
     """What was chosen for a problem. `microseconds` is 0 if it was never timed. `tried` lists every tactic that
-    something is known of, with its microseconds or the reason it was refused."""
+    something is known of, with its microseconds or the reason it was refused; `cache` is one line on why the timing
+    cache had, or had not, an answer."""
 
     tactic: Tactic
     binaries: tuple[Binary, ...]
     microseconds: float
     source: Source
     tried: tuple[tuple[Tactic, float | str], ...]
+    cache: str
 
 
 def select(
@@ -106,6 +108,7 @@ def _plan(
             searches[problem.key] = Search(number, problem, candidates, ordered=budget.seconds == 0)
             if recall is not None:
                 searches[problem.key].recall(recall.records(problem), offered)
+                searches[problem.key].why = recall.why(problem)
         searches[problem.key].weight += weight(problem, target)
     return searches
 
@@ -118,7 +121,7 @@ def _choice(search: Search) -> Choice:
     if search.ordered:
         source = "heuristic"
     tried = tuple((t, r.microseconds or 0.0 if r.reason is None else r.reason) for t, r in search.records.items())
-    return Choice(winner, search.binaries[winner], microseconds, source, tried)
+    return Choice(winner, search.binaries[winner], microseconds, source, tried, search.why)
 
 
 class Tuning:
@@ -146,7 +149,9 @@ class Tuning:
         """Tune until the budget is spent and every problem has a winner. Raises TuningError if one cannot have any."""
         counts = [1 if s.ordered else len(s.untried()) for s in self._searches if not s.ordered or s.winner is None]
         self._reporter.total = sum(counts)
-        self._reporter.start(f"{len(self._searches)} distinct problems, {sum(counts)} candidates to try")
+        known = sum(s.winner is not None for s in self._searches)
+        told = f"{len(self._searches)} distinct problems, {known} known from the timing cache, "
+        self._reporter.start(told + f"{sum(counts)} candidates to try")
         while True:
             try:
                 self._submit()

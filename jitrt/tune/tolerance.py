@@ -75,17 +75,24 @@ def disagreement(out: Array, ref: Array, dtype: DType, bound: Tolerance, slack: 
     keep = judged & ~np.isnan(want)
     limit = _largest(dtype)
     got, want = np.clip(got[keep], -limit, limit), np.clip(want[keep], -limit, limit)
+    allowed = np.broadcast_to(slack, keep.shape)[keep]
+    huge = np.abs(want) == limit
+    if (got[huge] != want[huge]).any():
+        return f"wrong numbers at {_share(got[huge] != want[huge])} that overflow {dtype.value}"
+    return _far(got[~huge], want[~huge], bound, allowed[~huge])
+
+
+def _far(got: Array, want: Array, bound: Tolerance, allowed: Array) -> str | None:
+    """Whether any element, or all of them together, are too far off; all finite."""
     if not got.size:
         return None
-    allowed = np.broadcast_to(slack, keep.shape)[keep]
     error = np.abs(got - want)
-    rms = float(np.sqrt(np.mean(np.square(want))))
-    wild = error > bound.element * (np.abs(want) + rms) + allowed
+    scale = np.abs(want) + float(np.sqrt(np.mean(np.square(want))))
+    wild = error > bound.element * scale + allowed
     if wild.sum() > bound.outliers * wild.size:
-        worst = float((error / (np.abs(want) + rms + 1e-300)).max())
+        worst = float((error / (scale + 1e-300)).max())
         return f"wrong numbers at {_share(wild)}, off by up to {worst:.1e} (limit {bound.element:.1e})"
-    far = float(np.linalg.norm(error[~wild]))
-    size = float(np.linalg.norm(want[~wild]))
+    far, size = float(np.linalg.norm(error[~wild])), float(np.linalg.norm(want[~wild]))
     if far > bound.norm * size + float(np.linalg.norm(allowed[~wild])):
         return f"wrong numbers: relative error {far / max(size, 1e-300):.1e} (limit {bound.norm:.1e})"
     return None

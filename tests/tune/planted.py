@@ -14,10 +14,12 @@ from jitrt.codegen.source import define
 from jitrt.codegen.target import Target
 from jitrt.graph import Graph, Layout, TensorType, f16
 from jitrt.graph.graph import Graph as Body
-from jitrt.graph.ops import Relu
+from jitrt.graph.ops import Linear, Relu
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
 from jitrt.runtime.fake_driver import H200
 from jitrt.runtime.seam import Device
+from jitrt.tune.rig import Job, Outcome
+from jitrt.tune.timing_cache import Record
 from jitrt.tune.worker import time_limit
 
 
@@ -29,6 +31,17 @@ def relu_problem(*shape: int, out_strides: tuple[int, ...] | None = None) -> Pro
         y.type = y.type.with_layout(Layout(out_strides))
     body.mark_output(y)
     return Problem(body, (False,), (16, 16))
+
+
+def linear_problem(rows: int, columns: int, filters: int) -> Problem:
+    """y = x @ w.T in float16."""
+    body = Graph("region")
+    x, w = (
+        body.add_input("x", TensorType(f16, (rows, columns))),
+        body.add_input("w", TensorType(f16, (filters, columns))),
+    )
+    body.mark_output(body.add(Linear(), x, w))
+    return Problem(body, (False, True), (16, 16, 16))
 
 
 class Listed(Template):
@@ -118,3 +131,18 @@ class BadCompile(Template):
 def other_device() -> Device:
     """Like the fake H200, with another driver."""
     return dataclasses.replace(H200, driver_version=H200.driver_version + 10)
+
+
+def measure_by_choice(index: int, job: Job) -> Outcome:
+    """In place of the rig: what happens is named by the job's `best`, given as a number."""
+    kind = int(job.best or 0)
+    if kind == 1:
+        os.kill(os.getpid(), signal.SIGSEGV)
+    if kind == 2:
+        with time_limit(job.patience):
+            time.sleep(60)
+    if kind == 3:
+        return Outcome(Record(reason=f"crashed in process {os.getpid()}"), fatal=True)
+    if kind == 4:
+        raise ValueError("the rig is broken")
+    return Outcome(Record(float(os.getpid())))

@@ -14,6 +14,8 @@ from jitrt.kernels.base import Tactic, Template, templates
 from jitrt.tune.candidates import Candidate
 from jitrt.tune.compile_pool import CompilePool
 from jitrt.tune.kernel_cache import KernelCache
+from jitrt.tune.select import select
+from jitrt.tune.worker import Worker
 
 TARGET = target_of(90)
 PROBLEM = planted.relu_problem(8, 64)
@@ -57,6 +59,22 @@ def test_bad_candidates_are_reported_and_the_next_one_compiles(pool: CompilePool
     assert not results["crash"].lasting
     assert "KeyError: 'no such thing'" in (results["raise"].reason or "")
     assert results["fine"].binaries
+
+
+def test_a_cross_build_compiles_its_first_guesses_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Real templates, real compiler, no GPU; the second build reads what the first one compiled."""
+    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
+    problems = [PROBLEM, planted.linear_problem(16, 64, 32), PROBLEM]
+    first = select(problems, TARGET, mode="60s")
+    assert [choice.source for choice in first] == ["heuristic"] * 3
+    assert first[0] == first[2]
+    assert first[1].binaries[0].cubin.startswith(b"\x7fELF")
+    monkeypatch.setattr(Worker, "start", no_process)
+    assert select(problems, TARGET, mode="heuristic") == first
+
+
+def no_process(worker: Worker) -> bool:
+    raise AssertionError("a process was started")
 
 
 def test_closing_stops_what_runs_and_what_waits(pool: CompilePool) -> None:

@@ -306,6 +306,8 @@ def test_a_second_run_measures_nothing_and_compiles_the_winner() -> None:
     assert gpu.jobs == []
     assert compiler.compiled == [1]
     assert len(again.tried) == 3
+    assert first[0].cache == "miss: this problem was never tuned"
+    assert again.cache == "hit: 3 tactics known, 1 of them refused, best 3.00 us"
 
 
 def test_what_may_be_otherwise_next_time_is_tried_again() -> None:
@@ -378,6 +380,7 @@ def test_progress_counts_candidates_and_listeners_hear_of_each() -> None:
     run(FakeGpu({0: 5.0, 1: "crashed", 2: 9.0}), progress=events.append, on_candidate=listener)
     assert [e.kind for e in events] == ["start", "candidate", "candidate", "candidate", "end"]
     assert [(e.done, e.total) for e in events] == [(0, 3), (1, 3), (2, 3), (3, 3), (3, 3)]
+    assert events[0].text == "1 distinct problems, 0 known from the timing cache, 3 candidates to try"
     assert events[1].text == "listed(choice=0): 5.00 us"
     assert events[3].text == "listed(choice=2): 9.00 us, slower"
     assert events[0].remaining is not None

@@ -62,6 +62,16 @@ def test_what_the_dtype_cannot_hold_may_be_infinite() -> None:
     assert disagreement(np.array([1e3, -np.inf, 1.0]), ref, f16, tolerance(f16)) is not None
 
 
+def test_an_infinity_does_not_blind_the_check_of_the_rest() -> None:
+    ref, out = REF.copy(), REF.copy()
+    ref[0, 0] = out[0, 0] = -np.inf
+    assert disagreement(out, ref, f32, tolerance(f32)) is None
+    out[1, 1] += 0.5
+    assert "wrong numbers at 1 of 4095" in (disagreement(out, ref, f32, tolerance(f32)) or "")
+    out[1, 1], out[0, 0] = ref[1, 1], 0.0
+    assert disagreement(out, ref, f32, tolerance(f32)) == "wrong numbers at 1 of 1 elements that overflow f32"
+
+
 def test_slack_is_allowed_on_top_and_infinite_slack_is_not_judged() -> None:
     out = REF.copy()
     out[2, 2] += 0.5

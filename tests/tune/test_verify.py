@@ -104,6 +104,17 @@ def test_operands_are_the_same_at_every_call_and_special_ones_keep_the_weights()
     assert not np.isnan(special.expected[1]).any(), "NaN stays in the first item"
 
 
+def test_large_exponents_are_not_held_to_the_last_digits() -> None:
+    posed = problem(Exp(), (64, 1024))
+    trial = make_trial(posed, special=True)
+    exponent = (trial.operands[0] * np.float32(1.442695)).astype(np.float32)  # as the GPU does: rounded, then exp2
+    with np.errstate(over="ignore"):
+        out = np.exp2(exponent.astype(np.float64)).astype(np.float32)
+    assert trial.check(out) is None
+    normal = make_trial(posed)
+    assert trial.bound.norm > normal.bound.norm
+
+
 def test_results_are_of_the_size_of_the_operands() -> None:
     posed = problem(Linear(), (16, 4096), (16, 4096), dtype=f16, weights=(1,))
     assert 0.5 < make_trial(posed).expected.std() < 2
