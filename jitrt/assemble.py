@@ -83,7 +83,9 @@ class Assembler:
                 arguments = plan_arguments(call, lambda a, step=step, zeros=zeros: self._pointer(step, a, zeros))
                 after = self._after(step, len(launches), hazards, parallel)
                 grid = (call.grid[0], call.grid[1], call.grid[2])
-                launches.append(Launch(self._kernel(binary), grid, tuple(arguments), after, len(layers)))
+                dependent = call.dependent and len(after) == 1
+                launch = Launch(self._kernel(binary), grid, tuple(arguments), after, len(layers), dependent)
+                launches.append(launch)
             layers.append(_layer(step))
         return tuple(launches), tuple(layers)
 

@@ -145,7 +145,12 @@ class KernelCall:
     """One launch: a `@triton.jit` (or `@gluon.jit`) function, its runtime arguments by parameter name in order, its
     constexpr arguments, grid and compile options. A tuple of Operands is passed as a Triton tuple of pointers.
     Numbers that are 1 or divisible by 16 are specialised as Triton does. All shapes are static, so a size may as well be
-    a constexpr where that helps the compiler."""
+    a constexpr where that helps the compiler.
+
+    A kernel with a constexpr `DEPENDENT` that is true executes `griddepcontrol.wait` before its first access to memory
+    (`tl.extra.cuda.gdc_wait()`, sm_90 and later). It may then be launched while its predecessor still runs: measured on
+    an H200, 0.2 to 0.5 us less a launch. (Triggering the successor early, from inside a kernel, lost: its programs take
+    the place of the predecessor's own.)"""
 
     function: Any
     arguments: Mapping[str, Argument]
@@ -154,6 +159,11 @@ class KernelCall:
     num_warps: int = 4
     num_stages: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+
+    @property
+    def dependent(self) -> bool:
+        """Whether the kernel waits for its predecessor by itself."""
+        return bool(self.constexprs.get("DEPENDENT"))
 
 
 @dataclass(frozen=True)

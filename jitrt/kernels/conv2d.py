@@ -79,6 +79,7 @@ def conv2d(
     SPLIT_K: tl.constexpr,
     EARLY: tl.constexpr,  # load the epilogue's operands before the loop
     PRECISION: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     FETCH: tl.constexpr,
     FINISH: tl.constexpr,
     STORE: tl.constexpr,
@@ -110,6 +111,8 @@ def conv2d(
 
     m = rm[:, None]
     k = bundle * FILTERS + rn[None, :]
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     if EARLY:
         held = FETCH(aux, m, k, m_mask, n_mask)
 
@@ -364,6 +367,7 @@ class Conv2d(Template):
             "SPLIT_K": split,
             "EARLY": config["EARLY"],
             "PRECISION": "tf32" if tf32 else "ieee",
+            "DEPENDENT": target.arch >= 90,
             "FETCH": epilogue.fetch,
             "FINISH": epilogue.finish,
             "STORE": epilogue.store,

@@ -41,6 +41,7 @@ def depthwise(
     WIDE: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_C: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     APPLY: tl.constexpr,
     STORE: tl.constexpr,
 ):
@@ -59,6 +60,8 @@ def depthwise(
     channel = rc if MULTIPLIER == 1 else rc // MULTIPLIER
     x_tile = x + (x_row[:, None] + (channel * X_STRIDES[1])[None, :])
     w_tile = w + (rc * W_STRIDES[0])[None, :]
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     acc = tl.zeros((BLOCK_M, BLOCK_C), tl.float32)
     height: tl.constexpr = FILTER[0]
     width: tl.constexpr = FILTER[1]
@@ -129,6 +132,7 @@ class Depthwise(Template):
             "WIDE": x.span >= 2**31,
             "BLOCK_M": config["BLOCK_M"],
             "BLOCK_C": config["BLOCK_C"],
+            "DEPENDENT": target.arch >= 90,
             "APPLY": epilogue.apply,
             "STORE": epilogue.store,
         }

@@ -60,6 +60,7 @@ def pool(
     BLOCK_K: tl.constexpr,
     LOCATE: tl.constexpr,
     CHAIN: tl.constexpr,  # the elementwise ops before the pool, or None
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     APPLY: tl.constexpr,
     STORE: tl.constexpr,
 ):
@@ -68,6 +69,8 @@ def pool(
     m = ((pid // tiles_k) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     k = ((pid % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
     m_mask = m < ROWS
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     k_mask = k < COLUMNS
 
     plane, d_out, h_out, w_out = LOCATE(m, k)
@@ -274,6 +277,7 @@ class Pool(Template):
             "BLOCK_K": config["BLOCK_K"],
             "LOCATE": make_locate(space, x),
             "CHAIN": make_chain(body, anchor.inputs[0]) if chained else None,
+            "DEPENDENT": target.arch >= 90,
             "APPLY": epilogue.apply,
             "STORE": epilogue.store,
         }

@@ -91,6 +91,7 @@ def reduce(
     IDENTITY: tl.constexpr,  # what combines with anything to that thing
     DIVISOR: tl.constexpr,
     ACC: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     LOAD: tl.constexpr,
     APPLY: tl.constexpr,
     STORE: tl.constexpr,
@@ -105,6 +106,8 @@ def reduce(
     rk = (tile % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K)
     m = rm[:, None, None]
     k = rk[None, None, :]
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     acc = tl.full((BLOCK_M, BLOCK_R, BLOCK_K), IDENTITY, ACC)
     for step in tl.range(0, share, loop_unroll_factor=unroll):
         r = ((split * share + step) * BLOCK_R + tl.arange(0, BLOCK_R))[None, :, None]
@@ -229,6 +232,7 @@ class Reduce(Template):
             "IDENTITY": _identity(kind, acc),
             "DIVISOR": shape.length if mean else 1,
             "ACC": triton_dtype(acc),
+            "DEPENDENT": target.arch >= 90,
             "LOAD": shape.prologue.load,
             "APPLY": shape.epilogue.apply,
             "STORE": shape.epilogue.store,

@@ -40,6 +40,7 @@ def pad_channels(
     PADDED: tl.constexpr,  # images, height, width of out
     PADDING: tl.constexpr,
     X_STRIDES: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     BLOCK: tl.constexpr,
 ):
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
@@ -49,6 +50,8 @@ def pad_channels(
     n = (pixel // (PADDED[1] * PADDED[2]))[:, None]
     inside = (h >= 0) & (h < SIZE[1]) & (w >= 0) & (w < SIZE[2]) & (c < SIZE[0]) & (n < PADDED[0])
     offset = n * X_STRIDES[0] + c * X_STRIDES[1] + h * X_STRIDES[2] + w * X_STRIDES[3]
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     value = tl.load(x + offset, mask=inside, other=0.0)
     tl.store(out + pixel[:, None] * 4 + c, value.to(out.dtype.element_ty), mask=n < PADDED[0])
 
@@ -136,6 +139,7 @@ class Stem(Template):
                 "PADDED": shape.padded,
                 "PADDING": tuple(p[0] for p in anchor.op.padding),
                 "X_STRIDES": x.strides,
+                "DEPENDENT": target.arch >= 90,
                 "BLOCK": 256,
             },
             (-(-pixels // 256), 1, 1),
@@ -167,6 +171,7 @@ class Stem(Template):
             "SPLIT_K": 1,
             "EARLY": False,
             "PRECISION": "tf32" if anchor.op.tf32 else "ieee",
+            "DEPENDENT": target.arch >= 90,
             "FETCH": epilogue.fetch,
             "FINISH": epilogue.finish,
             "STORE": epilogue.store,
