@@ -40,6 +40,7 @@ def norm(
     EPS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     LOAD: tl.constexpr,
     WEIGHT: tl.constexpr,
     BIAS: tl.constexpr,
@@ -49,6 +50,8 @@ def norm(
     m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     m_mask = m < ROWS
     columns = tl.arange(0, BLOCK_K)[None, :]
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     if COLUMNS <= BLOCK_K:
         k_mask = columns < COLUMNS
         x = LOAD(x_aux, m, columns, m_mask, k_mask).to(tl.float32)
@@ -167,6 +170,7 @@ class Norm(Template):
             "EPS": anchor.op.eps,  # type: ignore[attr-defined]
             "BLOCK_M": config["BLOCK_M"],
             "BLOCK_K": config["BLOCK_K"],
+            "DEPENDENT": target.arch >= 90,
             "LOAD": x.load,
             "WEIGHT": weight.load,
             "BIAS": bias.load,

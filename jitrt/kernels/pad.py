@@ -37,6 +37,7 @@ def pad(
     BLOCK_K: tl.constexpr,
     VALUE: tl.constexpr,
     LOADED: tl.constexpr,  # the dtype elements of x have in registers
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     LOCATE: tl.constexpr,
     CHAIN: tl.constexpr,
     APPLY: tl.constexpr,
@@ -48,6 +49,8 @@ def pad(
     k = ((pid % tiles_k) * BLOCK_K + tl.arange(0, BLOCK_K))[None, :]
     m_mask = m < ROWS
     k_mask = k < COLUMNS
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     offset, inside = LOCATE(m, k, m_mask, k_mask)
     value = CHAIN(tl.load(x + offset, mask=inside, other=0).to(LOADED))
     value = tl.where(inside, value, VALUE)
@@ -101,6 +104,7 @@ class PadTemplate(Template):
             "BLOCK_K": config["BLOCK_K"],
             "VALUE": node.op.value if node.output.type.dtype.is_float else int(node.op.value),
             "LOADED": triton_dtype(source.type.dtype),
+            "DEPENDENT": target.arch >= 90,
             "LOCATE": make_locate(space, node, source.type),
             "CHAIN": make_chain(body, node.inputs[0]),
             "APPLY": epilogue.apply,

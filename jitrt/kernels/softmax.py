@@ -34,6 +34,7 @@ def softmax(
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
     LOG: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     LOAD: tl.constexpr,
     APPLY: tl.constexpr,
     STORE: tl.constexpr,
@@ -41,6 +42,8 @@ def softmax(
     m = (tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M))[:, None]
     m_mask = m < ROWS
     columns = tl.arange(0, BLOCK_K)[None, :]
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
     if COLUMNS <= BLOCK_K:
         k_mask = columns < COLUMNS
         x = _load(x_aux, m, columns, m_mask, k_mask, BLOCK_M, BLOCK_K, LOAD)
@@ -103,6 +106,7 @@ class SoftmaxTemplate(Template):
             "BLOCK_M": config["BLOCK_M"],
             "BLOCK_K": config["BLOCK_K"],
             "LOG": isinstance(anchor.op, LogSoftmax),
+            "DEPENDENT": target.arch >= 90,
             "LOAD": prologue.load,
             "APPLY": epilogue.apply,
             "STORE": epilogue.store,
