@@ -139,7 +139,7 @@ class _Fusion:
         if node in self.owner:
             return f"{node.op.name} runs in the kernel of the later {self.owner[node].op.name}"
         if node.output.type.shape != result.type.shape:
-            return f"{node.op.name} makes {list(node.output.type.shape)} of the result's {list(result.type.shape)}"
+            return f"{node.op.name} broadcasts the result to a larger shape"
         return None
 
     def _feeding(self, anchor: Node, value: Value) -> list[Node] | None:
@@ -163,7 +163,7 @@ class _Fusion:
 
 def _several(source: Node, result: Value) -> str:
     readers = ", ".join(sorted({node.op.name for node in result.users}))
-    return f"fusion ends at {source.op.name}: its result has {len(result.uses)} readers ({readers})"
+    return f"fusion ends at {source.op.name}: its result is read by {readers}"
 
 
 def _ensure_kernel(graph: Graph, anchor: Node, context: PassContext) -> None:
