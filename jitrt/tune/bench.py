@@ -44,6 +44,15 @@ class Step:
     scratch: int
 
 
+@dataclass(frozen=True)
+class Launch:
+    """A kernel node with the parameters that it points at; `dependent` may start while its predecessor still runs."""
+
+    node: KernelNode
+    parameters: Parameters
+    dependent: bool
+
+
 class Bench:
     """One candidate on the GPU: its kernels, workspace, zeros and packed weights; closed after use."""
 
@@ -114,7 +123,7 @@ class Bench:
         nodes = {id(block): [self._node(step, block) for step in self._steps] for block in blocks}
         return TimedGraph(self._driver, self._resources, [node for block in blocks for node in nodes[id(block)]])
 
-    def _node(self, step: Step, block: Block) -> tuple[KernelNode, Parameters]:
+    def _node(self, step: Step, block: Block) -> Launch:
         call, binary = self._lowered.calls[step.call], step.binary
         arguments = plan_arguments(call, lambda place: self._pointer(place, block))
         parameters = Parameters(arguments, 0, step.scratch, self._driver)
@@ -128,7 +137,7 @@ class Bench:
             arguments=parameters.address,
             cluster=binary.cluster,
         )
-        return node, parameters
+        return Launch(node, parameters, call.dependent)
 
     def _pointer(self, place: Place, block: Block) -> Pointer:
         # Addresses are absolute: the arena begins at 0.
@@ -164,7 +173,7 @@ class Bench:
 class TimedGraph:
     """Kernels one after another in a CUDA graph, between two events."""
 
-    def __init__(self, driver: Driver, resources: Resources, nodes: Sequence[tuple[KernelNode, Parameters]]):
+    def __init__(self, driver: Driver, resources: Resources, launches: Sequence[Launch]):
         self._driver = driver
         self._start, self._end = driver.create_event(), driver.create_event()
         for event in (self._start, self._end):
@@ -172,8 +181,10 @@ class TimedGraph:
         graph = driver.create_graph()
         resources.add(driver.destroy_graph, graph)
         last = driver.add_event(graph, self._start, [])
-        for node, _ in nodes:
-            last = driver.add_kernel(graph, node, [last], programmatic=False)
+        for position, launch in enumerate(launches):
+            # An early start is between two kernels, not after an event.
+            early = launch.dependent and position > 0
+            last = driver.add_kernel(graph, launch.node, [last], programmatic=early)
         driver.add_event(graph, self._end, [last])
         self._executable = driver.instantiate(graph)
         resources.add(driver.destroy_executable, self._executable)

@@ -70,9 +70,14 @@ def _imports(source: bytes) -> Iterator[str]:
 
 def toolchain(target: Target) -> str:
     """The versions a cubin for `target` comes from."""
+    return _toolchain(blackwell=target.arch >= 100)
+
+
+@cache
+def _toolchain(*, blackwell: bool) -> str:
     import triton
 
-    tool = triton.knobs.nvidia.ptxas_blackwell if target.arch >= 100 else triton.knobs.nvidia.ptxas
+    tool = triton.knobs.nvidia.ptxas_blackwell if blackwell else triton.knobs.nvidia.ptxas
     versions = {**describe_toolchain(), "ptxas": tool.version}
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 

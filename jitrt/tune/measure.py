@@ -21,6 +21,9 @@ class Measurer(Protocol):
     @property
     def device(self) -> Device: ...
 
+    def start(self) -> None:
+        """Get ready: there is something to measure."""
+
     def measure(self, job: Job) -> Outcome: ...
 
     def close(self) -> None: ...
@@ -35,6 +38,9 @@ class GpuMeasurer:
         self._index = index
         self._patience = patience
         self._worker = Worker("GPU worker")
+
+    def start(self) -> None:
+        """Start the worker, whose imports take as long as the first candidate takes to compile."""
         self._worker.start()
 
     def measure(self, job: Job) -> Outcome:

@@ -147,11 +147,13 @@ class Tuning:
 
     def run(self) -> None:
         """Tune until the budget is spent and every problem has a winner. Raises TuningError if one cannot have any."""
-        counts = [1 if s.ordered else len(s.untried()) for s in self._searches if not s.ordered or s.winner is None]
-        self._reporter.total = sum(counts)
-        known = sum(s.winner is not None for s in self._searches)
-        told = f"{len(self._searches)} distinct problems, {known} known from the timing cache, "
-        self._reporter.start(told + f"{sum(counts)} candidates to try")
+        known = sum(search.winner is not None for search in self._searches)
+        todo = sum(_candidates_left(search) for search in self._searches)
+        self._reporter.total = todo
+        told = f"{len(self._searches)} distinct problems, {known} known from the timing cache"
+        self._reporter.start(f"{told}, {todo} candidates to try")
+        if self._measurer is not None and todo:
+            self._measurer.start()
         while True:
             try:
                 self._submit()
@@ -247,6 +249,13 @@ class Tuning:
         if self._measurer is None:
             return Outcome(Record())
         return self._measurer.measure(Job(search.problem, candidate, binaries, self._target, search.best))
+
+
+def _candidates_left(search: Search) -> int:
+    """How many candidates are to be tried, if the budget lasts and they are right."""
+    if search.ordered:
+        return 0 if search.winner is not None else 1
+    return len(search.untried())
 
 
 def _nothing_left(search: Search) -> TuningError:

@@ -99,12 +99,12 @@ class Worker:
             process.kill()
 
     def close(self) -> None:
-        """End the process, giving it a second to leave by itself."""
+        """End the process, giving it half a second to leave by itself."""
         if self._connection is not None:
             self._connection.close()
         if self._process is not None:
             with contextlib.suppress(subprocess.TimeoutExpired):
-                self._process.wait(1)
+                self._process.wait(0.5)
         self.kill()
 
     def _epitaph(self) -> str:

@@ -7,8 +7,8 @@ import os
 import signal
 import sys
 import time
-from collections.abc import Sequence
-from types import SimpleNamespace
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType, SimpleNamespace
 
 from jitrt.codegen.source import define
 from jitrt.codegen.target import Target
@@ -68,11 +68,19 @@ class Listed(Template):
 class Generous(Listed):
     """A call that is given everything there is: y, x, 64 bytes of workspace, 16 of zeros; a program an element."""
 
+    constexprs: Mapping[str, bool] = MappingProxyType({})
+
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         arguments = {"y": Result(), "x": Operand(0), "workspace": Workspace(), "zeros": Zeros()}
         function = SimpleNamespace(arg_names=list(arguments), __name__="generous")
-        call = KernelCall(function, arguments, {}, (problem.output.type.numel, 1, 1))
+        call = KernelCall(function, arguments, self.constexprs, (problem.output.type.numel, 1, 1))
         return Lowered((call,), workspace_bytes=64, zeros_bytes=16)
+
+
+class Dependent(Generous):
+    """Waits for its predecessor by itself."""
+
+    constexprs = MappingProxyType({"DEPENDENT": True})
 
 
 class Packs(Listed):

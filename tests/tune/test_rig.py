@@ -207,6 +207,25 @@ def test_launches_rotate_among_buffers(measure: Callable[..., Outcome]) -> None:
     assert all(a != b for a, b in itertools.pairwise(timed))
 
 
+@pytest.mark.parametrize(("template", "early"), [(planted.Generous(), False), (planted.Dependent(), True)])
+def test_launches_are_chained_and_start_early_only_where_the_kernel_waits_itself(
+    template: planted.Listed, early: bool
+) -> None:
+    graphs: list[list[tuple[int, int, bool]]] = []
+
+    def look(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        graphs.append(max((driver.edges(e) for e in driver.executables), key=len))
+        relu(driver, y, x)
+
+    rig = Rig(FakeDriver({"look": FakeKernel(("ptr",) * 4, look)}))
+    given = dataclasses.replace(job(look), candidate=Candidate(Tactic("listed", ()), template))
+    assert rig.measure(given).record.wins
+    edges = max(graphs, key=len)
+    assert [(a, b) for a, b, _ in edges] == [(i, i + 1) for i in range(len(edges))]
+    assert {programmatic for _, _, programmatic in edges[1:-1]} == {early}
+    assert not edges[0][2], "after an event a launch waits in full"
+
+
 def test_a_candidate_behind_the_best_is_not_timed_to_the_end(measure: Callable[..., Outcome]) -> None:
     assert measure(right, best=1.0, took=100.0).record == Record(pytest.approx(100, rel=0.01), slower=True)
     assert measure(right, best=2.9).record.slower

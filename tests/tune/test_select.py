@@ -62,6 +62,10 @@ class FakeGpu:
     def __init__(self, times: dict[int, object]):
         self.times = times
         self.jobs: list[Job] = []
+        self.started = False
+
+    def start(self) -> None:
+        self.started = True
 
     def measure(self, job: Job) -> Outcome:
         self.jobs.append(job)
@@ -298,12 +302,15 @@ def test_a_second_ctrl_c_interrupts() -> None:
 
 
 def test_a_second_run_measures_nothing_and_compiles_the_winner() -> None:
-    first = run(FakeGpu({0: 5.0, 1: 3.0, 2: "crashed"}))
+    before = FakeGpu({0: 5.0, 1: 3.0, 2: "crashed"})
+    first = run(before)
+    assert before.started
     compiler, gpu = FakeCompiler(), FakeGpu({})
     (again,) = run(gpu, compiler)
     assert (again.tactic, again.microseconds, again.source) == (first[0].tactic, 3.0, "cache")
     assert again.binaries == first[0].binaries
     assert gpu.jobs == []
+    assert not gpu.started
     assert compiler.compiled == [1]
     assert len(again.tried) == 3
     assert first[0].cache == "miss: this problem was never tuned"
