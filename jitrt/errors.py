@@ -94,6 +94,10 @@ class DriverError(JitrtError):
         super().__init__(f"{call} failed with CUDA error {code} ({text})")
 
 
+class JitrtWarning(UserWarning):
+    """Something works, but not as well as it might: the message says what to do."""
+
+
 class MissingExtraError(JitrtError, ImportError):
     """An optional dependency is not installed; the message names the extra that brings it."""
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -11,7 +12,7 @@ from jitrt.frontend.torch.arrays import dtype_of
 from jitrt.graph import Graph, TensorType, Value
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array, Op
-from jitrt.graph.ops import Cast, Expand, Permute, Reshape, Slice
+from jitrt.graph.ops import Cast, Concat, Expand, Permute, Reshape, Slice
 
 Number = bool | int | float
 
@@ -78,6 +79,19 @@ class Context:
         starts, stops, steps = [0] * x.type.rank, list(x.type.shape), [1] * x.type.rank
         starts[axis], stops[axis], steps[axis] = start, stop, step
         return self.add(Slice(tuple(starts), tuple(stops), tuple(steps)), x)
+
+    def put(self, base: Value, new: Value, start: Sequence[int], stop: Sequence[int], axis: int = 0) -> Value:
+        """`base` with `new` at start:stop of every dimension from `axis` on."""
+        if axis == base.type.rank:
+            return new
+        size, first, last = base.type.shape[axis], start[axis], stop[axis]
+        if (first, last) == (0, size):
+            return self.put(base, new, start, stop, axis + 1)
+        rest_whole = all((start[d], stop[d]) == (0, base.type.shape[d]) for d in range(axis + 1, base.type.rank))
+        middle = new if rest_whole else self.put(self.slice(base, axis, first, last), new, start, stop, axis + 1)
+        before = [self.slice(base, axis, 0, first)] if first > 0 else []
+        after = [self.slice(base, axis, last, size)] if last < size else []
+        return self.add(Concat(axis), *before, middle, *after)
 
     def per_channel(self, parameter: Value, rank: int) -> Value:
         """A vector as (k, 1, ..., 1), to broadcast along dimension 1 of a tensor of `rank` dimensions."""

@@ -65,13 +65,14 @@ def import_torch(
         raise ImportFailure(f"the model returns something that is neither tensor nor JSON: {error}") from None
     graph = Graph(name or _identifier(model))
     importer = Importer(graph)
-    arguments = _arguments(importer, captured.program, _input_names(captured.inputs, model))
+    arguments = arguments_of(importer, captured.program, _input_names(captured.inputs, model))
     importer.outputs(importer.run(captured.program.graph_module, arguments))
     return Imported(graph, captured.inputs, captured.outputs)
 
 
-def _arguments(importer: Importer, program: torch.export.ExportedProgram, names: Sequence[str]) -> list[Argument]:
-    """What stands for each placeholder of an exported program: a graph input, or a weight still to be read."""
+def arguments_of(importer: Importer, program: torch.export.ExportedProgram, names: Sequence[str]) -> list[Argument]:
+    """What stands for each placeholder of an exported program: a graph input (called by the next of `names`), or a
+    weight still to be read."""
     tensors = {**dict(program.named_parameters()), **dict(program.named_buffers()), **program.constants}
     fresh = iter(names)
     arguments: list[Argument] = []
@@ -122,6 +123,15 @@ class Weight:
 Argument = Value | Weight
 
 
+@dataclass(frozen=True)
+class Stranger:
+    """A node that could not be imported: its operator, with the reason if only this form of it is unknown."""
+
+    node: torch.fx.Node
+    operator: str
+    location: str
+
+
 class Importer:
     """Imports torch graphs of aten operators into one jitrt graph, node by node."""
 
@@ -129,7 +139,7 @@ class Importer:
         self.graph = graph
         self.ctx = Context(graph)
         self._constants: dict[object, Value] = {}
-        self._unsupported: list[tuple[str, str]] = []  # (operator, location)
+        self.unsupported: list[Stranger] = []
         self._refusals: list[str] = []
 
     def input(self, name: str, example: torch.Tensor) -> Value:
@@ -141,9 +151,9 @@ class Importer:
 
     def outputs(self, values: Sequence[Any]) -> None:
         """Finish: mark the outputs, report what could not be imported, drop what is not read, check the graph."""
-        if self._unsupported:
-            first = dict(reversed(self._unsupported))
-            counts = Counter(name for name, _ in self._unsupported)
+        if self.unsupported:
+            first = {found.operator: found.location for found in reversed(self.unsupported)}
+            counts = Counter(found.operator for found in self.unsupported)
             raise UnsupportedOpError("torch", [(name, count, first[name]) for name, count in counts.most_common()])
         if self._refusals:
             raise ImportFailure(self._refusals[0])
@@ -217,7 +227,7 @@ class Importer:
             if writes_first_operand(node.target) and str(node.target) != "aten.detach_.default":
                 result = self._write(scope, node, result)
         except Unsupported as reason:
-            self._unsupported.append((f"{node.target} {reason}".strip(), ctx.loc))
+            self.unsupported.append(Stranger(node, f"{node.target} {reason}".strip(), ctx.loc))
             scope.bind(node, _stand_in(node.meta.get("val")))
             return
         self._check(node, result)
@@ -227,7 +237,8 @@ class Importer:
 
     def _item(self, node: torch.fx.Node, values: Sequence[Any], index: int) -> Any:
         if values[index] is None and node.users:
-            self._unsupported.append((f"{node.args[0]} (output {index})", self.ctx.loc))
+            producer = cast(torch.fx.Node, node.args[0])
+            self.unsupported.append(Stranger(producer, f"{producer.target} (output {index})", self.ctx.loc))
             return _stand_in(node.meta["val"])
         return values[index]
 

@@ -78,8 +78,8 @@ def location(node: torch.fx.Node) -> str:
 
 def module_path(path: str) -> str:
     """A module's name as its owner knows it, without the wrapper that tracing puts around it."""
-    path = re.sub(r"L\['self'\]\.?|L__self__\.?|self\.", "", path)
-    return re.sub(r"^(root|captured)(\.|$)", "", path)
+    path = re.sub(r"^([LG]\['[^']*'\]|L__self__)(\.|$)", "", path)
+    return re.sub(r"^(root|captured\.self|captured)(\.|$)", "", path)
 
 
 def _last_line(stack: str) -> str:

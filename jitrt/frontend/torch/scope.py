@@ -15,7 +15,7 @@ from jitrt.frontend.torch.context import Context
 from jitrt.frontend.torch.registry import Unsupported
 from jitrt.graph import Node, Trait, Value
 from jitrt.graph.op import Op
-from jitrt.graph.ops import Concat, Identity, Permute, Reshape, Slice
+from jitrt.graph.ops import Identity, Permute, Reshape, Slice
 
 
 class Scope:
@@ -130,20 +130,5 @@ def _write_one(ctx: Context, op: Op, base: Value, new: Value) -> Value:
             order = tuple(op.order.index(d) for d in range(len(op.order)))
             return ctx.permute(new, order)
         case Slice() if all(step == 1 for step in op.step):
-            return _put(ctx, base, new, op.start, op.stop, 0)
+            return ctx.put(base, new, op.start, op.stop)
     raise Unsupported(f"in-place, through a view that jitrt cannot follow ({op.name})")
-
-
-def _put(ctx: Context, base: Value, new: Value, start: tuple[int, ...], stop: tuple[int, ...], axis: int) -> Value:
-    """`base` with `new` at start:stop of every dimension from `axis` on."""
-    if axis == base.type.rank:
-        return new
-    size = base.type.shape[axis]
-    first, last = start[axis], stop[axis]
-    if (first, last) == (0, size):
-        return _put(ctx, base, new, start, stop, axis + 1)
-    inner_whole = all((start[d], stop[d]) == (0, base.type.shape[d]) for d in range(axis + 1, base.type.rank))
-    middle = new if inner_whole else _put(ctx, ctx.slice(base, axis, first, last), new, start, stop, axis + 1)
-    before = [ctx.slice(base, axis, 0, first)] if first > 0 else []
-    after = [ctx.slice(base, axis, last, size)] if last < size else []
-    return ctx.add(Concat(axis), *before, middle, *after)

@@ -335,7 +335,7 @@ def test_all_unsupported_operators_are_listed_with_counts_and_lines() -> None:
     listed = {name: (count, where) for name, count, where in caught.value.ops}
     assert listed["aten.cumsum.default"] == (2, f"test_importer.py:{line + 1}")
     assert listed["aten.fft_fft.default"] == (1, f"test_importer.py:{line + 2}")
-    assert listed["max_1 (output 1)"][0] == 1
+    assert listed["aten.max.dim (output 1)"] == (1, f"test_importer.py:{line + 3}")
     assert listed["aten.pad.default mode='reflect'"] == (1, f"test_importer.py:{line + 4}")
     assert "aten.cumsum.default (x2)" in str(caught.value)
 
@@ -352,6 +352,7 @@ REFUSED = {
     "not whole": lambda x: F.interpolate(x, size=(7, 7)),
     "fewer elements than its correction": lambda x: x[:1].var(0),
     "wrap_with_autocast": lambda x: in_autocast(x),
+    "step=2": lambda x: torch.slice_scatter(x, x[:, :, ::2], 2, 0, 6, 2),
     "__and__": lambda x: x.int() & 3,
 }
 

@@ -154,6 +154,12 @@ SHAPE: Functions = {
         F.pixel_unshuffle(x[..., :4], 2),
         F.channel_shuffle(x, 2),
     ),
+    "scatter": lambda x, y, i, m: (
+        torch.slice_scatter(x, y[:, 1:3], 1, 1, 3),
+        torch.slice_scatter(x, y[:, :0], 1, 4, 2),
+        torch.slice_scatter(x, y),
+        torch.select_scatter(x, y[..., 0], -1, -2),
+    ),
     "exotic forms": lambda x, y, i, m: (
         aten._unsafe_view(x, [2, 120]),
         aten.constant_pad_nd(x, [1, 1], 2),

@@ -86,6 +86,38 @@ def slice_(
     return ctx.slice(x, axis, first, max(first, _clip(size if end is None else end, size)), step)
 
 
+@register("aten.slice_scatter.default")
+def slice_scatter(
+    ctx: Context,
+    x: Value,
+    source: Value,
+    dim: int = 0,
+    start: int | None = None,
+    end: int | None = None,
+    step: int = 1,
+) -> Value:
+    if step != 1:
+        raise Unsupported(f"step={step}")
+    axis = axis_of(dim, x.type.rank)
+    size = x.type.shape[axis]
+    first = _clip(start or 0, size)
+    return _scattered(ctx, x, source, axis, first, max(first, _clip(size if end is None else end, size)))
+
+
+@register("aten.select_scatter.default")
+def select_scatter(ctx: Context, x: Value, source: Value, dim: int, index: int) -> Value:
+    axis = axis_of(dim, x.type.rank)
+    at = index % x.type.shape[axis]
+    shape = (*x.type.shape[:axis], 1, *x.type.shape[axis + 1 :])
+    return _scattered(ctx, x, ctx.reshape(source, shape), axis, at, at + 1)
+
+
+def _scattered(ctx: Context, x: Value, source: Value, axis: int, first: int, last: int) -> Value:
+    start, stop = [0] * x.type.rank, list(x.type.shape)
+    start[axis], stop[axis] = first, last
+    return ctx.put(x, ctx.operand(source, x.type.dtype), start, stop) if first < last else x
+
+
 @register("aten.narrow.default")
 def narrow(ctx: Context, x: Value, dim: int, start: int, length: int) -> Value:
     axis = axis_of(dim, x.type.rank)

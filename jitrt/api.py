@@ -1,0 +1,134 @@
+"""What a user types: `jit` and `compile`."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeVar, overload
+
+from jitrt.config import Request
+from jitrt.errors import ImportFailure, OptionError
+
+if TYPE_CHECKING:
+    from jitrt.graph import Graph
+    from jitrt.jitted import Jitted
+    from jitrt.reference import ReferenceEngine
+    from jitrt.runtime import Engine
+
+_Type = TypeVar("_Type", bound=type)
+
+
+def compile(
+    model: Any,
+    inputs: Any = (),
+    *,
+    precision: str = "fp32",
+    target: str | Sequence[str] | None = None,
+    tune: str = "60s",
+    calibration: object = None,
+    dynamic_shapes: object = None,
+    outputs: Sequence[str] | None = None,
+    strict: bool = False,
+    workspace_limit: int | None = None,
+    cache: bool = True,
+) -> Engine | ReferenceEngine:
+    """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.config.Request`.
+
+    `model` is a torch module in eval mode or a function of tensors, or a `jitrt.graph.Graph` (then without inputs).
+    `inputs` is a tuple of example arguments (one tensor may stand alone): torch, numpy or DLPack tensors, nested as the
+    model wants them, of which only shapes and dtypes matter. The engine takes its tensors flat, in that order, and
+    returns the model's nesting as lists and dicts. Weights are frozen into it.
+
+    Raises OptionError, TargetError, ImportFailure, UnsupportedOpError, NoGpuError, CompileError or TuningError.
+
+    >>> engine = jitrt.compile(model, (x,), precision="fp16")      # doctest: +SKIP
+    >>> engine(x); engine.save("model.plan")                       # doctest: +SKIP
+    """
+    request = Request(
+        precision=precision,
+        target=target,
+        tune=tune,
+        calibration=calibration,
+        dynamic_shapes=dynamic_shapes,
+        outputs=outputs,
+        strict=strict,
+        workspace_limit=workspace_limit,
+        cache=cache,
+    )
+    graph, structure = _import(model, inputs)
+    return build_engine(graph, None if outputs else structure, request)
+
+
+def _import(model: Any, inputs: Any) -> tuple[Graph, object]:
+    """The graph of a model of any kind, and the structure of its result."""
+    from jitrt.graph import Graph
+
+    if isinstance(model, Graph):
+        return model, None
+    if isinstance(model, str | os.PathLike):
+        raise ImportFailure(f"{model}: this version of jitrt reads no model files; give the PyTorch model itself")
+    if not callable(model):
+        raise OptionError(f"model is a {type(model).__name__}; give a torch module, a function of tensors or a Graph")
+    from jitrt.frontend.torch import import_torch
+    from jitrt.frontend.torch.arrays import is_tensor
+
+    if not isinstance(inputs, tuple | list) and not is_tensor(inputs):
+        raise OptionError(f"inputs is a {type(inputs).__name__}; give a tuple of example arguments, such as (x,)")
+    imported = import_torch(model, (inputs,) if is_tensor(inputs) else tuple(inputs))
+    return imported.graph, imported.structure
+
+
+def build_engine(graph: Graph, structure: object, request: Request) -> Engine | ReferenceEngine:
+    """The engine of a graph, on whatever target the request names."""
+    from jitrt import compiler
+
+    options = compiler.Options(
+        precision=request.precision,
+        tune=request.tune,
+        outputs=None if request.outputs is None else tuple(request.outputs),
+        workspace_limit=request.workspace_limit,
+        cache=request.cache,
+    )
+    if request.is_reference:
+        from jitrt.reference import ReferenceEngine
+
+        return ReferenceEngine(compiler.optimize_for_reference(graph, options).graph, structure)
+    return compiler.build(graph, options, target=request.target, structure=structure)
+
+
+@overload
+def jit(function: None = None, *, specialisations: int = 8, **options: Any) -> Callable[[Any], Any]: ...
+@overload
+def jit(function: _Type, *, specialisations: int = 8, **options: Any) -> _Type: ...
+@overload
+def jit(function: Callable[..., Any], *, specialisations: int = 8, **options: Any) -> Jitted: ...
+def jit(function: Any = None, *, specialisations: int = 8, **options: Any) -> Any:
+    """Compile a function of tensors, a module or a module class at its first call: a decorator, or a plain call.
+
+    Each new signature (nesting, shapes, dtypes, devices, channels-last or not, and the values of arguments that are no
+    tensors) compiles a specialisation; the `specialisations` used last are kept. `options` are those of
+    `jitrt.config.Request`. Weights are frozen at the first call of each signature: after changing them, call `clear()`.
+
+    There is no gradient: an input that requires one while gradients are enabled raises GradientError; parameters may.
+    On a machine without a GPU the original runs, after one warning, unless `target="reference"` or `strict=True`.
+
+    >>> @jitrt.jit                                                 # doctest: +SKIP
+    ... def predict(x): return model(x)
+    >>> fast = jitrt.jit(model, precision="fp16")                  # doctest: +SKIP
+    """
+    from jitrt.jitted import Jitted, jit_class
+
+    request = _request(options, specialisations)
+    if function is None:
+        return lambda function: jit(function, specialisations=specialisations, **options)
+    if isinstance(function, type):
+        return jit_class(function, request, specialisations)
+    if not callable(function):
+        raise OptionError(f"jitrt.jit takes a function, a module or a module class, not a {type(function).__name__}")
+    return Jitted(function, request, specialisations)
+
+
+def _request(options: Mapping[str, Any], specialisations: int) -> Request:
+    if not isinstance(specialisations, int) or isinstance(specialisations, bool) or specialisations < 1:
+        raise OptionError(f"specialisations is {specialisations!r}; give how many to keep, at least 1")
+    return Request.of(options, also=("specialisations",))

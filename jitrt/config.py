@@ -1,0 +1,90 @@
+"""What a user may ask of a build, checked before anything is traced."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
+from typing import Any, get_args
+
+from jitrt.errors import OptionError, TargetError
+
+
+@dataclass(frozen=True)
+class Request:
+    """The keyword arguments of `jitrt.compile`; `jitrt.jit` and torch.compile's options are the same.
+
+    precision        "fp32" (IEEE), "tf32", "fp16" or "bf16": what float32 is computed in.
+    target           None: the GPU here; "reference": numpy; "sm_90", or several: architectures to cross-build for.
+    tune             a time budget ("60s", "2m"), "heuristic" (no measuring) or "exhaustive".
+    calibration      for 8-bit integers, which this version does not have: None.
+    dynamic_shapes   a plan has one shape in this version: None.
+    outputs          names of the graph's values to compute, instead of what the model returns.
+    strict           nothing may fall back to PyTorch: without a GPU a jitted function raises instead of running the
+                     original, and torch.compile's backend refuses models with unsupported operators.
+    workspace_limit  bytes of scratch memory one kernel may use; None: no limit.
+    cache            whether to read and write plans and timings on disk.
+
+    Raises OptionError for a value it cannot have, TargetError for an architecture jitrt does not build for.
+    """
+
+    precision: str = "fp32"
+    target: str | Sequence[str] | None = None
+    tune: str = "60s"
+    calibration: object = None
+    dynamic_shapes: object = None
+    outputs: Sequence[str] | None = None
+    strict: bool = False
+    workspace_limit: int | None = None
+    cache: bool = True
+
+    @classmethod
+    def of(cls, options: Mapping[str, Any], *, also: Sequence[str] = ()) -> Request:
+        """A request from loose options. Raises OptionError naming an unknown one; `also` lists further known names."""
+        known = [field.name for field in fields(cls)]
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, [*known, *also], n=1)
+                hint = f"did you mean {close[0]!r}?" if close else f"there are {', '.join([*known, *also])}"
+                raise OptionError(f"unknown option {name!r}; {hint}")
+        return cls(**options)
+
+    @property
+    def is_reference(self) -> bool:
+        """Whether to run in numpy."""
+        return self.target == "reference"
+
+    def __post_init__(self) -> None:
+        from jitrt.passes.base import Precision
+        from jitrt.tune.budget import Budget
+
+        if self.precision not in get_args(Precision):
+            raise OptionError(f"precision is {self.precision!r}; it can be {', '.join(get_args(Precision))}")
+        Budget.parse(self.tune)
+        self._check_target()
+        if self.calibration is not None:
+            raise OptionError("calibration is given, but this version computes in no 8-bit type; leave it out")
+        if self.dynamic_shapes is not None:
+            raise OptionError(
+                "dynamic_shapes is given, but a plan of this version has one shape; leave it out and compile an engine "
+                "a shape (jitrt.jit does so by itself)"
+            )
+        if isinstance(self.outputs, str) or not all(isinstance(name, str) for name in self.outputs or ()):
+            raise OptionError(f"outputs is {self.outputs!r}; give a sequence of names of the graph's values")
+        for name in ("strict", "cache"):
+            if not isinstance(getattr(self, name), bool):
+                raise OptionError(f"{name} is {getattr(self, name)!r}; it can be True or False")
+        limit = self.workspace_limit
+        if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 0):
+            raise OptionError(f"workspace_limit is {limit!r}; give a number of bytes, or None")
+
+    def _check_target(self) -> None:
+        from jitrt.codegen.target import target_of
+
+        if self.target is None or self.is_reference:
+            return
+        names = [self.target] if isinstance(self.target, str) else list(self.target)
+        if not names:
+            raise TargetError("target is empty; name an architecture such as 'sm_90', 'reference', or leave it out")
+        for name in names:
+            target_of(name)
