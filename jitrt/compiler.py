@@ -1,21 +1,20 @@
 """The pipeline on one screen: graph -> passes -> tactics -> plan -> engine.
 
 Front ends end where this file begins (a plain graph); the runtime begins where it ends (a plan file). `optimize_graph`
-is the half that needs no GPU and no Triton compilation; `build_plan` the half that does.
+is the half that needs no GPU and no Triton compilation; `build_plan` the half that does; `build` does both, or finds
+the plan in the cache.
 """
 
 from __future__ import annotations
 
-import hashlib
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from jitrt.errors import CompileError, OptionError
+from jitrt.errors import CompileError, OptionError, TargetError
 from jitrt.graph.graph import Graph
 from jitrt.graph.ops import Region
-from jitrt.graph.text import to_text
 from jitrt.passes.base import Accepts, PassContext, one_anchor
 from jitrt.passes.pipeline import optimize
 from jitrt.passes.plan_memory import MemoryPlan, plan_memory
@@ -24,19 +23,21 @@ from jitrt.passes.report import Report
 if TYPE_CHECKING:
     from jitrt.codegen.target import Target
     from jitrt.plan.schema import PlanFile
-    from jitrt.tune.select import Progress
+    from jitrt.runtime import Engine
+    from jitrt.tune.progress import Progress
 
 
 @dataclass(frozen=True)
 class Options:
-    """What a caller may ask of a build; the same names as the arguments of `jitrt.compile`."""
+    """What a caller may ask of a build; the same names as the arguments of `jitrt.compile`. With `parallel`,
+    independent branches of the graph are independent in the CUDA graph."""
 
     precision: str = "fp32"
     tune: str = "60s"
     outputs: tuple[str, ...] | None = None
     workspace_limit: int | None = None
     cache: bool = True
-    parallel: bool = False
+    parallel: bool = True
 
 
 @dataclass(frozen=True)
@@ -61,6 +62,58 @@ def optimize_graph(graph: Graph, options: Options, *, accepts: Accepts | None = 
 def optimize_for_reference(graph: Graph, options: Options) -> Optimized:
     """Run every pass for the numpy target, which has a kernel for anything with one anchor."""
     return optimize_graph(graph, options, accepts=one_anchor)
+
+
+def build(
+    graph: Graph,
+    options: Options,
+    *,
+    target: str | Sequence[str] | None = None,
+    structure: object = None,
+    progress: Progress | None = None,
+) -> Engine:
+    """The engine of a graph for the GPU here (`target=None`) or an architecture ("sm_90"), from the cache if it was
+    built before with the same graph, weights, options, code and device.
+
+    Progress is shown on stderr unless `progress` takes it. Raises NoGpuError or TargetError for a target that cannot
+    be, OptionError, CompileError or TuningError.
+    """
+    from jitrt.plan_cache import PlanCache, plan_key
+    from jitrt.progress import TuningProgress
+    from jitrt.runtime import Engine
+
+    chip, device, description = _resolve(target)
+    plans = PlanCache() if options.cache else None
+    key = plan_key(graph, repr((options, structure)), chip, description) if plans else ""
+    found = plans.get(key) if plans else None
+    if found is not None:
+        return Engine(found)
+    optimized = optimize_graph(graph, options)
+    with TuningProgress(also=progress) as shown:
+        file = build_plan(optimized, chip, options, structure=structure, device=device, progress=shown)
+    if plans and not shown.interrupted:
+        plans.put(key, file)
+    return Engine(file)
+
+
+def _resolve(target: str | Sequence[str] | None) -> tuple[Target, int | None, str]:
+    """(chip, GPU to measure on or None, text that identifies the device) of a target."""
+    from jitrt.codegen.target import TARGETS, target_of
+
+    if target is None:
+        from jitrt.runtime.driver import cuda_driver
+        from jitrt.tune.keys import device_text
+
+        device = cuda_driver().device
+        if device.arch not in TARGETS:
+            known = ", ".join(f"sm_{arch}" for arch in TARGETS)
+            raise TargetError(f"{device.name} is sm_{device.arch}; jitrt builds for {known}")
+        return TARGETS[device.arch].with_sms(device.sms, device.name), device.index, device_text(device)
+    names = [target] if isinstance(target, str) else list(target)
+    if len(names) != 1:
+        raise TargetError(f"a plan holds one architecture, not {', '.join(names) or 'none'}: build one plan for each")
+    chip = target_of(names[0])
+    return chip, None, str(chip)
 
 
 def build_plan(
@@ -147,14 +200,3 @@ def _notes(
         "tactics": {"measured": sum(c.source == "measured" for c in choices), "of": len(choices)},
         "build_seconds": round(seconds, 3),
     }
-
-
-def plan_key(graph: Graph, options: Options, target: Target, *, describe: Callable[[], str]) -> str:
-    """The name of a built plan in the cache: everything that decides what it is. `describe` tells toolchain, kernel
-    sources and device."""
-    hasher = hashlib.sha256(to_text(graph, locations=False).encode())
-    for value in graph.constants.values():
-        hasher.update(value.digest.encode())
-    hasher.update(repr((options, target)).encode())
-    hasher.update(describe().encode())
-    return hasher.hexdigest()[:32]
