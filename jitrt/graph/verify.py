@@ -12,8 +12,8 @@ from jitrt.graph.types import TensorType
 def verify(graph: Graph) -> None:
     """Raise GraphError, naming the node, unless: names are unique, every operand is defined before it is read, use
     lists are exact, declared types agree with `op.infer` up to layout, strides have the rank of the shape, constant
-    data has the declared dtype and shape, and a value that lies in another's storage fits there. Bodies of regions
-    are graphs too and must hold to the same."""
+    data has the declared dtype and shape, a value that lies in another's storage fits there, and outputs have storages
+    of their own. Bodies of regions are graphs too and must hold to the same."""
     seen: dict[str, Value] = {}
     uses: dict[Value, list[tuple[int, int]]] = {}
 
@@ -53,6 +53,8 @@ def verify(graph: Graph) -> None:
     for value in graph.outputs:
         if seen.get(value.name) is not value:
             raise GraphError(f"output %{value.name} is not defined in the graph")
+        if value.type.layout is not None and value.type.layout.storage is not None:
+            raise GraphError(f"output %{value.name} lies in the storage of %{value.type.layout.storage}")
     for value, expected in uses.items():
         if sorted((id(node), index) for node, index in value.uses) != sorted(expected):
             raise GraphError(f"the use list of %{value.name} is not exact")

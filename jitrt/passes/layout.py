@@ -30,7 +30,7 @@ from jitrt.graph.ops import (
 from jitrt.graph.types import Layout, TensorType, channels_last, row_major, strides_in_order
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import only_reader, remove_dead
-from jitrt.passes.storage import owns_storage, place, sources, storage_of
+from jitrt.passes.storage import place, sources, storage_of
 from jitrt.passes.views import strides_for_reshape, view_layout
 
 SPATIAL = (Conv, MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool, GroupNorm)  # x is (n, c, spatial...)
@@ -176,7 +176,7 @@ def _write_as(graph: Graph, value: Value, layout: Layout, view: Node | None = No
         return False
     computed, root_layout = placed
     chain = list(sources(target))
-    if computed.producer is None or not owns_storage(computed) or computed in graph.outputs:
+    if computed.producer is None:
         return False
     between = [value] if view is None else []
     between += [node.inputs[0] for node in chain]

@@ -69,6 +69,11 @@ def _constant_of_other_dtype(graph: Graph) -> None:
     _value(graph, "w").data = np.ones(3, np.float16)
 
 
+def _view_of_a_view(graph: Graph) -> None:
+    _retype("c", layout=Layout((1,), 0, "b"))(graph)
+    graph.outputs = [_value(graph, "x")]
+
+
 def test_a_good_graph():
     verify(parse(_TEXT))
 
@@ -92,7 +97,8 @@ def test_a_good_graph():
         (_retype("b", layout=Layout((1,), 0, "nobody")), "%b lies in the storage of %nobody, which does not exist"),
         (_retype("b", layout=Layout((1,), 1, "a")), "reaches outside the storage of %a"),
         (_retype("b", layout=Layout((2,), 0, "a")), "reaches outside the storage of %a"),
-        (_retype("c", layout=Layout((1,), 0, "b")), "%c lies in the storage of %b, which has none of its own"),
+        (_retype("c", layout=Layout((1,), 0, "a")), "output %c lies in the storage of %a"),
+        (_view_of_a_view, "%c lies in the storage of %b, which has none of its own"),
     ],
 )
 def test_a_broken_graph(damage, message):
@@ -106,7 +112,7 @@ def test_a_broken_graph(damage, message):
 def test_a_storage_holds_one_dtype():
     graph = parse(
         "graph g(%x: f32[2]{1}) {\n%a = relu(%x) : f32[2]{1}\n"
-        "%b = cast(%x) <dtype='f16'> : f16[2]{1+0@%a}\nreturn %b\n}"
+        "%b = cast(%x) <dtype='f16'> : f16[2]{1+0@%a}\nreturn %a\n}"
     )
     with pytest.raises(GraphError, match="%b is f16, the storage of %a f32"):
         verify(graph)

@@ -183,3 +183,20 @@ def test_a_concat_of_inputs_side_by_side_is_a_view(apply):
     outcome, values = net.run(apply, net(Softmax(1), net(Concat(1), *halves, name="whole")))
     assert values["whole"].type.layout == Layout((4, 1), 0, "x0")
     assert _copies(outcome.graph) == 0
+
+
+def test_an_output_is_no_view_even_of_what_lies_side_by_side(apply):
+    net = _Net((2, 4))
+    halves = [net(Slice((0, s), (2, s + 2), (1, 1)), net.inputs[0]) for s in (0, 2)]
+    outcome, values = net.run(apply, net(Concat(1), *halves, name="whole"))
+    assert values["whole"].type.layout == Layout((4, 1))
+    assert _copies(outcome.graph) == 2
+
+
+def test_a_concat_placed_in_an_outer_one_is_no_view_of_a_third(apply):
+    net = _Net((2, 4, 2, 2))
+    halves = [net(Slice((0, s, 0, 0), (2, s + 2, 2, 2), (1, 1, 1, 1)), net.inputs[0]) for s in (0, 2)]
+    inner = net(Concat(1), *halves, name="inner")
+    outcome, values = net.run(apply, net(Softmax(1), net(Concat(1), inner, net.conv(net.inputs[0], 2), name="outer")))
+    assert values["inner"].type.layout.storage == "outer"
+    assert _copies(outcome.graph) == 2
