@@ -53,6 +53,13 @@ def triton_dtype(dtype: DType) -> Any:
     return getattr(tl, register_type(dtype).removeprefix("tl."))
 
 
+def storage_dtype(dtype: DType) -> Any:
+    """The `tl` dtype object of elements of `dtype` in memory."""
+    import triton.language as tl
+
+    return {DType.f16: tl.float16, DType.bf16: tl.bfloat16}.get(dtype, triton_dtype(dtype))
+
+
 def literal(number: float | int | bool) -> str:
     """A Python number as Triton source."""
     if isinstance(number, float) and not math.isfinite(number):

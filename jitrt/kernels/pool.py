@@ -18,12 +18,11 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.epilogue import make_epilogue, refuse_epilogue
-from jitrt.codegen.pointwise import triton_dtype
+from jitrt.codegen.pointwise import storage_dtype, triton_dtype
 from jitrt.codegen.prologue import make_chain, refuse_chain, source_of
 from jitrt.codegen.source import function
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
-from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
 from jitrt.graph.types import Layout, TensorType
@@ -270,7 +269,8 @@ class Pool(Template):
             "MAXIMUM": maximum,
             "DIVISOR": windows.divisor,
             "WIDE": x.span >= 2**31,
-            "ACC": _storage_dtype(x.dtype) if maximum and not chained else result,
+            # A maximum is exact in the type of its operands, and in 16 bits takes half the instructions.
+            "ACC": storage_dtype(x.dtype) if maximum and not chained else result,
             "RESULT": result,
             "UNROLL": taps if taps <= _UNROLL else windows.taps[2],
             "BLOCK_M": config["BLOCK_M"],
@@ -288,8 +288,3 @@ class Pool(Template):
         }
         tiles = -(-space.row_count // config["BLOCK_M"]) * -(-space.column_count // config["BLOCK_K"])
         return Lowered((KernelCall(pool, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
-
-
-def _storage_dtype(dtype: DType) -> Any:
-    """A maximum is exact in the type of its operands, and in 16 bits takes half the instructions."""
-    return {DType.f16: tl.float16, DType.bf16: tl.bfloat16}.get(dtype, triton_dtype(dtype))
