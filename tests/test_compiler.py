@@ -1,0 +1,144 @@
+"""The pipeline as a whole, cross-building for sm_90: no GPU needed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from jitrt import compiler
+from jitrt.compiler import Options
+from jitrt.errors import CompileError, NoGpuError, OptionError, TargetError
+from jitrt.graph import Graph, TensorType, f16, f64
+from jitrt.graph.ops import Add, Conv, MaxPool, Relu
+from jitrt.plan.verify import problems
+from jitrt.plan_cache import PlanCache, plan_key
+
+SAME = ((1, 1), (1, 1))
+HEURISTIC = Options(precision="fp16", tune="heuristic")
+
+
+def small_network(*, branches: bool = False, seed: int = 0) -> Graph:
+    """conv + bias + relu, a pool, and with `branches` two convolutions side by side that are added."""
+    rng = np.random.default_rng(seed)
+    graph = Graph("small")
+    x = graph.add_input("x", TensorType(f16, (1, 16, 8, 8)))
+
+    def conv(value, filters):  # type: ignore[no-untyped-def]
+        shape = (filters, value.type.shape[1], 3, 3)
+        w = graph.add_constant(rng.standard_normal(shape).astype(np.float16))
+        bias = graph.add_constant(rng.standard_normal((filters, 1, 1)).astype(np.float16))
+        return graph.add(Relu(), graph.add(Add(), graph.add(Conv((1, 1), SAME, (1, 1)), value, w), bias))
+
+    value = conv(x, 32)
+    if branches:
+        value = graph.add(Add(), conv(value, 16), conv(value, 16))
+    graph.mark_output(graph.add(MaxPool((2, 2), (2, 2), (0, 0)), value))
+    return graph
+
+
+def test_a_plan_is_whole_and_says_what_it_is() -> None:
+    engine = compiler.build(small_network(), HEURISTIC, target="sm_90")
+    plan = engine.plan
+    assert list(problems(plan)) == []
+    assert plan.arch == 90
+    assert [layer.kind for layer in plan.layers] == ["conv", "max_pool"]
+    assert plan.layers[0].text == "conv+add+relu"
+    assert plan.layers[0].flops >= 2 * 32 * 64 * 16 * 9
+    assert {c.shape for c in plan.constants} == {(32, 16, 3, 3), (32, 1, 1)}
+    assert plan.notes["tactics"] == {"measured": 0, "of": 2}
+    with pytest.raises(NoGpuError):
+        engine(np.zeros((1, 16, 8, 8), np.float16))
+
+
+def test_branches_wait_only_for_what_they_read() -> None:
+    graph = small_network(branches=True)
+    parallel = compiler.build(graph, HEURISTIC, target="sm_90").plan
+    fork = [launch for launch in parallel.launches if launch.after == (0,)]
+    assert len(fork) >= 1
+    assert all(max(launch.after, default=-1) < i for i, launch in enumerate(parallel.launches))
+    serial = compiler.build(graph, Options("fp16", "heuristic", parallel=False), target="sm_90").plan
+    assert [launch.after for launch in serial.launches] == [(), *((i,) for i in range(len(serial.launches) - 1))]
+
+
+def test_a_second_build_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = compiler.build(small_network(seed=1), HEURISTIC, target="sm_90")
+
+    def never(*_: object, **__: object) -> None:
+        raise AssertionError("the plan was built again")
+
+    monkeypatch.setattr(compiler, "build_plan", never)
+    assert compiler.build(small_network(seed=1), HEURISTIC, target="sm_90").plan == first.plan
+    with pytest.raises(AssertionError):
+        compiler.build(small_network(seed=2), HEURISTIC, target="sm_90")
+
+
+def test_a_damaged_plan_in_the_cache_is_built_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = compiler.build(small_network(), HEURISTIC, target="sm_90").file
+    cache = PlanCache(tmp_path)
+    cache.put("k", file)
+    assert cache.get("k") is not None
+    path = next(tmp_path.rglob("*.plan"))
+    path.write_bytes(path.read_bytes()[:-100])
+    with caplog.at_level(logging.WARNING, "jitrt"):
+        assert cache.get("k") is None
+    assert "built again" in caplog.text
+    assert not path.exists()
+
+
+def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    file = compiler.build(small_network(), HEURISTIC, target="sm_90").file
+    (tmp_path / "plans").write_text("a file where the folder should be")
+    with caplog.at_level(logging.WARNING, "jitrt"):
+        PlanCache(tmp_path).put("k", file)
+    assert "JITRT_CACHE_DIR" in caplog.text
+
+
+def test_the_key_tells_weights_and_options_apart() -> None:
+    from jitrt.codegen.target import target_of
+
+    chip = target_of(90)
+    keys = {
+        plan_key(small_network(seed=seed), repr(options), chip, device)
+        for seed in (1, 2)
+        for options in (HEURISTIC, Options("fp16", "60s"))
+        for device in ("one", "other")
+    }
+    assert len(keys) == 8
+
+
+def test_targets_that_cannot_be() -> None:
+    with pytest.raises(TargetError, match="sm_80, sm_90, sm_100"):
+        compiler.build(small_network(), HEURISTIC, target="sm_75")
+    with pytest.raises(TargetError, match="build one plan for each"):
+        compiler.build(small_network(), HEURISTIC, target=["sm_80", "sm_90"])
+
+
+def test_regions_without_a_kernel_are_all_named() -> None:
+    graph = Graph("wide")
+    x = graph.add_input("x", TensorType(f64, (1, 4, 8, 8)))
+    w = graph.add_constant(np.zeros((4, 4, 3, 3)))
+    first = graph.add(Conv((1, 1), SAME, (1, 1)), x, w, loc="model.py:3")
+    graph.mark_output(graph.add(Conv((1, 1), SAME, (1, 1)), first, w, loc="model.py:4"))
+    with pytest.raises(CompileError, match=r"(?s)2 region.*model.py:3.*f64.*model.py:4"):
+        compiler.build(graph, Options(tune="heuristic"), target="sm_90")
+
+
+def test_workspace_limit() -> None:
+    graph = Graph("deep")
+    x = graph.add_input("x", TensorType(f16, (1, 512, 7, 7)))
+    w = graph.add_constant(np.zeros((512, 512, 3, 3), np.float16))
+    graph.mark_output(graph.add(Conv((1, 1), SAME, (1, 1)), x, w))
+    with pytest.raises(OptionError, match="workspace_limit=1024"):
+        compiler.build(graph, Options("fp16", "heuristic", workspace_limit=1024), target="sm_90")
+
+
+def test_one_value_returned_twice_is_one_output() -> None:
+    graph = small_network()
+    graph.mark_output(graph.outputs[0])
+    structure = [{"output": 0}, {"again": {"output": 1}}]
+    plan = compiler.build(graph, HEURISTIC, target="sm_90", structure=structure).plan
+    assert len(plan.outputs) == 1
+    assert plan.structure == [{"output": 0}, {"again": {"output": 0}}]
