@@ -42,7 +42,7 @@ def small_network(*, branches: bool = False, seed: int = 0) -> Graph:
 def test_a_plan_is_whole_and_says_what_it_is() -> None:
     engine = compiler.build(small_network(), HEURISTIC, target="sm_90")
     plan = engine.plan
-    assert list(problems(plan)) == []
+    assert list(problems(engine.file)) == []
     assert plan.arch == 90
     assert [layer.kind for layer in plan.layers] == ["conv", "max_pool"]
     assert plan.layers[0].text == "conv+add+relu"
