@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import numpy as np
 
@@ -80,7 +81,7 @@ class Assembler:
             zeros = self.zeros_bytes
             self.zeros_bytes += -(-step.lowered.zeros_bytes // _ALIGN) * _ALIGN
             for call, binary in zip(step.lowered.calls, step.binaries, strict=True):
-                arguments = plan_arguments(call, lambda a, step=step, zeros=zeros: self._pointer(step, a, zeros))
+                arguments = plan_arguments(call, partial(self._pointer, step, zeros))
                 after = self._after(step, len(launches), hazards, parallel)
                 grid = (call.grid[0], call.grid[1], call.grid[2])
                 dependent = call.dependent and len(after) == 1
@@ -102,7 +103,12 @@ class Assembler:
     def _range(self, value: Value) -> tuple[str, int, int, int]:
         """(space, index, first byte, end byte) a value covers."""
         pointer = self._value_pointer(value)
-        return (pointer.space, pointer.index, pointer.offset, pointer.offset + value.type.span * value.type.dtype.itemsize)
+        return (
+            pointer.space,
+            pointer.index,
+            pointer.offset,
+            pointer.offset + value.type.span * value.type.dtype.itemsize,
+        )
 
     def _kernel(self, binary: Binary) -> int:
         digest = hashlib.sha256(binary.cubin).hexdigest()[:16]
@@ -125,7 +131,7 @@ class Assembler:
             )
         return self._kernel_index[key]
 
-    def _pointer(self, step: Step, argument: Argument, zeros: int) -> Pointer:
+    def _pointer(self, step: Step, zeros: int, argument: Argument) -> Pointer:
         if isinstance(argument, Workspace):
             return Pointer("arena", self.memory.workspace[step.node.output.name] + argument.offset)
         if isinstance(argument, Zeros):
@@ -255,4 +261,3 @@ def _renumber(structure: object, unique: Sequence[int]) -> object:
     if isinstance(structure, list):
         return [_renumber(part, unique) for part in structure]
     return structure
-

@@ -17,8 +17,8 @@ if TYPE_CHECKING:
 
 class TuningProgress:
     """Shows tuning events on stderr: a bar with counts and the time left where stderr is a terminal, and everywhere the
-    notes ("interrupted: keeping what was measured"). Use as a context manager and pass it as `progress`. Events go on to
-    `also`; `interrupted` says whether Ctrl-C cut the tuning short."""
+    notes ("interrupted: keeping what was measured"). Use as a context manager and pass it as `progress`. Events go on
+    to `also`; `interrupted` says whether Ctrl-C cut the tuning short."""
 
     def __init__(self, also: Progress | None = None) -> None:
         self.interrupted = False

@@ -1,7 +1,7 @@
 """See what jitrt does on a full-size GoogLeNet: trace, fuse, plan memory, build real kernels, check the answer.
 
-Works without a GPU in under two minutes. With one it also tunes, saves the plan, runs it in a fresh process and times it
-against PyTorch and torch.compile.
+Works without a GPU in under two minutes. With one it also tunes, saves the plan, runs it in a fresh process and times
+it against PyTorch and torch.compile.
 """
 
 from __future__ import annotations
@@ -118,7 +118,7 @@ def kernels_by_kind(graph: Graph) -> Counter[str]:
 
 
 def _show_decisions(out: Console, optimized: Optimized) -> None:
-    rows = []
+    rows: list[tuple[object, ...]] = []
     for name, applied, texts in optimized.report.grouped():
         for text, count, first in texts[:4]:
             rows.append((name, "done" if applied else "not done", count, text, f"{first.subject}"))

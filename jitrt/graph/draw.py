@@ -90,16 +90,22 @@ def draw_module(module: Module) -> str:
     lines = [_size(module.source.type).center(total).rstrip(), _rail(widths, "┌", "┬", "┐")]
     for row in range(height):
         lines += _boxes(columns, widths, row)
-    lines += [_rail(widths, "└", "┴", "┘"), f"{label(module.join)}  {_size(module.join.output.type)}".center(total).rstrip()]
+    lines += [
+        _rail(widths, "└", "┴", "┘"),
+        f"{label(module.join)}  {_size(module.join.output.type)}".center(total).rstrip(),
+    ]
     return "\n".join(lines)
 
 
 def _boxes(columns: Sequence[Sequence[str]], widths: Sequence[int], row: int) -> list[str]:
-    top, middle, bottom = [], [], []
+    top: list[str] = []
+    middle: list[str] = []
+    bottom: list[str] = []
     for column, width in zip(columns, widths, strict=True):
         if row >= len(column):
             line = "│".center(width)
-            top.append(line), middle.append(line), bottom.append(line)
+            for part in (top, middle, bottom):
+                part.append(line)
             continue
         top.append("┌" + "┴".center(width - 2, "─") + "┐")
         middle.append("│" + column[row].center(width - 2) + "│")

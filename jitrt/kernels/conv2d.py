@@ -1,7 +1,7 @@
 """Convolution and linear layers as an implicit matrix product, with everything that follows in the epilogue.
 
-Formula: y[m, k] = f(sum over (r, s, c) of x[pixel(m) + (r, s), c] * w[k, r, s, c]), m = (n, p, q) flattened. A linear
-layer is the case of one pixel. Fires on sm_80 and later for any filter, stride, padding, dilation and strides in memory.
+Formula: y[m, k] = f(sum over (r, s, c) of x[pixel(m) + (r, s), c] * w[k, r, s, c]), m = (n, p, q) flattened. A
+linear layer is the case of one pixel. Fires on sm_80 and later for any filter, stride, padding, dilation and strides in memory.
 Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * R * S / the tensor cores' rate.
 
 These choices make it cover the networks:
@@ -211,14 +211,14 @@ def describe(anchor: Node, x: TensorType, w: TensorType) -> ConvShape:
         row_stride = lead[0][1] if lead else 0
         one = (1, 1)
         x_strides = (row_stride, x.strides[-1], 0, 0)
-        w_strides = (w.strides[0], w.strides[1], 0, 0)
-        return ConvShape(rows, w.shape[0], w.shape[1], 1, one, one, one, one, (0, 0), one, x_strides, w_strides, False)
+        across = (w.strides[0], w.strides[1], 0, 0)
+        return ConvShape(rows, w.shape[0], w.shape[1], 1, one, one, one, one, (0, 0), one, x_strides, across, False)
     assert isinstance(op, Conv)
     out = anchor.output.type.shape
     per_group, filters = w.shape[1], w.shape[0] // op.groups
     bundle = bundle_of(op.groups, per_group)
     channels = per_group * bundle
-    w_strides = w.strides
+    w_strides: tuple[int, ...] = w.strides
     if bundle > 1:
         taps = w.shape[2] * w.shape[3]
         w_strides = (taps * channels, 1, w.shape[3] * channels, channels)
@@ -240,7 +240,7 @@ def describe(anchor: Node, x: TensorType, w: TensorType) -> ConvShape:
         padding=before,  # type: ignore[arg-type]
         dilation=op.dilation,  # type: ignore[arg-type]
         x_strides=x.strides,  # type: ignore[arg-type]
-        w_strides=w_strides,  # type: ignore[arg-type]
+        w_strides=w_strides,
         masked=masked,
         groups_a_bundle=bundle,
     )
@@ -378,9 +378,7 @@ class Conv2d(Template):
         else:
             constexprs |= {"partials": None, "counters": None}
         arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
-        call = KernelCall(
-            conv2d, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"]
-        )
+        call = KernelCall(conv2d, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"])
         pack = {}
         if shape.groups_a_bundle > 1:
             groups, bundle = anchor.op.groups, shape.groups_a_bundle  # type: ignore[attr-defined]

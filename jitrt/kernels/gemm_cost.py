@@ -1,7 +1,7 @@
 """A first cost model of tiled matrix products: which tiles are worth compiling at all, best guess first.
 
-It counts, for each configuration, how many programs an SM holds, how many waves they make, and what one step of the
-main loop is bound by: the tensor cores, loads from L2, or latency. It only has to order configurations; the GPU decides.
+It counts, for each configuration, how many programs an SM holds, how many waves they make, and what one step of
+the main loop is bound by: the tensor cores, loads from L2, or latency. It only has to order configurations; the GPU decides.
 """
 
 from __future__ import annotations
@@ -46,7 +46,8 @@ def rank_configs(shape: GemmShape, target: Target, keep: int = 48) -> Sequence[C
     configs.sort(key=lambda c: (cost(c, shape, target), -min(c["num_stages"], 4)))  # ties: deeper pipelines win
     # At most two of each tile shape before any third: the model tells tiles apart better than warps and stages.
     seen: dict[tuple[object, ...], int] = {}
-    first, rest = [], []
+    first: list[Config] = []
+    rest: list[Config] = []
     for config in configs:
         tile = (config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"], config["SPLIT_K"])
         seen[tile] = seen.get(tile, 0) + 1
@@ -115,7 +116,9 @@ def _fits(config: Config, shape: GemmShape, target: Target) -> bool:
     if shape.ieee:
         return tile // threads <= 64
     # wgmma takes 64 rows for each group of four warps; fewer rows run on mma.sync, which any number of warps can issue.
-    return target.arch < 90 or config["BLOCK_M"] < 64 or config["num_warps"] in (4, 8 if config["BLOCK_M"] >= 128 else 4)
+    return (
+        target.arch < 90 or config["BLOCK_M"] < 64 or config["num_warps"] in (4, 8 if config["BLOCK_M"] >= 128 else 4)
+    )
 
 
 def cost(config: Config, shape: GemmShape, target: Target) -> float:

@@ -16,7 +16,9 @@ from tests.kernels.convolutions import conv_problem, linear_problem
 SAME = ((1, 1), (1, 1))
 
 
-def config(m: int = 16, n: int = 16, k: int = 16, *, split: int = 1, flatten: bool = False, early: bool = False) -> dict[str, int | bool]:
+def config(
+    m: int = 16, n: int = 16, k: int = 16, *, split: int = 1, flatten: bool = False, early: bool = False
+) -> dict[str, int | bool]:
     return {
         "BLOCK_M": m,
         "BLOCK_N": n,

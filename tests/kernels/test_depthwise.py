@@ -18,13 +18,21 @@ SAME = ((1, 1), (1, 1))
     "problem",
     [
         pytest.param(conv_problem((2, 19, 5, 7), 19, (3, 3), padding=SAME, groups=19), id="ragged"),
-        pytest.param(conv_problem((1, 8, 9, 8), 8, (5, 5), stride=(2, 2), padding=((2, 2), (2, 2)), groups=8), id="strided"),
+        pytest.param(
+            conv_problem((1, 8, 9, 8), 8, (5, 5), stride=(2, 2), padding=((2, 2), (2, 2)), groups=8), id="strided"
+        ),
         pytest.param(conv_problem((1, 6, 9, 8), 18, (3, 3), padding=SAME, groups=6), id="multiplier 3"),
-        pytest.param(conv_problem((1, 8, 9, 9), 8, (3, 3), dilation=(2, 2), padding=((2, 2), (2, 2)), groups=8), id="dilated"),
+        pytest.param(
+            conv_problem((1, 8, 9, 9), 8, (3, 3), dilation=(2, 2), padding=((2, 2), (2, 2)), groups=8), id="dilated"
+        ),
         pytest.param(conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, row_gap=3), id="gaps in the output"),
-        pytest.param(conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, nchw_in=True, nchw_out=True), id="NCHW"),
+        pytest.param(
+            conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, nchw_in=True, nchw_out=True), id="NCHW"
+        ),
         pytest.param(conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, dtype=bf16), id="bf16"),
-        pytest.param(conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, dtype=f32, residual=True), id="fp32"),
+        pytest.param(
+            conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, dtype=f32, residual=True), id="fp32"
+        ),
         pytest.param(conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, cast_from=f32), id="cast"),
     ],
 )

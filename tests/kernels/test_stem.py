@@ -33,7 +33,9 @@ CONFIG = {
         pytest.param(conv_problem((1, 1, 8, 9), 8, (5, 5)), id="one channel, NHWC"),
         pytest.param(conv_problem((1, 4, 8, 9), 8, (4, 4), stride=(4, 4)), id="patches of four channels"),
         pytest.param(conv_problem((1, 3, 9, 9), 8, (3, 3), nchw_in=True, cast_from=f32), id="float32 from outside"),
-        pytest.param(conv_problem((1, 2, 9, 9), 8, (3, 2), dilation=(2, 1), nchw_in=True, dtype=f32), id="fp32, dilated rows"),
+        pytest.param(
+            conv_problem((1, 2, 9, 9), 8, (3, 2), dilation=(2, 1), nchw_in=True, dtype=f32), id="fp32, dilated rows"
+        ),
     ],
 )
 def test_numbers(problem: Problem) -> None:
