@@ -1,8 +1,8 @@
 """Convolution and linear layers as an implicit matrix product, with everything that follows in the epilogue.
 
-Formula: y[m, k] = f(sum over (r, s, c) of x[pixel(m) + (r, s), c] * w[k, r, s, c]), m = (n, p, q) flattened. A
-linear layer is the case of one pixel. Fires on sm_80 and later for any filter, stride, padding, dilation and strides in memory.
-Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * R * S / the tensor cores' rate.
+Formula: y[m, k] = f(sum over (r, s, c) of x[pixel(m) + (r, s), c] * w[k, r, s, c]), m = (n, p, q) flattened. A linear
+layer is the case of one pixel. Fires on sm_80 and later for any filter, stride, padding, dilation and strides in
+memory. Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * R * S / the tensor cores' rate.
 
 These choices make it cover the networks:
 
@@ -240,7 +240,7 @@ def describe(anchor: Node, x: TensorType, w: TensorType) -> ConvShape:
         padding=before,  # type: ignore[arg-type]
         dilation=op.dilation,  # type: ignore[arg-type]
         x_strides=x.strides,  # type: ignore[arg-type]
-        w_strides=w_strides,
+        w_strides=w_strides,  # type: ignore[arg-type]
         masked=masked,
         groups_a_bundle=bundle,
     )

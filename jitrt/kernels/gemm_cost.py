@@ -1,7 +1,8 @@
 """A first cost model of tiled matrix products: which tiles are worth compiling at all, best guess first.
 
-It counts, for each configuration, how many programs an SM holds, how many waves they make, and what one step of
-the main loop is bound by: the tensor cores, loads from L2, or latency. It only has to order configurations; the GPU decides.
+It counts, for each configuration, how many programs an SM holds, how many waves they make, and what one step of the
+main loop is bound by: the tensor cores, loads from L2, or latency. It only has to order configurations; the GPU
+decides.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """A network's first convolution: few input channels, usually NCHW from outside.
 
-Formula: that of `conv2d`. With three channels a pixel is no aligned run of memory, so the direct kernel gathers
-single elements. Here a first launch writes the input once as padded NHWC with four channels (converting dtype and layout on the
-way), and then a window's row of S taps is one run of 4 * S adjacent elements. The convolution over that is `conv2d`
+Formula: that of `conv2d`. With three channels a pixel is no aligned run of memory, so the direct kernel gathers single
+elements. Here a first launch writes the input once as padded NHWC with four channels (converting dtype and layout on
+the way), and then a window's row of S taps is one run of 4 * S adjacent elements. The convolution over that is `conv2d`
 again: 4 * S "channels", R x 1 taps, overlapping windows expressed by strides, and no masks. Fires for at most 4 input
 channels, dense, no dilation along the width. Floor: (x + 2 * padded + y) bytes / bandwidth. Loses to `conv2d` where two
 launches cost more than the gather, which the tuner finds out.
