@@ -306,9 +306,9 @@ class Conv2d(Template):
             x = _source(anchor)
             if len(merge(list(zip(x.shape[:-1], x.strides[:-1], strict=True)))) > 1:
                 return "the rows of this linear layer's input are not evenly spaced"
-        if isinstance(anchor.op, Conv) and anchor.op.groups > 1 and anchor.inputs[1].type.shape[1] == 1:
-            if anchor.op.groups == anchor.inputs[0].type.shape[1]:
-                return "anchor is depthwise: its own kernel is faster"
+        groups = anchor.op.groups if isinstance(anchor.op, Conv) else 1
+        if groups > 1 and groups == anchor.inputs[0].type.shape[1]:
+            return "anchor is depthwise: its own kernel is faster"
         return None
 
     def supports(self, problem: Problem, target: Target) -> str | None:
