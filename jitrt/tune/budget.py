@@ -60,6 +60,8 @@ class Clock:
 
     def remaining(self, done: int, total: int) -> float | None:
         """Seconds to go: at today's pace for `total` candidates, but no longer than the budget. None: unknown yet."""
+        if done >= total:
+            return 0.0
         pace = self.elapsed * (total - done) / done if done else None
         if self.seconds is None:
             return pace

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from jitrt.graph.op import Array
+from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Problem
 from jitrt.runtime.memory import Resources
 from jitrt.runtime.seam import Driver
@@ -49,10 +51,28 @@ class Session:
 
     def _block(self, trial: Trial) -> Block:
         *operands, output = allocate(self._resources, self._sizes)
-        for value, buffer, data in zip(self.problem.body.inputs, operands, trial.operands, strict=True):
+        for index, (value, buffer, data) in enumerate(
+            zip(self.problem.body.inputs, operands, trial.operands, strict=True)
+        ):
             buffer.fill(self.driver, NAN_BYTE, self.stream)
-            buffer.upload(self.driver, physical(data, value.type), self.stream)
+            flat = physical(data, TensorType(value.type.dtype, data.shape, Layout(value.type.strides)))
+            if index in trial.batched and value.type.strides[0]:
+                self._spread(flat, trial, value.type, buffer)
+            else:
+                buffer.upload(self.driver, flat, self.stream)
         return Block(0, tuple(operands), output)
+
+    def _spread(self, flat: Array, trial: Trial, type: TensorType, buffer: Buffer) -> None:
+        """Copy the distinct items in `flat` to all places of the batch that hold them."""
+        assert trial.items is not None
+        driver, pitch = self.driver, type.strides[0] * type.dtype.itemsize
+        size = bytes_of(TensorType(type.dtype, type.shape[1:], Layout(type.strides[1:])))
+        distinct = driver.alloc(flat.nbytes)
+        driver.upload(distinct, flat.ctypes.data, flat.nbytes, self.stream)
+        for place, item in enumerate(trial.items):
+            driver.copy(buffer.address + place * pitch, distinct + int(item) * pitch, size, self.stream)
+        driver.synchronize(self.stream)
+        driver.free(distinct)
 
     def _copy(self, block: Block, number: int) -> Block:
         *operands, output = allocate(self._resources, self._sizes)

@@ -149,6 +149,7 @@ def test_the_clock_estimates_what_is_left() -> None:
     now = 100.0
     clock = Clock(60.0, lambda: now)
     assert clock.remaining(0, 10) == 60
+    assert clock.remaining(0, 0) == 0
     now = 110.0
     assert clock.remaining(5, 10) == 10
     assert clock.remaining(1, 100) == 50

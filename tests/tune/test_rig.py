@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import itertools
 from collections.abc import Callable, Iterator
 
@@ -17,9 +18,11 @@ from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Linear
 from jitrt.kernels.base import Problem, Tactic
 from jitrt.runtime.fake_driver import H200, FakeDriver, FakeKernel
+from jitrt.tune import session
 from jitrt.tune.candidates import Candidate
 from jitrt.tune.rig import Job, Outcome, Rig
 from jitrt.tune.timing_cache import Record
+from jitrt.tune.verify import make_trial
 
 TARGET = target_of(90)
 SHAPE = (16, 32)
@@ -244,9 +247,9 @@ def test_a_wrong_verdict_caused_by_another_candidate_is_reversed() -> None:
     rig = Rig(FakeDriver(kernels))
     assert "other numbers" in (rig.measure(job(scribbles)).record.reason or "")
     assert rig.measure(job(right)).record.wins
-    session = rig._session(planted.relu_problem(*SHAPE))
-    with session.driver.active():
-        session.driver.fill(session.blocks[0].operands[0].address, 7, 64)
+    at = rig._session(planted.relu_problem(*SHAPE)).blocks[0].operands[0].address
+    with rig.driver.active():
+        rig.driver.fill(at, 7, 64)
     assert rig.measure(job(right)).record.wins
 
 
@@ -292,3 +295,21 @@ def test_a_problem_too_large_for_the_gpu_is_refused_for_now() -> None:
     outcome = Rig(FakeDriver({"right": FakeKernel(("ptr",) * 4, right)}, tiny)).measure(job(right))
     assert "out of memory" in (outcome.record.reason or "")
     assert not outcome.lasting
+
+
+def test_a_batch_of_repeated_items_lies_on_the_gpu_as_the_reference_counts_on(
+    measure: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "make_trial", functools.partial(make_trial, seconds=1e-12))
+    problem = planted.relu_problem(9, 7, out_strides=(10, 1))
+
+    def tidy(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        relu(driver, y, x, (10, 1), (9, 7))
+
+    def exchanges(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+        tidy(driver, grid, y, x)
+        out = driver.array(y, (9, 7), "f16", (10, 1))
+        out[...] = out[::-1].copy()
+
+    assert measure(tidy, problem).record.wins
+    assert "wrong numbers" in (measure(exchanges, problem).record.reason or "")
