@@ -12,6 +12,8 @@ from jitrt.runtime.seam import Driver
 from jitrt.tune.buffers import NAN_BYTE, Buffer, allocate, bytes_of, footprint, physical, sets_for
 from jitrt.tune.verify import Trial, make_trial
 
+_COPIES = 4096  # on the device for one operand; a batch of more, small items is put together on the host
+
 
 @dataclass(frozen=True)
 class Block:
@@ -55,16 +57,19 @@ class Session:
             zip(self.problem.body.inputs, operands, trial.operands, strict=True)
         ):
             buffer.fill(self.driver, NAN_BYTE, self.stream)
-            flat = physical(data, TensorType(value.type.dtype, data.shape, Layout(value.type.strides)))
-            if index in trial.batched and value.type.strides[0]:
-                self._spread(flat, trial, value.type, buffer)
+            repeats = index in trial.batched and value.type.strides[0] != 0
+            if repeats and len(data) < value.type.shape[0] <= _COPIES:
+                self._spread(data, trial, value.type, buffer)
             else:
+                full = data[trial.items] if repeats else data
+                flat = physical(full, TensorType(value.type.dtype, full.shape, Layout(value.type.strides)))
                 buffer.upload(self.driver, flat, self.stream)
         return Block(0, tuple(operands), output)
 
-    def _spread(self, flat: Array, trial: Trial, type: TensorType, buffer: Buffer) -> None:
-        """Copy the distinct items in `flat` to all places of the batch that hold them."""
+    def _spread(self, data: Array, trial: Trial, type: TensorType, buffer: Buffer) -> None:
+        """Copy distinct items to all places of the batch that hold them."""
         assert trial.items is not None
+        flat = physical(data, TensorType(type.dtype, data.shape, Layout(type.strides)))
         driver, pitch = self.driver, type.strides[0] * type.dtype.itemsize
         size = bytes_of(TensorType(type.dtype, type.shape[1:], Layout(type.strides[1:])))
         distinct = driver.alloc(flat.nbytes)

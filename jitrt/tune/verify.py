@@ -7,14 +7,13 @@ That a body treats its batch items apart is not taken on trust but tried on the 
 
 from __future__ import annotations
 
-import math
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jitrt.errors import ShapeError
+from jitrt.errors import GraphError
 from jitrt.graph import ops
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node, Value
@@ -23,15 +22,14 @@ from jitrt.graph.op import Array
 from jitrt.graph.rebuild import rebuild
 from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Problem
+from jitrt.tune.operands import draw_operands, is_cast_to_integer
 from jitrt.tune.tolerance import Tolerance, disagreement, tolerance
 
 REFERENCE_SECONDS = 0.15  # what one reference may cost before the batch is made of repeated items
-_POOL = 1_048_583  # random numbers drawn at most for an operand (a prime: repeats fall on no row or tile boundary)
 _CHUNK = 1 << 16  # elements compared bit for bit at a time
 _DISTINCT = 1 << 20  # output elements compared as numbers, as far as repeated items can make it so
 _COARSE = 10  # times the usual tolerance, for large numbers: they are there for overflow and NaN, not for precision
 
-_SINGULAR_AT_ZERO = (ops.Reciprocal, ops.Log, ops.Sqrt, ops.Rsqrt)
 _DISCONTINUOUS = (
     ops.Equal,
     ops.NotEqual,
@@ -101,11 +99,11 @@ def make_trial(problem: Problem, *, special: bool = False, seconds: float = REFE
     """
     rng = np.random.default_rng(zlib.crc32(problem.key.encode()))
     small, batched, count = _shrink(problem, seconds)
-    operands = _draw_all(small, problem, rng, special)
+    operands = draw_operands(small, problem, rng, special)
     expected, slack = _reference(small, operands)
     if count is not None and not _items_are_apart(problem, batched, operands, expected):
         batched, count = frozenset(), None
-        operands = _draw_all(problem.body, problem, rng, special)
+        operands = draw_operands(problem.body, problem, rng, special)
         expected, slack = _reference(problem.body, operands)
     items = None
     if count is not None:
@@ -146,8 +144,7 @@ def _bound(problem: Problem, special: bool) -> Tolerance:
 def _jumps(node: Node) -> bool:
     """Whether a rounding error on the way in can change the result by much."""
     inexact = any(v.type.dtype.is_float for v in node.inputs)
-    to_integer = isinstance(node.op, ops.Cast) and not node.op.dtype.is_float
-    return inexact and (isinstance(node.op, _DISCONTINUOUS) or to_integer)
+    return is_cast_to_integer(node) or (inexact and isinstance(node.op, _DISCONTINUOUS))
 
 
 def reduction_length(anchor: Node) -> int:
@@ -218,7 +215,7 @@ def with_batch(body: Graph, batched: frozenset[int], count: int) -> Graph | None
         for node in body.nodes:
             copy = small.append(node.op, [mapping[v] for v in node.inputs], loc=node.loc)
             mapping.update(zip(node.outputs, copy.outputs, strict=True))
-    except ShapeError:
+    except GraphError:
         return None
     out, want = mapping[body.outputs[0]], body.outputs[0].type
     if out.type.shape != (count, *want.shape[1:]):
@@ -235,70 +232,3 @@ def _items_are_apart(problem: Problem, batched: frozenset[int], operands: Sequen
     last = [a[-1:] if i in batched else a for i, a in enumerate(operands)]
     (alone,) = interpret(single, last, exact=True)
     return bool(np.allclose(alone, expected[-1:], rtol=1e-9, atol=1e-12, equal_nan=True))
-
-
-# -- random operands ---------------------------------------------------------------------------------------------------
-
-
-def _draw_all(body: Graph, problem: Problem, rng: np.random.Generator, special: bool) -> list[Array]:
-    odd = np.random.default_rng(1)
-    positive = any(_singular(node) for node in problem.body.nodes)
-    scales = {} if problem.anchor is None else _scales(problem.anchor)
-    arrays = []
-    for index, (value, whole) in enumerate(zip(body.inputs, problem.body.inputs, strict=True)):
-        # A dimension of stride 0 repeats one element.
-        shape = tuple(1 if step == 0 else size for size, step in zip(value.type.shape, whole.type.strides, strict=True))
-        array = draw(TensorType(value.type.dtype, shape), rng, scale=scales.get(whole, 1.0), positive=positive)
-        if special and not problem.weights[index] and value.type.dtype.is_float:
-            _make_special(array, odd)
-        arrays.append(np.broadcast_to(array, value.type.shape))
-    return arrays
-
-
-def draw(type: TensorType, rng: np.random.Generator, *, scale: float = 1.0, positive: bool = False) -> Array:
-    """A random array: floats normal (or uniform in 0.5 to 2, if `positive`) times `scale`, integers small, booleans."""
-    pool = min(max(1, type.numel), _POOL)
-    values: Array
-    if type.dtype == DType.b8:
-        values = rng.integers(0, 2, pool)
-    elif not type.dtype.is_float:
-        values = rng.integers(0 if type.dtype == DType.u8 else -4, 5, pool)
-    elif positive:
-        values = rng.uniform(0.5, 2.0, pool) * scale
-    else:
-        values = rng.standard_normal(pool, np.float32) * np.float32(scale)
-    return np.resize(values.astype(type.dtype.numpy), type.shape)
-
-
-def _make_special(array: Array, rng: np.random.Generator) -> None:
-    """Make a sixteenth of the elements large, and one in ten thousand, one at least, NaN."""
-    if not array.size:
-        return
-    flat = array.reshape(-1)
-    large = rng.integers(0, flat.size, max(1, flat.size // 16))
-    flat[large] *= flat.dtype.type(256)
-    # In the first item only, where there are several, so that the others show that NaN does not spread.
-    room = flat.size // len(array) if array.ndim > 1 and len(array) > 1 else flat.size
-    flat[rng.integers(0, room, max(1, room // 10_000))] = np.nan
-
-
-def _scales(anchor: Node) -> dict[Value, float]:
-    """A matrix product's second operand is scaled so that the results are of the size of the first."""
-    if len(anchor.inputs) < 2:
-        return {}
-    source = anchor.inputs[1]
-    while source.producer is not None:
-        source = source.producer.inputs[0]
-    out = max(1, anchor.output.type.numel)
-    flops = anchor.op.flops([v.type for v in anchor.inputs], [v.type for v in anchor.outputs])
-    return {source: 1 / math.sqrt(max(1, flops // (2 * out)))}
-
-
-def _singular(node: Node) -> bool:
-    """Whether a normal draw would mostly test NaN, or numbers near a pole."""
-    if isinstance(node.op, ops.Div):
-        return not node.inputs[1].is_constant
-    if isinstance(node.op, ops.Pow):
-        exponent = node.inputs[1].data
-        return exponent is None or float(exponent) != int(float(exponent))
-    return isinstance(node.op, _SINGULAR_AT_ZERO)

@@ -297,9 +297,11 @@ def test_a_problem_too_large_for_the_gpu_is_refused_for_now() -> None:
     assert not outcome.lasting
 
 
+@pytest.mark.parametrize("copies", [0, 100])
 def test_a_batch_of_repeated_items_lies_on_the_gpu_as_the_reference_counts_on(
-    measure: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch
+    measure: Callable[..., Outcome], monkeypatch: pytest.MonkeyPatch, copies: int
 ) -> None:
+    monkeypatch.setattr(session, "_COPIES", copies)
     monkeypatch.setattr(session, "make_trial", functools.partial(make_trial, seconds=1e-12))
     problem = planted.relu_problem(9, 7, out_strides=(10, 1))
 

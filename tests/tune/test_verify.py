@@ -105,6 +105,11 @@ def test_operands_are_the_same_at_every_call_and_special_ones_keep_the_weights()
     assert not np.isnan(special.expected[1]).any(), "NaN stays in the first item"
 
 
+def test_no_nan_is_made_an_integer() -> None:
+    trial = make_trial(problem(Relu(), (64, 64), after=Cast(i32)), special=True)
+    assert np.isfinite(trial.operands[0]).all()
+
+
 def test_large_exponents_are_not_held_to_the_last_digits() -> None:
     posed = problem(Exp(), (64, 1024))
     trial = make_trial(posed, special=True)
