@@ -68,12 +68,14 @@ def _import(model: Any, inputs: Any) -> tuple[Graph, object]:
     if isinstance(model, str | os.PathLike):
         raise ImportFailure(f"{model}: this version of jitrt reads no model files; give the PyTorch model itself")
     if not callable(model):
-        raise OptionError(f"model is a {type(model).__name__}; give a torch module, a function of tensors or a Graph")
+        raise OptionError(
+            f"model is of type {type(model).__name__}; give a torch module, a function of tensors or a Graph"
+        )
     from jitrt.frontend.torch import import_torch
     from jitrt.frontend.torch.arrays import is_tensor
 
     if not isinstance(inputs, tuple | list) and not is_tensor(inputs):
-        raise OptionError(f"inputs is a {type(inputs).__name__}; give a tuple of example arguments, such as (x,)")
+        raise OptionError(f"inputs is of type {type(inputs).__name__}; give a tuple of example arguments, such as (x,)")
     imported = import_torch(model, (inputs,) if is_tensor(inputs) else tuple(inputs))
     return imported.graph, imported.structure
 

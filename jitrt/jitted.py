@@ -21,7 +21,7 @@ from jitrt.errors import GradientError, JitrtWarning, NoGpuError, OptionError
 from jitrt.frontend.torch import import_torch
 from jitrt.frontend.torch.arrays import as_tensor, is_tensor
 from jitrt.frontend.torch.capture import is_tracing
-from jitrt.frontend.tree import flatten
+from jitrt.frontend.tree import Call, flatten
 
 
 @dataclass(frozen=True)
@@ -64,11 +64,11 @@ class Specialisations:
             leaves: Sequence[Any] = args
             nesting: Hashable = len(args)
         else:
-            tree = flatten((args, kwargs), is_tensor)
+            tree = flatten(Call(args, kwargs), is_tensor)
             leaves, nesting = tree.leaves, tree.key
         if torch.is_grad_enabled():
             _refuse_gradients(leaves)
-        key = (nesting, tuple(map(_signature, leaves)), getattr(subject, "training", None))
+        key = (nesting, tuple(map(signature, leaves)), getattr(subject, "training", None))
         entry = self._find(key)
         if entry is None:
             if self._must_run_original(subject, leaves):
@@ -123,7 +123,7 @@ def _refuse_gradients(leaves: Sequence[Any]) -> None:
             )
 
 
-def _signature(leaf: Any) -> Hashable:
+def signature(leaf: Any) -> Hashable:
     """What of a tensor decides which engine runs it: shape, dtype, device, and whether it is channels-last."""
     if isinstance(leaf, torch.Tensor):
         last = leaf.dim() in (4, 5) and not leaf.is_contiguous() and leaf.is_contiguous(memory_format=_LAST[leaf.dim()])

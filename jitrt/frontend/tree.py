@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from jitrt.errors import InputError
 
@@ -26,6 +26,13 @@ class Tree:
     structure: Any
     key: Hashable
     build: Callable[[Sequence[Any]], Any]
+
+
+class Call(NamedTuple):
+    """The arguments of a call, as one nested value."""
+
+    args: tuple[Any, ...]
+    kwargs: dict[str, Any]
 
 
 _Part = tuple[Any, Hashable, Callable[[Sequence[Any]], Any]]
@@ -53,7 +60,8 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
         if isinstance(item, Mapping):
             return branch(item, item, path)
         if isinstance(item, (list, tuple)):
-            parts = [walk(child, join(path, i)) for i, child in enumerate(item)]
+            names = getattr(item, "_fields", range(len(item)))
+            parts = [walk(child, join(path, name)) for name, child in zip(names, item, strict=True)]
             make = getattr(type(item), "_make", type(item))
             key = (type(item), tuple(part[1] for part in parts))
             return [part[0] for part in parts], key, lambda out: make([part[2](out) for part in parts])

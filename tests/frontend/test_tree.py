@@ -61,6 +61,7 @@ def test_structure_is_json_with_outputs_as_leaves() -> None:
 def test_paths_name_the_leaves() -> None:
     assert arrays({"x": A, "more": [B, {"mask": C}]}).paths == ("x", "more_0", "more_1_mask")
     assert arrays(A, "image").paths == ("image",)
+    assert arrays((A, Pair(B, [C]))).paths == ("0", "1_left", "1_right_0")
 
 
 def test_key_tells_structures_and_constants_apart_but_not_leaves() -> None:

@@ -17,7 +17,7 @@ from torch import nn
 from jitrt.errors import ImportFailure
 from jitrt.frontend.torch.arrays import as_tensor, is_tensor
 from jitrt.frontend.torch.locations import recording, run_user_code, users_line
-from jitrt.frontend.tree import Tree, flatten
+from jitrt.frontend.tree import Call, Tree, flatten
 
 _tracing: ContextVar[bool] = ContextVar("jitrt_tracing", default=False)
 
@@ -42,7 +42,7 @@ def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     A function's modules (its closure's, its globals', its `self`) give their parameters their names. Raises
     ImportFailure with the user's line if the model cannot be traced.
     """
-    inputs = flatten((tuple(args), dict(kwargs)), is_tensor)
+    inputs = flatten(Call(tuple(args), dict(kwargs)), is_tensor)
     traced = _Traced(model, inputs)
     tensors = tuple(_on_device(as_tensor(leaf), leaf, traced.device) for leaf in inputs.leaves)
     _same_device(traced, tensors, model)
@@ -79,7 +79,10 @@ class _Traced(nn.Module):
         self.training = False
         self.results = _Results()
         self._inputs = inputs
-        self._call = partial(run_user_code, model)  # wrapped, lest it become a submodule of that name
+        # Interpreted, a graph module's nodes pass on the source lines they know. (And nothing here may be the model
+        # itself: it would become a submodule of that name.)
+        call = torch.fx.Interpreter(model).run if isinstance(model, torch.fx.GraphModule) else model
+        self._call = partial(run_user_code, call)
         if isinstance(model, nn.Module):
             self.root = model
         else:

@@ -16,7 +16,7 @@ import torch
 
 from jitrt.errors import ImportFailure, UnsupportedOpError
 from jitrt.frontend.torch.arrays import DTYPES, dtype_of, is_tensor, to_numpy
-from jitrt.frontend.torch.capture import capture
+from jitrt.frontend.torch.capture import Capture, capture
 from jitrt.frontend.torch.context import Context, type_of
 from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
@@ -58,7 +58,11 @@ def import_torch(
     example where it is channels-last. Raises UnsupportedOpError with all operators that have no importer,
     TrainingModeError for batch norm or dropout in training mode, ImportFailure for everything else.
     """
-    captured = capture(model, args, kwargs or {})
+    return import_capture(capture(model, args, kwargs or {}), model, name=name)
+
+
+def import_capture(captured: Capture, model: Callable[..., Any], *, name: str | None = None) -> Imported:
+    """The graph of a model that has been traced; as `import_torch`."""
     try:
         json.dumps(captured.outputs.structure)
     except TypeError as error:

@@ -1,0 +1,1 @@
+"""Ways into jitrt from other programs."""

@@ -1,0 +1,150 @@
+"""The package's face: lazy names, checked options, and `jitrt.compile` up to the engine."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+import jitrt
+from jitrt.config import Request
+from jitrt.errors import ImportFailure, OptionError, TargetError
+from jitrt.graph import Graph, TensorType, f32
+from jitrt.graph.ops import Relu
+
+X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+
+
+def small() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten(), nn.Linear(64, 5)).eval()
+
+
+def test_importing_loads_neither_torch_nor_triton() -> None:
+    code = "import jitrt, sys; jitrt.load; print([m for m in ('torch', 'triton', 'onnx') if m in sys.modules])"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_every_name_can_be_fetched_or_is_unknown() -> None:
+    for name in ("jit", "compile", "load", "verify", "Engine"):
+        assert callable(getattr(jitrt, name))
+    assert jitrt.errors.JitrtError
+    assert {"jit", "compile", "load", "explain"} <= set(dir(jitrt))
+    with pytest.raises(AttributeError, match="'jitrt' has no attribute 'compiled'"):
+        _ = jitrt.compiled
+
+
+# -- options -----------------------------------------------------------------------------------------------------------
+
+GOOD: list[dict[str, Any]] = [
+    {"precision": "bf16"},
+    {"target": "reference"},
+    {"target": "sm_90"},
+    {"target": ["sm_80", "sm_90"]},
+    {"tune": "heuristic"},
+    {"tune": "90s"},
+    {"outputs": ["relu"]},
+    {"strict": True, "cache": False, "workspace_limit": 1 << 20},
+]
+BAD: list[tuple[dict[str, Any], str]] = [
+    ({"precison": "fp16"}, "unknown option 'precison'; did you mean 'precision'"),
+    ({"zzz": 1}, "unknown option 'zzz'; there are precision, target"),
+    ({"precision": "int4"}, "precision is 'int4'; it can be fp32"),
+    ({"tune": "soon"}, "tune is 'soon'"),
+    ({"tune": "0s"}, "tune is '0s'"),
+    ({"outputs": "relu"}, "outputs is 'relu'; give a sequence"),
+    ({"outputs": [3]}, "outputs is .3.; give a sequence"),
+    ({"strict": 1}, "strict is 1; it can be True or False"),
+    ({"cache": "no"}, "cache is 'no'; it can be True or False"),
+    ({"workspace_limit": -1}, "workspace_limit is -1"),
+    ({"workspace_limit": "1G"}, "workspace_limit is '1G'"),
+    ({"calibration": [1]}, "calibration is given"),
+    ({"dynamic_shapes": {"x": 1}}, "dynamic_shapes is given.*jitrt.jit"),
+]
+
+
+@pytest.mark.parametrize("options", GOOD, ids=str)
+def test_good_options_are_taken(options: dict[str, Any]) -> None:
+    request = Request.of(options)
+    assert {name: getattr(request, name) for name in options} == options
+
+
+@pytest.mark.parametrize(("options", "message"), BAD, ids=str)
+def test_bad_options_are_refused_before_anything_runs(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(OptionError, match=message) as caught:
+        jitrt.jit(**options)
+    assert isinstance(caught.value, ValueError)
+    if not message.startswith("unknown"):
+        with pytest.raises(OptionError, match=message):
+            jitrt.compile(small(), (X,), **options)
+
+
+@pytest.mark.parametrize("target", ["sm_12", "cuda", [], ["sm_90", "tpu"]])
+def test_a_target_that_cannot_be_is_refused(target: Any) -> None:
+    with pytest.raises(TargetError):
+        jitrt.compile(small(), (X,), target=target)
+
+
+# -- compile -----------------------------------------------------------------------------------------------------------
+
+
+def test_compile_for_the_reference_target() -> None:
+    model = small()
+    engine = jitrt.compile(model, (X,), target="reference")
+    torch.testing.assert_close(engine(X), model(X), rtol=1e-4, atol=1e-5)
+
+
+def test_one_tensor_may_stand_for_a_tuple_of_one() -> None:
+    assert jitrt.compile(small(), X, target="reference").plan.inputs[0].shape == tuple(X.shape)
+    assert jitrt.compile(small(), [X.numpy()], target="reference").plan.inputs[0].dtype == "f32"
+
+
+def test_half_precision_is_another_engine() -> None:
+    model = small()
+    engine = jitrt.compile(model, (X,), target="reference", precision="fp16")
+    error = engine.compare(model, X).worst
+    assert 1e-6 < error < 5e-3
+    assert engine(X).dtype == torch.float32  # inputs and outputs keep their dtype
+
+
+def test_results_nest_as_json_does() -> None:
+    def model(x: torch.Tensor, pair: Any) -> Any:
+        return {"sum": x + pair[0], "rest": (x, [pair[1], None])}
+
+    engine = jitrt.compile(model, (X, (X + 1, X + 2)), target="reference")
+    result = engine(X, X + 1, X + 2)
+    assert list(result) == ["sum", "rest"]
+    assert isinstance(result["rest"], list)
+    assert result["rest"][1][1] is None
+    assert torch.equal(result["rest"][1][0], X + 2)
+
+
+def test_named_outputs_replace_the_models_own() -> None:
+    engine = jitrt.compile(small(), (X,), target="reference", outputs=["relu", "linear"])
+    assert [x.shape for x in engine(X)] == [(2, 4, 4, 4), (2, 5)]
+
+
+def test_a_graph_is_a_model() -> None:
+    graph = Graph("mine")
+    graph.mark_output(graph.add(Relu(), graph.add_input("x", TensorType(f32, (3,)))))
+    engine = jitrt.compile(graph, target="reference")
+    assert np.array_equal(engine(np.array([-1, 0, 2], np.float32)), [0, 0, 2])
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "error", "message"),
+    [
+        (3, (X,), OptionError, "model is of type int"),
+        ("model.onnx", (), ImportFailure, "model.onnx: this version of jitrt reads no model files"),
+        (torch.relu, 3, OptionError, r"inputs is of type int; give a tuple of example arguments, such as \(x,\)"),
+    ],
+)
+def test_what_is_no_model_is_refused(model: Any, inputs: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        jitrt.compile(model, inputs, target="reference")
