@@ -31,6 +31,13 @@ def every_argument(y, aux, part, counters, size, big, factor, unused, SHAPE: tl.
     tl.store(y + i, x * factor)
 
 
+@triton.jit
+def centred(y, x):
+    i = tl.arange(0, 2048)
+    value = tl.load(x + i)  # 64 numbers a thread, all needed until the end
+    tl.store(y + i, value - tl.sum(value, 0))
+
+
 ARGUMENTS = {
     "y": Result(),
     "aux": (Operand(0), Operand(1)),
@@ -80,9 +87,9 @@ def test_every_kind_of_argument_compiles(arch: int, tmp_path: Path) -> None:
 @pytest.mark.parametrize("arch", [80, 90, 100])
 @pytest.mark.parametrize("starved", [False, True])
 def test_resources_are_those_cuobjdump_prints(starved: bool, arch: int, tmp_path: Path) -> None:
-    config = {"BLOCK_M": 8, "BLOCK_K": 128, "num_warps": 1}
-    (call,) = Pointwise().lower(problem(), config, TARGETS[arch]).calls
-    binary = compile_call(replace(call, options={"maxnreg": 24} if starved else {}), problem(), TARGETS[arch])
+    options = {"maxnreg": 24} if starved else {}
+    call = KernelCall(centred, {"y": Result(), "x": Operand(0)}, {}, (1, 1, 1), num_warps=1, options=options)
+    binary = compile_call(call, problem(), TARGETS[arch])
     usage = cuobjdump(binary.cubin, "-res-usage", tmp_path)
     printed = re.search(r"REG:(\d+) STACK:(\d+)", usage)
     assert printed is not None, usage
