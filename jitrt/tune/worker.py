@@ -68,10 +68,15 @@ class Worker:
 
         Raises WorkerFailure, saying why, if it raises, dies, or takes more than `limit` seconds (it is then killed).
         """
+        try:
+            request = pickle.dumps((function, arguments))
+        except (pickle.PicklingError, AttributeError, TypeError) as error:
+            advice = "a template must be a class at the top level of a module"
+            raise WorkerFailure(f"cannot be sent to another process: {error}; {advice}") from error
         self.start()
         assert self._connection is not None
         try:
-            self._connection.send_bytes(pickle.dumps((function, arguments)))
+            self._connection.send_bytes(request)
             if not self._connection.poll(limit):
                 self.kill()
                 raise WorkerFailure(f"no answer within {limit:g} s: killed")

@@ -47,6 +47,11 @@ def test_a_function_it_cannot_import_is_an_error_of_that_call(worker: Worker, mo
         worker.call(planted.no_longer_there, limit=20)
 
 
+def test_what_cannot_be_pickled_is_an_error_with_advice(worker: Worker) -> None:
+    with pytest.raises(WorkerFailure, match="a template must be a class at the top level of a module"):
+        worker.call(lambda: 1, limit=20)
+
+
 def test_a_crash_is_reported_with_its_signal_and_another_process_takes_over(worker: Worker) -> None:
     pid = worker.call(os.getpid, limit=20)
     with pytest.raises(WorkerFailure, match="the test worker died of SIGSEGV"):
