@@ -26,7 +26,6 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("assemble",),
     ("frontend", "tune", "quantize"),
     ("lowering",),
-    ("lowering",),
     ("kernels",),
     ("codegen", "passes"),
     ("graph", "runtime"),
