@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from jitrt.config import Request
 from jitrt.errors import ImportFailure, OptionError
+from jitrt.request import Request
 
 if TYPE_CHECKING:
     from jitrt.graph import Graph
@@ -32,7 +32,7 @@ def compile(
     workspace_limit: int | None = None,
     cache: bool = True,
 ) -> Engine | ReferenceEngine:
-    """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.config.Request`.
+    """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.request.Request`.
 
     `model` is a torch module in eval mode or a function of tensors, or a `jitrt.graph.Graph` (then without inputs).
     `inputs` is a tuple of example arguments (one tensor may stand alone): torch, numpy or DLPack tensors, nested as the
@@ -56,7 +56,7 @@ def compile(
         cache=cache,
     )
     graph, structure = _import(model, inputs)
-    return build_engine(graph, None if outputs else structure, request)
+    return request.engine(graph, None if outputs else structure)
 
 
 def _import(model: Any, inputs: Any) -> tuple[Graph, object]:
@@ -80,24 +80,6 @@ def _import(model: Any, inputs: Any) -> tuple[Graph, object]:
     return imported.graph, imported.structure
 
 
-def build_engine(graph: Graph, structure: object, request: Request) -> Engine | ReferenceEngine:
-    """The engine of a graph, on whatever target the request names."""
-    from jitrt import compiler
-
-    options = compiler.Options(
-        precision=request.precision,
-        tune=request.tune,
-        outputs=None if request.outputs is None else tuple(request.outputs),
-        workspace_limit=request.workspace_limit,
-        cache=request.cache,
-    )
-    if request.is_reference:
-        from jitrt.reference import ReferenceEngine
-
-        return ReferenceEngine(compiler.optimize_for_reference(graph, options).graph, structure)
-    return compiler.build(graph, options, target=request.target, structure=structure)
-
-
 @overload
 def jit(function: None = None, *, specialisations: int = 8, **options: Any) -> Callable[[Any], Any]: ...
 @overload
@@ -109,7 +91,7 @@ def jit(function: Any = None, *, specialisations: int = 8, **options: Any) -> An
 
     Each new signature (nesting, shapes, dtypes, devices, channels-last or not, and the values of arguments that are no
     tensors) compiles a specialisation; the `specialisations` used last are kept. `options` are those of
-    `jitrt.config.Request`. Weights are frozen at the first call of each signature: after changing them, call `clear()`.
+    `jitrt.request.Request`. Weights are frozen at the first call of each signature; after changing them call `clear()`.
 
     There is no gradient: an input that requires one while gradients are enabled raises GradientError; parameters may.
     On a machine without a GPU the original runs, after one warning, unless `target="reference"` or `strict=True`.

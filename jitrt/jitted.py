@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from jitrt.config import Request
 from jitrt.errors import GradientError, JitrtWarning, NoGpuError, OptionError
 from jitrt.frontend.torch import import_torch
 from jitrt.frontend.torch.arrays import as_tensor, is_tensor
 from jitrt.frontend.torch.capture import is_tracing
 from jitrt.frontend.tree import Call, flatten
+from jitrt.request import Request
 
 
 @dataclass(frozen=True)
@@ -84,14 +84,12 @@ class Specialisations:
             return entry
 
     def _build(self, key: Hashable, subject: Any, args: tuple[Any, ...], kwargs: dict[str, Any]) -> Specialisation:
-        from jitrt.api import build_engine
-
         with self._lock:  # two threads with one new signature build it once
             if (entry := self._find(key)) is not None:
                 return entry
             imported = import_torch(subject, args, kwargs)
             flat = [{"output": index} for index in range(len(imported.graph.outputs))]
-            entry = Specialisation(build_engine(imported.graph, flat, self.request), imported.outputs.build)
+            entry = Specialisation(self.request.engine(imported.graph, flat), imported.outputs.build)
             self._entries[key] = entry
             while len(self._entries) > self.limit:
                 self._entries.popitem(last=False)

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 
 import jitrt
-from jitrt.config import Request
 from jitrt.errors import ImportFailure, OptionError, TargetError
 from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Relu
+from jitrt.request import Request
 
 X = torch.randn(2, 3, 6, 6, generator=torch.Generator().manual_seed(0))
 

@@ -3,7 +3,7 @@
     fast = torch.compile(model, backend="jitrt", options={"precision": "fp16"})
     print(jitrt.integrations.torch_compile.last_report())
 
-Options are those of `jitrt.config.Request`; mode is "default", "reduce-overhead" (the same: an engine is a CUDA graph
+Options are those of `jitrt.request.Request`; mode is "default", "reduce-overhead" (the same: an engine is a CUDA graph
 anyway) or "max-autotune" (tune="exhaustive"). What Dynamo traced is exported again, operators whole, and goes through
 the same importer as `jitrt.jit`. Operators without an importer stay in PyTorch, unless `strict=True`; a warning says so
 and `last_report()` names and costs them. There is no gradient: GradientError for an input that requires one while
@@ -27,8 +27,6 @@ from typing import Any, Literal
 import torch
 from torch import fx
 
-from jitrt.api import build_engine
-from jitrt.config import Request
 from jitrt.errors import (
     GradientError,
     ImportFailure,
@@ -43,6 +41,7 @@ from jitrt.frontend.torch.importer import import_capture
 from jitrt.graph import Graph
 from jitrt.integrations.partition import Report, Stayed, operators, partition
 from jitrt.jitted import signature
+from jitrt.request import Request
 
 Role = Literal["weight", "number", "input"]
 Run = Callable[..., Any]
@@ -139,7 +138,7 @@ class _Compiled:
         inputs = [args[i].detach() for i in indices]
 
         def build(graph: Graph) -> Any:
-            return build_engine(graph, [{"output": i} for i in range(len(graph.outputs))], request)
+            return request.engine(graph, [{"output": i} for i in range(len(graph.outputs))])
 
         captured = capture(module, inputs, {})
         nest = captured.outputs.build

@@ -16,10 +16,8 @@ import torch
 from torch.fx import traceback as fx_traceback
 from torch.overrides import TorchFunctionMode
 
-import jitrt
-
 _KEY = "jitrt_line"
-_JITRT = str(Path(str(jitrt.__file__)).parent) + os.sep
+_JITRT = str(Path(__file__).parents[2]) + os.sep
 _NOT_THE_USERS = (str(Path(str(torch.__file__)).parent) + os.sep, _JITRT, "<")
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 

@@ -1,13 +1,18 @@
-"""What a user may ask of a build, checked before anything is traced."""
+"""What a user may ask of a build, checked before anything is traced; and the build itself."""
 
 from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
-from typing import Any, get_args
+from typing import TYPE_CHECKING, Any, get_args
 
 from jitrt.errors import OptionError, TargetError
+
+if TYPE_CHECKING:
+    from jitrt.graph import Graph
+    from jitrt.reference import ReferenceEngine
+    from jitrt.runtime import Engine
 
 
 @dataclass(frozen=True)
@@ -53,6 +58,23 @@ class Request:
     def is_reference(self) -> bool:
         """Whether to run in numpy."""
         return self.target == "reference"
+
+    def engine(self, graph: Graph, structure: object = None) -> Engine | ReferenceEngine:
+        """The engine of a graph on the target asked for; `structure` as in a plan. Raises what the build raises."""
+        from jitrt import compiler
+
+        options = compiler.Options(
+            precision=self.precision,
+            tune=self.tune,
+            outputs=None if self.outputs is None else tuple(self.outputs),
+            workspace_limit=self.workspace_limit,
+            cache=self.cache,
+        )
+        if self.is_reference:
+            from jitrt.reference import ReferenceEngine
+
+            return ReferenceEngine(compiler.optimize_for_reference(graph, options).graph, structure)
+        return compiler.build(graph, options, target=self.target, structure=structure)
 
     def __post_init__(self) -> None:
         from jitrt.passes.base import Precision
