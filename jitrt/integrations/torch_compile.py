@@ -75,7 +75,7 @@ def jitrt_backend(
 ) -> Callable[..., Any]:
     """A callable for a graph of Dynamo's. It compiles when first called, so that errors (OptionError, a ValueError, for
     an unknown option or mode) reach the user as they are, not wrapped by Dynamo."""
-    return _Compiled(graph_module, mode, options)
+    return _Compiled(graph_module, example_inputs, mode, options)
 
 
 def _request(mode: str | None, options: Mapping[str, Any] | None) -> Request:
@@ -87,10 +87,15 @@ def _request(mode: str | None, options: Mapping[str, Any] | None) -> Request:
 class _Compiled:
     """One graph of Dynamo's with its engines, by signature."""
 
-    def __init__(self, module: fx.GraphModule, mode: str | None, options: Mapping[str, Any] | None):
+    def __init__(
+        self, module: fx.GraphModule, examples: Sequence[Any], mode: str | None, options: Mapping[str, Any] | None
+    ):
         self._module = module
         self._mode, self._options = mode, options
-        self._roles = [role_of(node) for node in module.graph.find_nodes(op="placeholder")]
+        placeholders = module.graph.find_nodes(op="placeholder")
+        self._roles = [role_of(node, example) for node, example in zip(placeholders, examples, strict=True)]
+        self._weights = [i for i, role in enumerate(self._roles) if role == "weight"]
+        self._others = [i for i, role in enumerate(self._roles) if role != "weight"]
         # Beside each run, the weights it holds: while they live, no other tensor can have their identity.
         self._runs: OrderedDict[Hashable, tuple[Run, list[Any]]] = OrderedDict()
         self._lock = threading.RLock()
@@ -98,12 +103,12 @@ class _Compiled:
     def __call__(self, *args: Any) -> Any:
         if torch.is_grad_enabled():
             self._refuse_gradients(args)
-        key = tuple(map(_part_of_key, self._roles, args))
+        weights = [args[i] for i in self._weights]
+        key = (_identity(weights), tuple(_part_of_key(self._roles[i], args[i]) for i in self._others))
         with self._lock:
             if key in self._runs:
                 self._runs.move_to_end(key)
             else:
-                weights = [x for role, x in zip(self._roles, args, strict=True) if role == "weight"]
                 self._runs[key] = self._build(args), weights
                 while len(self._runs) > _KEPT:
                     self._runs.popitem(last=False)
@@ -111,8 +116,8 @@ class _Compiled:
         return run(*args)
 
     def _refuse_gradients(self, args: Sequence[Any]) -> None:
-        for index, (role, value) in enumerate(zip(self._roles, args, strict=True)):
-            if role == "input" and isinstance(value, torch.Tensor) and value.requires_grad:
+        for index in self._others:
+            if isinstance(args[index], torch.Tensor) and args[index].requires_grad:
                 raise GradientError(
                     f"input {index} requires a gradient, but backend='jitrt' compiles for inference only; "
                     "call the model under torch.no_grad(), or detach() the input"
@@ -172,12 +177,11 @@ class _Compiled:
         return self._module.forward
 
 
-def role_of(placeholder: fx.Node) -> Role:
+def role_of(placeholder: fx.Node, example: Any) -> Role:
     """What an input of a Dynamo graph is: a "weight" (parameter or buffer of a module), a "number" (a Python number, or
     a tensor that is only ever read as one), or an "input"."""
     if "_dynamo_static_input_type" in placeholder.meta.get("tensor_dict", {}):
         return "weight"
-    example = placeholder.meta.get("example_value")
     if not isinstance(example, torch.Tensor) or (placeholder.users and all(map(_is_item, placeholder.users))):
         return "number"
     return "input"
@@ -187,9 +191,12 @@ def _is_item(node: fx.Node) -> bool:
     return node.op == "call_method" and node.target == "item"
 
 
+def _identity(weights: Sequence[torch.Tensor]) -> Hashable:
+    """Changes when a weight is another tensor, or is written to (which inference tensors do not note)."""
+    return tuple(map(id, weights)), tuple(0 if x.is_inference() else x._version for x in weights)
+
+
 def _part_of_key(role: Role, value: Any) -> Hashable:
-    if role == "weight":
-        return id(value), 0 if value.is_inference() else value._version
     return signature(value) if role == "input" else (type(value), _number(value))
 
 

@@ -114,6 +114,11 @@ def test_new_shapes_and_numbers() -> None:
         x = X[:1].expand(batch, -1, -1, -1)
         close(fast(x), model(x))
 
+    dynamic = torch.compile(model, backend=jitrt_backend, options=REFERENCE, dynamic=True)
+    for batch in (2, 3, 5):
+        x = torch.randn(batch, 3, 8, 8)
+        close(dynamic(x), model(x))
+
     scale = compiled(lambda x, k: (x * k, x.shape[0] * k))
     for k in (2.0, 3.0, 4.0):  # from the second on, a tensor that is read as a number
         close(scale(X, k), (X * k, 2 * k))
