@@ -23,7 +23,7 @@ from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Pad
 from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.pointwise import tile_configs
+from jitrt.kernels.pointwise import rank_tiles
 
 
 @triton.jit
@@ -88,7 +88,7 @@ class PadTemplate(Template):
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         space = TileSpace.of(problem.output.type)
-        return tile_configs(space.row_count, space.column_count, target)
+        return [config for _, config in rank_tiles(space.row_count, space.column_count, target)]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         body, space = problem.body, TileSpace.of(problem.output.type)

@@ -13,12 +13,11 @@ from typing import Any
 import triton
 import triton.language as tl
 
-from jitrt.codegen.epilogue import Epilogue, make_epilogue, refuse_epilogue
+from jitrt.codegen.epilogue import make_epilogue, refuse_epilogue
 from jitrt.codegen.target import Target
-from jitrt.codegen.tile import TileSpace
+from jitrt.codegen.tile import RowSpace, Space, TileSpace
 from jitrt.graph.graph import Graph
 from jitrt.graph.op import Trait
-from jitrt.graph.types import TensorType
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template
 
 
@@ -58,12 +57,20 @@ class Pointwise(Template):
         return refuse_epilogue(body, None)
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        rows, columns, _ = plan_tiles(problem)
-        crossing = _crossing(problem, TileSpace.of(problem.output.type)) is not None
-        return tile_configs(rows, columns, target, widest=64 if crossing else 4096)
+        ranked: list[tuple[float, Config]] = []
+        for flat in _spaces(problem):
+            space = space_of(problem, flat=flat)
+            crosses = not flat and _crossing(problem, space) is not None
+            tiles = rank_tiles(space.count("m"), space.count("k"), target, widest=64 if crosses else 4096)
+            # Finding an operand's place in one long row takes a division for each element.
+            work = 1.15 if flat and len(_spaces(problem)) > 1 else 1.0
+            ranked += [(cost * work, {**config, "FLAT": flat}) for cost, config in tiles]
+        return [config for _, config in sorted(ranked, key=lambda pair: pair[0])[:8]]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
-        rows, columns, epilogue = plan_tiles(problem)
+        space = space_of(problem, flat=config["FLAT"])
+        rows, columns = space.count("m"), space.count("k")
+        epilogue = make_epilogue(problem.body, None, space)
         tiles = -(-rows // config["BLOCK_M"]) * -(-columns // config["BLOCK_K"])
         constexprs: dict[str, Any] = {
             "ROWS": rows,
@@ -78,43 +85,49 @@ class Pointwise(Template):
         return Lowered((KernelCall(pointwise, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
 
 
-def plan_tiles(problem: Problem) -> tuple[int, int, Epilogue]:
-    """(rows, columns, epilogue). If every full operand lies exactly as the output does, the whole tensor is one row."""
-    body = problem.body
+def space_of(problem: Problem, *, flat: bool) -> Space:
+    """How the output is counted through: rows and columns, or all of it as one row, in memory order."""
     out = problem.output.type
-    same = all(v.type.numel == 1 or (v.type.shape == out.shape and v.type.strides == out.strides) for v in body.inputs)
-    if same and out.is_dense and 0 < out.numel < 2**31:
-        flat = TensorType(out.dtype, (out.numel,))
-        return 1, out.numel, make_flat(body, flat)
+    if flat:
+        return RowSpace(out.shape, (), out.memory_order)
     space = TileSpace.of(out)
     crossing = _crossing(problem, space)
     if crossing is not None:
         space = replace(space, rows=(*(d for d in space.rows if d != crossing), crossing))
-    return space.row_count, space.column_count, make_epilogue(body, None, space)
+    return space
 
 
-def _crossing(problem: Problem, space: TileSpace) -> int | None:
+def _spaces(problem: Problem) -> tuple[bool, ...]:
+    """Which values of `flat` are worth trying. Where all operands lie as the output does, one row is as good as any;
+    else it can pay where the columns do not fill a tile."""
+    out = problem.output.type
+    if out.numel >= 2**31:
+        return (False,)  # the index along one row would overflow
+    place = (out.shape, out.strides)
+    alike = all(v.type.numel == 1 or (v.type.shape, v.type.strides) == place for v in problem.body.inputs)
+    if alike and out.is_dense:
+        return (True,)
+    space = TileSpace.of(out)
+    columns = space.column_count
+    crowded = triton.next_power_of_2(columns) > 1.1 * columns or columns < 8
+    return (False, True) if crowded and _crossing(problem, space) is None else (False,)
+
+
+def _crossing(problem: Problem, space: Space) -> int | None:
     """The innermost dimension of an operand that lies across the output, as in a change from NHWC to NCHW, or None.
     With that dimension innermost in the rows, a tile reads and writes whole runs of memory."""
     for value in problem.body.inputs:
         innermost = next((d for d in reversed(value.type.memory_order) if value.type.shape[d] > 1), None)
-        if value.type.shape != space.shape or innermost is None or innermost == space.column:
+        if value.type.shape != space.shape or innermost is None or innermost in space.axes["k"]:
             continue
         if value.type.strides[innermost] == 1:
             return innermost
     return None
 
 
-def make_flat(body: Graph, flat: TensorType) -> Epilogue:
-    """The epilogue of a body whose tensors all lie alike, addressed as one long row."""
-    scalar = TensorType(flat.dtype, ())
-    given = {v: (flat if v.type.numel > 1 else scalar) for v in (*body.inputs, *body.outputs)}
-    return make_epilogue(body, None, TileSpace.of(flat), given=given)
-
-
-def tile_configs(rows: int, columns: int, target: Target, *, widest: int = 4096) -> Sequence[Config]:
-    """Tiles BLOCK_M x BLOCK_K of at most `widest` columns, and num_warps, for one pass over rows x columns elements;
-    best guess first: enough programs to fill the chip, little waste at the edges, a few elements a thread."""
+def rank_tiles(rows: int, columns: int, target: Target, *, widest: int = 4096) -> list[tuple[float, Config]]:
+    """Tiles BLOCK_M x BLOCK_K of at most `widest` columns, and num_warps, for one pass over rows x columns elements,
+    best guess first, with their relative cost: enough programs to fill the chip, little waste at the edges."""
     found: list[tuple[float, Config]] = []
     for elements, warps in ((1024, 4), (2048, 4), (512, 2), (4096, 8), (512, 4), (256, 2), (128, 1)):
         block_k = min(triton.next_power_of_2(columns), widest, elements)
@@ -125,4 +138,4 @@ def tile_configs(rows: int, columns: int, target: Target, *, widest: int = 4096)
         config = {"BLOCK_M": block_m, "BLOCK_K": block_k, "num_warps": warps}
         if all(config != other for _, other in found):
             found.append((waste * idle, config))
-    return [config for _, config in sorted(found, key=lambda pair: pair[0])]
+    return sorted(found, key=lambda pair: pair[0])

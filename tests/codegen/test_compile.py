@@ -104,7 +104,7 @@ def test_cubins_are_reproducible(tmp_path: Path) -> None:
 
 
 def test_aligned_pointers_give_wide_loads(tmp_path: Path) -> None:
-    config = {"BLOCK_M": 1, "BLOCK_K": 1024, "num_warps": 4}
+    config = {"BLOCK_M": 1, "BLOCK_K": 1024, "num_warps": 4, "FLAT": True}
     wide, narrow = (
         cuobjdump(compiles(problem(f16, alignment), Pointwise(), config, (90,))[0].cubin, "-sass", tmp_path)
         for alignment in (16, 2)

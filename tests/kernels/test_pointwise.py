@@ -16,10 +16,12 @@ from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, i64
 from jitrt.graph.ops import Add, Contiguous, Mul, Pad, Relu, Sigmoid, Softmax
 from jitrt.graph.types import channels_last, strides_in_order
 from jitrt.kernels.base import Problem
-from jitrt.kernels.pointwise import Pointwise, plan_tiles
+from jitrt.kernels.pointwise import Pointwise, space_of
 from jitrt.testing import check_problem, compiles, make_problem
 
 SHAPE = (2, 5, 3, 7)
+TILES = {"BLOCK_M": 8, "BLOCK_K": 4, "num_warps": 1, "FLAT": False}
+FLAT = {"BLOCK_M": 1, "BLOCK_K": 64, "num_warps": 4, "FLAT": True}
 
 
 def chain(x: TensorType, y: TensorType, *others: TensorType) -> Problem:
@@ -40,8 +42,9 @@ def nhwc(dtype: DType, shape=SHAPE) -> TensorType:
 @pytest.mark.parametrize("dtype", [f32, f16, bf16], ids=str)
 def test_a_dense_tensor_is_one_row(dtype: DType) -> None:
     problem = chain(nhwc(dtype), nhwc(dtype), nhwc(dtype), TensorType(dtype, ()))
-    assert plan_tiles(problem)[:2] == (1, 210)
-    check_problem(problem, Pointwise(), [{"BLOCK_M": 1, "BLOCK_K": 64, "num_warps": 4}])
+    assert all(config["FLAT"] for config in Pointwise().candidates(problem, TARGETS[90]))
+    assert space_of(problem, flat=True).address(problem.output.type).offset == "k"
+    check_problem(problem, Pointwise(), [FLAT])
 
 
 @pytest.mark.parametrize("dtype", [f32, f16], ids=str)
@@ -62,7 +65,7 @@ def test_layouts(x, y, dtype: DType) -> None:
         return TensorType(dtype, SHAPE, strides and Layout(strides))
 
     problem = chain(typed(x), typed(y), TensorType(dtype, (5, 1, 1)))
-    check_problem(problem, Pointwise(), [{"BLOCK_M": 8, "BLOCK_K": 4, "num_warps": 1}])
+    check_problem(problem, Pointwise(), [TILES, FLAT])
 
 
 @pytest.mark.parametrize("shape", [(1,), (), (1, 1), (7, 1), (1, 13), (2, 1, 3, 1)])
@@ -95,6 +98,18 @@ def test_every_candidate_is_right_and_compiles() -> None:
         compiles(problem, Pointwise(), config)
 
 
+def test_channels_that_do_not_fill_a_tile_may_be_one_row() -> None:
+    """72 channels waste 56 of 128 columns; three leave a tile of four columns."""
+    for channels in (72, 3):
+        shape = (8, channels, 28, 28)
+        problem = chain(nhwc(f16, shape), nhwc(f16, shape), TensorType(f16, (channels, 1, 1)))
+        kinds = {config["FLAT"] for config in Pointwise().candidates(problem, TARGETS[90])}
+        assert True in kinds
+    shape = (8, 64, 28, 28)
+    problem = chain(nhwc(f16, shape), nhwc(f16, shape), TensorType(f16, (64, 1, 1)))
+    assert not any(config["FLAT"] for config in Pointwise().candidates(problem, TARGETS[90]))
+
+
 def test_a_change_of_layout_reads_and_writes_whole_runs_of_memory(tmp_path: Path) -> None:
     """NHWC to NCHW: the channels are innermost in the rows, so that a load runs along them and a store along pixels."""
     shape = (8, 64, 56, 56)
@@ -114,8 +129,10 @@ def test_a_tensor_past_2_31_elements_is_not_one_row() -> None:
     """As one row its column index would overflow."""
     huge = TensorType(f16, (3, 1 << 30))
     problem = chain(huge, huge)
-    assert plan_tiles(problem)[:2] == (3, 1 << 30)
-    assert "m.to(tl.int64)" in plan_tiles(problem)[2].store_source
+    assert not any(config["FLAT"] for config in Pointwise().candidates(problem, TARGETS[90]))
+    space = space_of(problem, flat=False)
+    assert (space.count("m"), space.count("k")) == (3, 1 << 30)
+    assert "m.to(tl.int64)" in space.address(huge).offset
     compiles(problem, Pointwise(), targets=(90,))
 
 
