@@ -62,9 +62,8 @@ class Pointwise(Template):
             space = space_of(problem, flat=flat)
             crosses = not flat and _crossing(problem, space) is not None
             tiles = rank_tiles(space.count("m"), space.count("k"), target, widest=64 if crosses else 4096)
-            # Finding an operand's place in one long row takes a division for each element.
-            work = 1.15 if flat and len(_spaces(problem)) > 1 else 1.0
-            ranked += [(cost * work, {**config, "FLAT": flat}) for cost, config in tiles]
+            exchange = 1.0 if flat else 1.05  # a row of per-channel operands is passed around between the threads
+            ranked += [(cost * exchange, {**config, "FLAT": flat}) for cost, config in tiles]
         return [config for _, config in sorted(ranked, key=lambda pair: pair[0])[:8]]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
@@ -98,19 +97,14 @@ def space_of(problem: Problem, *, flat: bool) -> Space:
 
 
 def _spaces(problem: Problem) -> tuple[bool, ...]:
-    """Which values of `flat` are worth trying. Where all operands lie as the output does, one row is as good as any;
-    else it can pay where the columns do not fill a tile."""
+    """Which values of `flat` are worth trying. One row wastes nothing at the edges, and the compiler sees runs of
+    memory through its divisions; only a change of layout needs a tile with two sides."""
     out = problem.output.type
-    if out.numel >= 2**31:
-        return (False,)  # the index along one row would overflow
+    if out.numel >= 2**31 or _crossing(problem, TileSpace.of(out)) is not None:
+        return (False,)  # the index along one row would overflow, or its reads would be scattered
     place = (out.shape, out.strides)
     alike = all(v.type.numel == 1 or (v.type.shape, v.type.strides) == place for v in problem.body.inputs)
-    if alike and out.is_dense:
-        return (True,)
-    space = TileSpace.of(out)
-    columns = space.column_count
-    crowded = triton.next_power_of_2(columns) > 1.1 * columns or columns < 8
-    return (False, True) if crowded and _crossing(problem, space) is None else (False,)
+    return (True,) if alike and out.is_dense else (True, False)
 
 
 def _crossing(problem: Problem, space: Space) -> int | None:
