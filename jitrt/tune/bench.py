@@ -83,6 +83,7 @@ class Bench:
     def time(self, best: float | None) -> tuple[float, bool]:
         """(microseconds a launch, whether they are only a first estimate because it is clearly slower than `best`)."""
         blocks = self._session.blocks
+        self._driver.fill(self._zeros.address, 0, self._zeros.nbytes, self._stream)
         guess = self._replay(self._graph(blocks), 2)[-1] / len(blocks)
         if best is not None and guess > 2 * SLOWER * best and guess > best + 20:
             return guess, True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from jitrt.errors import OptionError
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
-_KEEP = 12  # candidates a problem in the first minute
+_KEEP = 24  # candidates a problem in the first minute
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Budget:
         """A budget from "heuristic", "exhaustive", "60s", "2m", "1.5h" or a number of seconds. Raises OptionError.
 
         >>> Budget.parse("2m")
-        Budget(seconds=120.0, keep=24)
+        Budget(seconds=120.0, keep=48)
         """
         if mode == "heuristic":
             return cls(0.0, 2 * _KEEP)

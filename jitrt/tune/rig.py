@@ -1,6 +1,6 @@
 """The rig that candidates run in, one after another, inside the GPU worker.
 
-A candidate is verified first and timed then; one about to win is also run on large numbers and NaN.
+A candidate is timed; one about to win is verified, also on large numbers and NaN.
 """
 
 from __future__ import annotations
@@ -95,12 +95,13 @@ class Rig:
         lowered = job.candidate.lower(job.problem, job.target)
         with closing(Bench(session, lowered, job.binaries)) as bench:
             with time_limit(job.patience):
-                reason = bench.verify(session.trial, session.blocks[0])
-                if reason is not None:
-                    return Outcome(Record(reason=reason))
+                # Timing costs less than verifying, and who cannot win need not be right.
                 microseconds, slower = bench.time(job.best)
-            if slower or (job.best is not None and microseconds >= job.best):
-                return Outcome(Record(microseconds, slower=True))
+                if slower or (job.best is not None and microseconds >= job.best):
+                    return Outcome(Record(microseconds, slower=True))
+                reason = bench.verify(session.trial, session.blocks[0])
+            if reason is not None:
+                return Outcome(Record(reason=reason))
             if not job.candidate.template.spreads_nonfinite(job.problem):
                 trial, block = session.special()
                 with time_limit(job.patience):

@@ -118,12 +118,12 @@ def test_launches_workspace_and_tiny_tiles_cost() -> None:
 @pytest.mark.parametrize(
     ("mode", "budget"),
     [
-        ("60s", Budget(60.0, 12)),
-        ("2m", Budget(120.0, 24)),
-        ("1.5 min", Budget(90.0, 18)),
-        ("1h", Budget(3600.0, 720)),
-        (5, Budget(5.0, 12)),
-        ("heuristic", Budget(0.0, 24)),
+        ("60s", Budget(60.0, 24)),
+        ("2m", Budget(120.0, 48)),
+        ("1.5 min", Budget(90.0, 36)),
+        ("1h", Budget(3600.0, 1440)),
+        (5, Budget(5.0, 24)),
+        ("heuristic", Budget(0.0, 48)),
         ("exhaustive", Budget(None, None)),
     ],
 )

@@ -205,7 +205,7 @@ def test_launches_rotate_among_buffers(measure: Callable[..., Outcome]) -> None:
         relu(driver, y, x)
 
     measure(look)
-    timed = outputs[10:-2]  # the first and last runs are for verification, on one set of buffers
+    timed = outputs[:-4]  # the last runs are for verification, on one set of buffers
     assert len(set(timed)) == 4
     assert all(a != b for a, b in itertools.pairwise(timed))
 
@@ -245,7 +245,7 @@ def test_a_wrong_verdict_caused_by_another_candidate_is_reversed() -> None:
 
     kernels = {run.__name__: FakeKernel(("ptr",) * 4, run) for run in (scribbles, right)}
     rig = Rig(FakeDriver(kernels))
-    assert "other numbers" in (rig.measure(job(scribbles)).record.reason or "")
+    assert "wrong numbers" in (rig.measure(job(scribbles)).record.reason or "")
     assert rig.measure(job(right)).record.wins
     at = rig._session(planted.relu_problem(*SHAPE)).blocks[0].operands[0].address
     with rig.driver.active():
