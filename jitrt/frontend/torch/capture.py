@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import io
+import logging
+import sys
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, redirect_stderr
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
 from functools import partial
@@ -47,8 +50,7 @@ def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     tensors = tuple(_on_device(as_tensor(leaf), leaf, traced.device) for leaf in inputs.leaves)
     _same_device(traced, tensors, model)
     try:
-        with _as_tracing(), torch.no_grad(), recording(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # torch.export's own advice, which the user cannot follow from here
+        with _as_tracing(), torch.no_grad(), recording(), _quiet():
             program = torch.export.export(traced, tensors, strict=False)
     except ImportFailure:
         raise
@@ -64,6 +66,30 @@ def _as_tracing() -> Iterator[None]:
         yield
     finally:
         _tracing.reset(token)
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep back what torch.export says on top of its exceptions: advice that cannot be followed from here, and the half
+    of a graph it had when it failed. What the model itself prints to stderr comes at the end."""
+    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    said, failed = io.StringIO(), ""
+    logger.addFilter(_nothing)
+    try:
+        with warnings.catch_warnings(), redirect_stderr(said):
+            warnings.simplefilter("ignore")
+            yield
+    except Exception as error:
+        if hasattr(error, "partial_fx_graph"):
+            failed = f"{error.partial_fx_graph}\n"
+        raise
+    finally:
+        logger.removeFilter(_nothing)
+        sys.stderr.write(said.getvalue().replace(failed, ""))
+
+
+def _nothing(record: logging.LogRecord) -> bool:
+    return False
 
 
 class _Results(list[Tree]):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -403,6 +404,16 @@ def test_a_branch_on_values_is_refused_with_its_line() -> None:
         ImportFailure, match=rf"test_importer\.py:{line} in branches: if x\.sum\(\) > 0:\n.*torch\.where"
     ):
         import_torch(branches, (X,))
+
+
+def test_what_the_model_prints_is_kept_and_what_torch_dumps_is_not(capfd: pytest.CaptureFixture[str]) -> None:
+    def talks(x: torch.Tensor) -> torch.Tensor:
+        print("hello", file=sys.stderr)
+        return branches(x)
+
+    with pytest.raises(ImportFailure):
+        import_torch(talks, (X,))
+    assert set(capfd.readouterr().err.strip().splitlines()) == {"hello"}
 
 
 def leaves_torch(x: torch.Tensor) -> torch.Tensor:
