@@ -71,7 +71,10 @@ class CompilePool:
 
     def submit(self, problem: Problem, candidate: Candidate, target: Target) -> Future[Compiled]:
         """Compile a candidate as soon as a process is free."""
-        return self._threads.submit(self._compile, problem, candidate, target)
+        # The key is made here, not on a pool thread: it parses source, and before Python 3.11.8 and 3.12.2 two threads
+        # in ast.parse can raise SystemError (python/cpython#106905).
+        key = kernel_key(problem, candidate, target)
+        return self._threads.submit(self._compile, key, problem, candidate, target)
 
     def close(self) -> None:
         """Stop at once: what has not begun is cancelled, what runs is killed."""
@@ -86,8 +89,7 @@ class CompilePool:
             worker.close()
         self._folder.cleanup()
 
-    def _compile(self, problem: Problem, candidate: Candidate, target: Target) -> Compiled:
-        key = kernel_key(problem, candidate, target)
+    def _compile(self, key: str, problem: Problem, candidate: Candidate, target: Target) -> Compiled:
         cache = self._cache
         known = cache.get(key) if cache is not None else None
         if known is not None:

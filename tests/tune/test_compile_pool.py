@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 from jitrt.codegen.target import target_of
 from jitrt.errors import CacheError
 from jitrt.kernels.base import Tactic, Template, templates
+from jitrt.tune import compile_pool
 from jitrt.tune.candidates import Candidate
 from jitrt.tune.compile_pool import CompilePool
 from jitrt.tune.kernel_cache import KernelCache
@@ -46,6 +48,15 @@ def test_a_kernel_is_compiled_once_and_then_read(pool: CompilePool, tmp_path: Pa
     assert second.binaries == first.binaries
     assert not again._all, "no process was needed"
     again.close()
+
+
+def test_no_pool_thread_parses_source(pool: CompilePool, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[threading.Thread] = []
+    original = compile_pool.kernel_key
+    note = lambda *args: seen.append(threading.current_thread()) or original(*args)  # noqa: E731
+    monkeypatch.setattr(compile_pool, "kernel_key", note)
+    pool.submit(PROBLEM, candidate(planted.BadCompile(), kind="syntax"), TARGET).result(60)
+    assert seen == [threading.current_thread()]
 
 
 def test_bad_candidates_are_reported_and_the_next_one_compiles(pool: CompilePool) -> None:
