@@ -18,11 +18,12 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.epilogue import make_epilogue, refuse_epilogue
-from jitrt.codegen.pointwise import storage_dtype, triton_dtype
+from jitrt.codegen.pointwise import triton_dtype
 from jitrt.codegen.prologue import make_chain, refuse_chain, source_of
 from jitrt.codegen.source import function
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
+from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
 from jitrt.graph.types import Layout, TensorType
@@ -269,8 +270,9 @@ class Pool(Template):
             "MAXIMUM": maximum,
             "DIVISOR": windows.divisor,
             "WIDE": x.span >= 2**31,
-            # A maximum is exact in the type of its operands, and in 16 bits takes half the instructions.
-            "ACC": storage_dtype(x.dtype) if maximum and not chained else result,
+            # A maximum is exact in the type of its operands; in float16 it takes half the instructions. (bfloat16 is
+            # widened by `tl.maximum` itself.)
+            "ACC": tl.float16 if maximum and not chained and x.dtype == DType.f16 else result,
             "RESULT": result,
             "UNROLL": taps if taps <= _UNROLL else windows.taps[2],
             "BLOCK_M": config["BLOCK_M"],

@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitrt.codegen.target import TARGETS
-from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, i32
+from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, f64, i32
 from jitrt.graph.op import Op
 from jitrt.graph.ops import (
     AdaptiveAvgPool,
@@ -146,6 +146,8 @@ def test_the_network_sizes_compile_without_spills() -> None:
     branch = pooled(AvgPool((3, 3), (1, 1), (1, 1)), (8, 192, 35, 35), f16, epilogue=True)
     compiles(branch, Pool())
     compiles(pooled(AdaptiveAvgPool((1, 1)), (1, 2048, 7, 7), f16), Pool())
+    for dtype in (bf16, f32, f64):
+        compiles(pooled(MaxPool((3, 3), (2, 2), (1, 1)), (1, 64, 56, 56), dtype), Pool(), targets=(90,))
     compiles(pooled(AdaptiveAvgPool((7, 7)), (8, 512, 9, 9), f32, nchw=True), Pool())
 
 
