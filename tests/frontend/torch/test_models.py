@@ -13,19 +13,16 @@ from jitrt.graph import interpret, verify
 # Image sizes: small, but with enough pixels in the last stage for batch-norm statistics that are not chance.
 SIZES = {
     "resnet18": 64,
-    "resnet50": 64,
     "vgg19": 32,
-    "googlenet": 96,
-    "inception_v3": 139,
+    "googlenet": 80,
+    "inception_v3": 107,
     "mobilenet_v2": 64,
     "mobilenet_v3_small": 64,
-    "mobilenet_v3_large": 64,
     "efficientnet_b0": 64,
     "densenet121": 64,
     "squeezenet1_1": 64,
     "shufflenet_v2_x1_0": 64,
     "regnet_y_400mf": 64,
-    "regnet_x_400mf": 64,
     "resnext50_32x4d": 64,
     "convnext_tiny": 32,
 }
@@ -50,8 +47,19 @@ def test_the_graph_computes_what_pytorch_computes(name: str) -> None:
     assert max(largest) < 100
 
 
-def test_resnet152_is_imported() -> None:
-    model, make_input = load_model("resnet152", size=32)
-    graph = import_torch(model, (make_input(1),)).graph
+# Larger members of families above: how many convolutions and batch norms they have.
+LARGER = {
+    "resnet50": (53, 53),
+    "resnet152": (155, 155),
+    "mobilenet_v3_large": (62, 46),
+    "regnet_x_400mf": (71, 71),
+}
+
+
+@pytest.mark.parametrize("name", LARGER)
+def test_larger_members_of_a_family_are_imported(name: str) -> None:
+    model, make_input = load_model(name, size=32)
+    graph = import_torch(model, (make_input(2),)).graph
+    verify(graph)
     kinds = [node.op.name for node in graph.nodes]
-    assert (kinds.count("conv"), kinds.count("batch_norm"), kinds.count("relu")) == (155, 155, 151)
+    assert (kinds.count("conv"), kinds.count("batch_norm")) == LARGER[name]
