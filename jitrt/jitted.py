@@ -29,7 +29,7 @@ class Specialisation:
     """An engine for one signature, and how its outputs nest."""
 
     engine: Any
-    nest: Callable[[Sequence[Any]], Any]
+    nest: Callable[[Any], Any]
 
 
 class Specialisations:
@@ -74,7 +74,7 @@ class Specialisations:
             if self._must_run_original(subject, leaves):
                 return original(*args, **kwargs)
             entry = self._build(key, subject, args, kwargs)
-        return entry.nest(entry.engine.call(leaves))
+        return entry.nest(entry.engine(*leaves))
 
     def _find(self, key: Hashable) -> Specialisation | None:
         with self._lock:
@@ -88,8 +88,12 @@ class Specialisations:
             if (entry := self._find(key)) is not None:
                 return entry
             imported = import_torch(subject, args, kwargs)
+            # The engine returns a list; tuples and dataclasses, which a plan does not know, are put around it here.
             flat = [{"output": index} for index in range(len(imported.graph.outputs))]
-            entry = Specialisation(self.request.engine(imported.graph, flat), imported.outputs.build)
+            if self.request.outputs is None:
+                entry = Specialisation(self.request.engine(imported.graph, flat), imported.outputs.build)
+            else:  # values of the graph instead of the function's result: as the engine returns them
+                entry = Specialisation(self.request.engine(imported.graph), lambda result: result)
             self._entries[key] = entry
             while len(self._entries) > self.limit:
                 self._entries.popitem(last=False)

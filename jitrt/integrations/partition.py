@@ -175,7 +175,7 @@ class _EngineModule(nn.Module):
         self._single = single
 
     def forward(self, *args: torch.Tensor) -> Any:
-        outputs = self._engine.call([args[i].detach() for i in self._inputs])
+        outputs = self._engine(*(args[i].detach() for i in self._inputs))
         # PyTorch's operators come next: a view among them may count on the strides it was traced with.
         laid_out = [_with_strides(x, strides) for x, strides in zip(outputs, self._strides, strict=True)]
         return laid_out[0] if self._single else tuple(laid_out)

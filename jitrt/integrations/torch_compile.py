@@ -81,7 +81,12 @@ def jitrt_backend(
 def _request(mode: str | None, options: Mapping[str, Any] | None) -> Request:
     if (mode or "default") not in _MODES:
         raise OptionError(f"mode is {mode!r}; backend='jitrt' knows {', '.join(map(repr, _MODES))}")
-    return Request.of({**_MODES[mode or "default"], **(options or {})})
+    request = Request.of({**_MODES[mode or "default"], **(options or {})})
+    if request.outputs is not None:
+        raise OptionError(
+            "outputs is given, but torch.compile returns what the model returns; use jitrt.compile for it"
+        )
+    return request
 
 
 class _Compiled:
@@ -158,7 +163,7 @@ class _Compiled:
             return lambda *args: nest(parts([args[i].detach() for i in indices]))
         engine = build(graph)
         _reports.append(Report(name, 1, len(list(operators(captured.program.graph)))))
-        return lambda *args: nest(engine.call([args[i].detach() for i in indices]))
+        return lambda *args: nest(engine(*(args[i].detach() for i in indices)))
 
     def _left_whole(self, name: str, failure: ImportFailure) -> Run:
         """The graph as it is, in PyTorch."""

@@ -169,6 +169,20 @@ def test_results_keep_tuples_and_dataclasses() -> None:
     close(result[1][0], X * 2)
 
 
+def test_one_tensor_may_be_several_results() -> None:
+    def model(x: torch.Tensor) -> Any:
+        y = x + 1
+        return y, (x, y), X
+
+    got = jitrt.jit(model, target="reference")(X)
+    close(got, model(X))
+
+
+def test_named_outputs_replace_the_functions_result() -> None:
+    fast = jitrt.jit(small(), target="reference", outputs=["relu", "linear"])
+    assert [x.shape for x in fast(X)] == [(2, 4, 4, 4), (2, 5)]
+
+
 @pytest.mark.parametrize("thing", [3, "model", None.__class__, int], ids=str)
 def test_what_cannot_be_jitted_is_refused(thing: Any) -> None:
     with pytest.raises(OptionError, match=r"jitrt\.jit"):

@@ -250,7 +250,9 @@ def test_graph_breaks_make_a_report_each() -> None:
 
 
 @pytest.mark.parametrize(
-    "options", [{"tarjet": "reference"}, {"precision": "int4"}, {"tune": "never"}, {"specialisations": 3}], ids=str
+    "options",
+    [{"tarjet": "reference"}, {"precision": "int4"}, {"tune": "never"}, {"specialisations": 3}, {"outputs": ["x"]}],
+    ids=str,
 )
 def test_unknown_options_raise_value_error(options: dict[str, Any]) -> None:
     with pytest.raises(ValueError) as caught:
