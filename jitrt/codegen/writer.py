@@ -16,8 +16,8 @@ from jitrt.graph.types import TensorType
 @dataclass
 class Writer:
     """The lines so far (first all `loads`, then all `steps`, which use nothing but what was loaded), the operands
-    (indices of `body.inputs`) they load from the tuple `aux`, and the name of every value that already is in a variable.
-    `given` overrides the types of operands, to address them in another shape."""
+    (indices of `body.inputs`) they load from the tuple `aux`, and the name of every value that already is in a
+    variable. `given` overrides the types of operands, to address them in another shape."""
 
     body: Graph
     space: Space
