@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Iterable, Sequence
 from html import escape
 
 from jitrt.graph.graph import Graph, Node, Value
@@ -16,25 +17,40 @@ def to_html(graph: Graph) -> str:
     inputs = ", ".join(_value(v) for v in graph.inputs)
     outputs = ", ".join(_value(v) for v in graph.outputs)
     weights = sum(v.type.nbytes for v in graph.constants.values())
-    title = f"{len(graph.nodes)} nodes, {len(graph.constants)} constants of {weights / 1e6:.1f} MB"
-    head = "".join(f"<th style='{_STYLE}'>{name}</th>" for name in ("result", "op", "operands", "type", "from"))
-    rows = "".join(_row(node) for node in graph.nodes)
+    title = f"{_count(graph.nodes, 'node')}, {_count(graph.constants, 'constant')} of {_megabytes(weights)}"
+    rows = table(("result", "op", "operands", "type", "from"), map(_row, graph.nodes))
     return (
-        f"<div><b>graph {escape(graph.name)}</b> ({title})<br><small>in: {inputs}</small>"
-        f"<table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table>"
+        f"<div><b>graph {escape(graph.name)}</b> ({title})<br><small>in: {inputs}</small>{rows}"
         f"<small>out: {outputs}</small></div>"
     )
 
 
-def _row(node: Node) -> str:
-    cells = (
+def table(headings: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    """A table of cells that are HTML already. Every cell has its style: notebooks have styles of their own."""
+
+    def line(tag: str, cells: Sequence[str]) -> str:
+        return "<tr>" + "".join(f"<{tag} style='{_STYLE}'>{cell}</{tag}>" for cell in cells) + "</tr>"
+
+    body = "".join(line("td", row) for row in rows)
+    return f"<table><thead>{line('th', headings)}</thead><tbody>{body}</tbody></table>"
+
+
+def _row(node: Node) -> tuple[str, ...]:
+    return (
         ", ".join(_name(v) for v in node.outputs),
         _op(node),
         ", ".join(_name(v) for v in node.inputs),
         "<br>".join(escape(str(v.type)) for v in node.outputs),
         f"<small>{escape(node.loc)}</small>",
     )
-    return "<tr>" + "".join(f"<td style='{_STYLE}'>{cell}</td>" for cell in cells) + "</tr>"
+
+
+def _count(things: Sequence[object] | dict[str, Value], name: str) -> str:
+    return f"{len(things)} {name}{'' if len(things) == 1 else 's'}"
+
+
+def _megabytes(nbytes: int) -> str:
+    return f"{nbytes / 1e6:.1f} MB" if nbytes >= 1e5 else f"{nbytes / 1e3:.1f} kB"
 
 
 def _op(node: Node) -> str:

@@ -7,6 +7,8 @@ from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 
+from jitrt.graph.html import table
+
 
 @dataclass(frozen=True)
 class Decision:
@@ -74,13 +76,14 @@ class Report:
         return "\n".join(lines) or "nothing to report"
 
     def _repr_html_(self) -> str:
-        rows = []
+        rows: list[tuple[str, ...]] = []
         for name, applied, texts in self.grouped():
-            for text, count, first in texts:
-                cells = (name, "done" if applied else "not done", str(count), text, _where(first))
-                rows.append("<tr>" + "".join(f"<td>{html.escape(cell)}</td>" for cell in cells) + "</tr>")
-        head = "".join(f"<th>{title}</th>" for title in ("pass", "", "times", "what, or why not", "first"))
-        return f"<table><thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
+            for index, (text, count, first) in enumerate(texts):
+                group = (f"<b>{html.escape(name)}</b>", "done" if applied else "not done") if index == 0 else ("", "")
+                rows.append((*group, f"{count}x", html.escape(text), f"<small>{html.escape(_where(first))}</small>"))
+        if not rows:
+            return "<p>nothing to report</p>"
+        return table(("pass", "", "times", "what, or why not", "the first of them"), rows)
 
 
 def _headline(applied: bool, texts: list[tuple[str, int, Decision]]) -> str:

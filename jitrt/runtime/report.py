@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,7 +11,9 @@ from typing import Any
 import numpy as np
 
 from jitrt.errors import InputError
-from jitrt.plan.schema import Binding, Layer, Plan, PlanFile
+from jitrt.plan.schema import Binding, Kernel, Layer, Plan, PlanFile
+
+_NUMBER = re.compile(r"(nan|-?[\d,]*\.?\d+(e[+-]\d+)?( ?(%|x|[KMG]i?B|B))?)?")
 
 
 @dataclass(frozen=True)
@@ -20,25 +23,38 @@ class Table:
     headings: tuple[str, ...]
     rows: tuple[tuple[str, ...], ...]
 
+    def filled(self) -> Table:
+        """Without the columns in which no row says anything."""
+        keep = [index for index in range(len(self.headings)) if any(row[index] for row in self.rows)]
+        cut = lambda cells: tuple(cells[index] for index in keep)  # noqa: E731
+        return Table(cut(self.headings), tuple(map(cut, self.rows)))
+
+    def _right(self) -> list[bool]:
+        """Which columns hold numbers alone."""
+        columns = list(zip(*self.rows)) or [("",)] * len(self.headings)
+        return [any(column) and all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
+
     def __str__(self) -> str:
         widths = [max(map(len, column)) for column in zip(self.headings, *self.rows)]
-        right = [bool(column) and all(_is_number(cell) for cell in column) for column in zip(*self.rows)]
-        right = right or [False] * len(widths)
-        lines = []
+        right, lines = self._right(), []
         for row in (self.headings, *self.rows):
             cells = (c.rjust(w) if r else c.ljust(w) for c, w, r in zip(row, widths, right))
             lines.append("  ".join(cells).rstrip())
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
+        # Every cell says how it is aligned: notebooks have styles of their own for cells.
+        sides = ["right" if right else "left" for right in self._right()]
+
         def line(tag: str, cells: Sequence[str]) -> str:
-            return "<tr>" + "".join(f"<{tag}>{html.escape(cell)}</{tag}>" for cell in cells) + "</tr>"
+            made = (
+                f"<{tag} style='text-align:{side}'>{html.escape(cell)}</{tag}>"
+                for cell, side in zip(cells, sides, strict=True)
+            )
+            return f"<tr>{''.join(made)}</tr>"
 
-        return f"<table>{line('th', self.headings)}{''.join(line('td', row) for row in self.rows)}</table>"
-
-
-def _is_number(cell: str) -> bool:
-    return cell.replace(".", "", 1).replace("%", "").replace("x", "").replace("e-", "").isdigit() or cell == ""
+        head, body = line("th", self.headings), "".join(line("td", row) for row in self.rows)
+        return f"<table><thead>{head}</thead><tbody>{body}</tbody></table>"
 
 
 def nbytes_text(nbytes: int) -> str:
@@ -79,24 +95,26 @@ class Inspection:
 
     @property
     def table(self) -> Table:
-        launches = [0] * len(self.layers)
+        """The layers in order. Registers and shared memory are the most of a layer's kernels, spills their sum."""
+        kernels: list[list[Kernel]] = [[] for _ in self.layers]
         for launch in self.plan.launches:
-            launches[launch.layer] += 1
+            kernels[launch.layer].append(self.plan.kernels[launch.kernel])
+        headings = ("layer", "kind", "what", "tactic", "launches", "registers", "shared", "spills", "tuned us", "from")
         rows = (
-            (layer.name, layer.kind, layer.text, layer.tactic, str(count), f"{layer.microseconds:.1f}", layer.location)
-            for layer, count in zip(self.layers, launches)
+            (layer.name, layer.kind, layer.text, layer.tactic, *_resources(used), _tuned(layer), layer.location)
+            for layer, used in zip(self.layers, kernels)
         )
-        return Table(("layer", "kind", "what", "tactic", "launches", "tuned us", "from"), tuple(rows))
+        return Table(headings, tuple(rows)).filled()
 
     def _head(self) -> list[str]:
         plan = self.plan
-        memory = ", ".join(f"{name} {nbytes_text(size)}" for name, size in self.memory.items())
+        memory = ", ".join(f"{name} {nbytes_text(size)}" for name, size in self.memory.items() if size)
         return [
             f"{plan.name}: sm_{plan.arch}, {len(plan.layers)} layers, {len(plan.launches)} launches, "
             f"{len(plan.kernels)} kernels",
             *(f"input   {_binding_text(binding)}" for binding in plan.inputs),
             *(f"output  {_binding_text(binding)}" for binding in plan.outputs),
-            f"memory  {memory}",
+            f"memory  {memory or 'none'}",
         ]
 
     def __str__(self) -> str:
@@ -106,13 +124,27 @@ class Inspection:
         return f"<pre>{html.escape(chr(10).join(self._head()))}</pre>{self.table._repr_html_()}"
 
 
+def _resources(kernels: Sequence[Kernel]) -> tuple[str, str, str, str]:
+    """Launches, registers, shared memory and spills of a layer's kernels; nothing if it has none."""
+    if not kernels:
+        return "", "", "", ""
+    shared = nbytes_text(max(kernel.shared_bytes for kernel in kernels))
+    registers, spills = max(kernel.registers for kernel in kernels), sum(kernel.spills for kernel in kernels)
+    return str(len(kernels)), str(registers or ""), shared, str(spills)
+
+
+def _tuned(layer: Layer) -> str:
+    return f"{layer.microseconds:.1f}" if layer.microseconds else ""
+
+
 def _binding_text(binding: Binding) -> str:
     return f"{binding.name}  {binding.dtype} {binding.shape} strides {binding.strides}"
 
 
 @dataclass(frozen=True)
 class LayerTime:
-    """One layer's share: `microseconds` measured, `floor` the least its bytes and FLOPs take on this GPU."""
+    """One layer's share: `microseconds` measured, `floor` the least its bytes and FLOPs take on this GPU, 0 if that is
+    not known."""
 
     layer: Layer
     microseconds: float
@@ -143,25 +175,32 @@ class Profile:
     @property
     def table(self) -> Table:
         """The layers, slowest first."""
+        headings = ("layer", "what", "us", "share", "floor us", "of floor", "tactic", "from")
         rows = []
         for time in sorted(self.layers, key=lambda t: -t.microseconds):
-            share = 100 * time.microseconds / self.serial if self.serial else 0.0
-            ratio = f"{time.microseconds / time.floor:.1f}x" if time.floor else ""
-            numbers = (f"{time.microseconds:.2f}", f"{share:.1f}%", f"{time.floor:.2f}", ratio)
-            rows.append((time.layer.name, time.layer.kind, *numbers, time.layer.tactic))
-        return Table(("layer", "kind", "us", "share", "floor us", "of floor", "tactic"), tuple(rows))
+            layer, spent, floor = time.layer, time.microseconds, time.floor
+            share = f"{100 * spent / self.serial:.1f}%" if self.serial else ""
+            floors = (_microseconds(floor), f"{spent / floor:.1f}x") if floor else ("", "")
+            rows.append((layer.name, layer.text, _microseconds(spent), share, *floors, layer.tactic, layer.location))
+        return Table(headings, tuple(rows)).filled()
 
     def _head(self) -> str:
-        return (
-            f"{self.name} on {self.device}: {self.graph:.1f} us a call, {self.serial:.1f} us with its layers one after "
-            f"another, {self.floor:.1f} us at the layers' floors; {self.enqueue:.1f} us of host time to launch"
-        )
+        parts = [f"{_microseconds(self.graph)} us a call, {_microseconds(self.serial)} us with its layers one by one"]
+        if self.floor:
+            parts.append(f"{_microseconds(self.floor)} us at the layers' floors")
+        if self.enqueue:
+            parts.append(f"{_microseconds(self.enqueue)} us of host time to launch")
+        return f"{self.name} on {self.device}: {', '.join(parts)}"
 
     def __str__(self) -> str:
         return f"{self._head()}\n\n{self.table}"
 
     def _repr_html_(self) -> str:
         return f"<p>{html.escape(self._head())}</p>{self.table._repr_html_()}"
+
+
+def _microseconds(value: float) -> str:
+    return f"{value:,.0f}" if value >= 1000 else f"{value:.2f}"
 
 
 @dataclass(frozen=True)

@@ -21,7 +21,7 @@ def test_one_row_a_node_and_everything_escaped():
     assert "<script>" not in text
     assert "&lt;b&gt;model.py&lt;/b&gt;:3" in text
     assert "#w&amp;b" in text
-    assert "3 nodes, 1 constants" in text
+    assert "3 nodes, 1 constant of 0.0 kB" in text
 
 
 def test_attributes_that_say_something_are_shown():

@@ -44,8 +44,18 @@ def test_rich_prints_what_came_from_a_model_as_it_is():
 def test_html_is_escaped():
     text = _report()._repr_html_()
     assert "[2, &lt;b&gt;]" in text
-    assert "<b>" not in text.replace("<th>", "").replace("<tbody>", "")
     assert text.count("<tr>") == 3
+
+
+def test_html_names_a_pass_once_and_counts_what_it_did():
+    report = _report()
+    report.add(Decision("fuse_vertical", "conv %4", "net.py:5", True, "conv + add in one kernel"))
+    text = report._repr_html_()
+    assert text.count("<b>fuse_vertical</b>") == 2, "what was done, and what was not"
+    assert text.count(">2x<") == 1
+    assert text.count(">1x<") == 2
+    assert "<small>conv %1 at net.py:3</small>" in text
+    assert "nothing to report" in Report()._repr_html_()
 
 
 def test_json_is_plain_data():

@@ -34,12 +34,21 @@ def test_floor_is_bytes_or_flops():
 def test_profile_reads_as_a_table(engine, x):
     profile = engine.profile(x, repeats=2)
     text = str(profile)
-    assert text.startswith("small on Fake H200: 11.0 us a call")
+    assert text.startswith("small on Fake H200: 11.00 us a call")
     lines = text.splitlines()
-    assert lines[3].split()[:3] == ["both", "scale", "5.00"]  # slowest first
+    assert lines[3].split()[:3] == ["both", "scale+relu", "5.00"]  # slowest first
     assert "45.5%" in lines[3]
     assert "5.0x" in lines[3]
-    assert "<td>both</td>" in profile._repr_html_()
+    assert ">both</td>" in profile._repr_html_()
+
+
+def test_a_profile_without_floors_or_launches_says_nothing_of_them(engine, x):
+    profile = engine.profile(x, repeats=2)
+    assert "floors" in str(profile)
+    assert "of host time" in str(profile)
+    bare = replace(profile, layers=tuple(replace(time, floor=0.0) for time in profile.layers), enqueue=0.0)
+    assert "floor" not in str(bare)
+    assert "of host time" not in str(bare)
 
 
 def test_profiling_leaves_nothing_behind(engine, driver, x):

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -16,15 +18,43 @@ def test_inspection_tells_what_is_in_a_plan(small):
     assert "input   x  f32 (4, 8) strides (8, 1)" in text
     assert "output  z  f32 (4, 8)" in text
     both = next(line for line in text.splitlines() if line.startswith("both"))
-    assert both.split() == ["both", "scale", "scale+relu", "scale(BLOCK_M=64)", "2", "1.5", "model.py:3"]
+    assert both.split()[:4] == ["both", "scale", "scale+relu", "scale(BLOCK_M=64)"]
+    assert both.split()[4:] == ["2", "64.0", "KiB", "0", "1.5", "model.py:3"]
     assert inspection._repr_html_().count("<tr>") == 5
 
 
 def test_table_aligns_numbers_right_and_escapes_html():
     table = Table(("name", "us"), (("a<b>", "1.50"), ("c", "10.25")))
     assert str(table) == "name     us\na<b>   1.50\nc     10.25"
-    assert "<td>a&lt;b&gt;</td>" in table._repr_html_()
+    assert "<td style='text-align:left'>a&lt;b&gt;</td><td style='text-align:right'>1.50</td>" in table._repr_html_()
     assert str(Table(("name",), ())) == "name"
+    assert Table(("name",), ())._repr_html_().count("<tr>") == 1
+
+
+@pytest.mark.parametrize("cell", ["1", "1.50", "12,345", "9.90e-03", "45.5%", "5.0x", "1.5 KiB", "0 B", "nan", "-2"])
+def test_what_counts_as_a_number(cell):
+    assert str(Table(("a heading",), ((cell,),))).splitlines()[1] == cell.rjust(9)
+    assert str(Table(("a heading",), ((cell,), ("conv2d",)))).splitlines()[1] == cell
+
+
+def test_columns_that_say_nothing_are_left_out(small):
+    table = Table(("name", "us", "from"), (("a", "", ""), ("b", "", "model.py:3")))
+    assert table.filled() == Table(("name", "from"), (("a", ""), ("b", "model.py:3")))
+    untuned = replace(small.plan, layers=tuple(replace(layer, microseconds=0.0) for layer in small.plan.layers))
+    assert "tuned us" in Inspection.of(small).table.headings
+    assert "tuned us" not in Inspection.of(replace(small, plan=untuned)).table.headings
+
+
+def test_inspection_shows_what_the_kernels_take(small):
+    kernels = tuple(replace(k, registers=32 + i, shared_bytes=2048, spills=i) for i, k in enumerate(small.plan.kernels))
+    inspection = Inspection.of(replace(small, plan=replace(small.plan, kernels=kernels)))
+    rows = [dict(zip(inspection.table.headings, row)) for row in inspection.table.rows]
+    launches = [[n for n in small.plan.launches if n.layer == layer] for layer in range(len(rows))]
+    for row, used in zip(rows, launches, strict=True):
+        assert row["launches"] == str(len(used))
+        assert row["registers"] == str(max(32 + n.kernel for n in used))
+        assert row["spills"] == str(sum(n.kernel for n in used))
+        assert row["shared"] == "2.0 KiB"
 
 
 @pytest.mark.parametrize(
