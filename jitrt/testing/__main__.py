@@ -141,14 +141,14 @@ def _template(module: str, name: str, file: str) -> Template:
 
 
 def _repair_bfloat16() -> None:
-    """The interpreter holds bf16 as uint16; it truncates float32 to it and multiplies matrices of it as integers.
-    Round and widen as the GPU does."""
+    """The interpreter holds bf16 as uint16; it truncates float32 to it and computes with it as with integers. Round and
+    widen as the GPU does."""
     import ml_dtypes
     import triton.language as tl
     from triton.runtime import interpreter
 
     builder = interpreter.InterpreterBuilder
-    cast, dot = builder.cast_impl, builder.create_dot
+    cast, dot, binary = builder.cast_impl, builder.create_dot, builder.binary_op
 
     def widened(handle: Any) -> Any:
         if handle.dtype.scalar != tl.bfloat16:
@@ -162,10 +162,16 @@ def _repair_bfloat16() -> None:
         rounded = source.data.astype(ml_dtypes.bfloat16).view(np.uint16)
         return interpreter.TensorHandle(rounded, tl.bfloat16)
 
+    def binary_op(self: Any, a: Any, b: Any, op: Any) -> Any:
+        if a.dtype.scalar != tl.bfloat16:
+            return binary(self, a, b, op)
+        result = binary(self, widened(a), widened(b), op)
+        return result if result.data.dtype == bool else cast_impl(self, result, tl.bfloat16)
+
     def create_dot(self: Any, a: Any, b: Any, *rest: Any) -> Any:
         return dot(self, widened(a), widened(b), *rest)
 
-    builder.cast_impl, builder.create_dot = cast_impl, create_dot
+    builder.cast_impl, builder.create_dot, builder.binary_op = cast_impl, create_dot, binary_op
 
 
 def _skip_overflow_checks() -> None:
