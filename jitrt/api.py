@@ -55,11 +55,11 @@ def compile(
         workspace_limit=workspace_limit,
         cache=cache,
     )
-    graph, structure = _import(model, inputs)
+    graph, structure = import_model(model, inputs)
     return request.engine(graph, None if outputs else structure)
 
 
-def _import(model: Any, inputs: Any) -> tuple[Graph, object]:
+def import_model(model: Any, inputs: Any) -> tuple[Graph, object]:
     """The graph of a model of any kind, and the structure of its result."""
     from jitrt.graph import Graph
 

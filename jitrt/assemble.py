@@ -174,9 +174,8 @@ class _Hazards:
     ) -> tuple[int, ...]:
         direct: set[int] = set()
         for earlier, wrote, there in self._events:
-            if wrote and any(_overlap(there, here) for here in reads):
-                direct.add(earlier)
-            elif any(_overlap(there, here) for here in writes):
+            touched = [*reads, *writes] if wrote else writes  # two reads may overlap
+            if any(_overlap(there, here) for here in touched):
                 direct.add(earlier)
         everything = direct.union(*(self._before[e] for e in direct)) if direct else set()
         self._before.append(everything)

@@ -75,7 +75,7 @@ class ReferenceEngine:
         )
 
     def profile(self, *inputs: Any, repeats: int = 3) -> Profile:
-        """How long each layer takes in numpy, medians over `repeats`. It says nothing of any GPU: there are no floors."""
+        """How long each layer takes in numpy, medians over `repeats`. It says nothing of any GPU: no floors."""
         arrays = self._take(inputs)
         samples: list[list[float]] = [[] for _ in self.graph.nodes]
         totals = []

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, get_args
 from jitrt.errors import OptionError, TargetError
 
 if TYPE_CHECKING:
+    from jitrt.compiler import Options
     from jitrt.graph import Graph
     from jitrt.reference import ReferenceEngine
     from jitrt.runtime import Engine
@@ -59,22 +60,28 @@ class Request:
         """Whether to run in numpy."""
         return self.target == "reference"
 
-    def engine(self, graph: Graph, structure: object = None) -> Engine | ReferenceEngine:
-        """The engine of a graph on the target asked for; `structure` as in a plan. Raises what the build raises."""
-        from jitrt import compiler
+    @property
+    def options(self) -> Options:
+        """The part of the request that the compiler needs, beside the target."""
+        from jitrt.compiler import Options
 
-        options = compiler.Options(
+        return Options(
             precision=self.precision,
             tune=self.tune,
             outputs=None if self.outputs is None else tuple(self.outputs),
             workspace_limit=self.workspace_limit,
             cache=self.cache,
         )
+
+    def engine(self, graph: Graph, structure: object = None) -> Engine | ReferenceEngine:
+        """The engine of a graph on the target asked for; `structure` as in a plan. Raises what the build raises."""
+        from jitrt import compiler
+
         if self.is_reference:
             from jitrt.reference import ReferenceEngine
 
-            return ReferenceEngine(compiler.optimize_for_reference(graph, options).graph, structure)
-        return compiler.build(graph, options, target=self.target, structure=structure)
+            return ReferenceEngine(compiler.optimize_for_reference(graph, self.options).graph, structure)
+        return compiler.build(graph, self.options, target=self.target, structure=structure)
 
     def __post_init__(self) -> None:
         from jitrt.passes.base import Precision

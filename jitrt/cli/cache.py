@@ -1,9 +1,9 @@
 """Look after the cache: built plans, compiled kernels, and the timings by which a model reuses the tuning of another.
 
-    list    what is there, and how big
-    verify  check all of it to the byte; exit status 1 if something is damaged
-    clear   delete what jitrt put there
-    path    print the folder (JITRT_CACHE_DIR moves it)
+list    what is there, and how big
+verify  check all of it to the byte; exit status 1 if something is damaged
+clear   delete what jitrt put there
+path    print the folder (JITRT_CACHE_DIR moves it)
 """
 
 from __future__ import annotations

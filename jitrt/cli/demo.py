@@ -11,7 +11,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -92,29 +91,22 @@ def _step(out: Console, what: str) -> Iterator[None]:
 
 
 def _show_graphs(out: Console, optimized: Optimized) -> None:
-    from jitrt.graph.draw import draw_module, find_module
+    from jitrt.explanation import Explanation
 
-    before = Counter(node.op.name for node in optimized.source.nodes)
-    after = kernels_by_kind(optimized.graph)
+    explanation = Explanation.of(optimized)
+    before, after = explanation.layers, explanation.kernels
     left = [f"{count:4} {name}" for name, count in before.most_common()]
     right = [f"{count:4} {name}" for name, count in after.most_common()]
     height = max(len(left), len(right))
     rows = [((left + [""] * height)[i], (right + [""] * height)[i]) for i in range(height)]
-    rows.append((f"{sum(before.values()):4} layers", f"{sum(after.values()):4} kernels"))
+    rows.append((f"{before.total():4} layers", f"{after.total():4} kernels"))
     out.print()
     out.print(table("the graph", ("layers before", "kernels after"), rows))
     out.print(line("\nan inception module (Figure 4) as traced, batch norm and relu one by one:\n"))
-    out.print(line(draw_module(find_module(optimized.source))))
+    drawn_before, drawn_after = explanation.module()
+    out.print(line(drawn_before))
     out.print(line("\nthe same module after fusion; the concat costs nothing, every branch writes into its slice:\n"))
-    out.print(line(draw_module(find_module(optimized.graph))))
-
-
-def kernels_by_kind(graph: Graph) -> Counter[str]:
-    """How many regions there are of each kind: "conv + bias + relu" and so on."""
-    from jitrt.graph.draw import label
-    from jitrt.graph.ops import Region
-
-    return Counter(label(node) for node in graph.nodes if isinstance(node.op, Region))
+    out.print(line(drawn_after))
 
 
 def _show_decisions(out: Console, optimized: Optimized) -> None:

@@ -39,7 +39,6 @@ def line(text: str) -> Text:
     return Text(text)
 
 
-
 def show(thing: object) -> None:
     """Print something that knows how to show itself: richly if it can, as its text otherwise."""
     if isinstance(thing, RichCast | ConsoleRenderable):

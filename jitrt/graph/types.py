@@ -91,9 +91,7 @@ class TensorType:
         """No gaps and no overlaps, in whatever dimension order."""
         if self.numel == 0:
             return True
-        dims = sorted(
-            (stride, size) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1
-        )
+        dims = sorted((stride, size) for size, stride in zip(self.shape, self.strides, strict=True) if size != 1)
         step = 1
         for stride, size in dims:
             if stride != step:

@@ -31,7 +31,7 @@ class Problem:
     """A region to be run: `body` with the strides its operands and result really have, and which operands are weights.
 
     Offsets and storage names are left out of the types: a kernel gets the pointer to its operand's first element.
-    `alignment[i]` is the byte alignment (at most 16) the pointer of operand i is sure to have; the last is the output's.
+    `alignment[i]` is the byte alignment (at most 16) the pointer of operand i is sure to have; the last, the output's.
     """
 
     body: Graph
@@ -99,7 +99,7 @@ class Result:
 
 @dataclass(frozen=True)
 class Workspace:
-    """Pointer into the launch's workspace, `offset` bytes from its start. Contents undefined before the first launch."""
+    """Pointer into the launch's workspace, `offset` bytes from its start. Contents undefined at first."""
 
     offset: int = 0
     dtype: str = "f32"
@@ -144,8 +144,8 @@ Argument = Operand | Result | Workspace | Zeros | Number | Descriptor | tuple[Op
 class KernelCall:
     """One launch: a `@triton.jit` (or `@gluon.jit`) function, its runtime arguments by parameter name in order, its
     constexpr arguments, grid and compile options. A tuple of Operands is passed as a Triton tuple of pointers.
-    Numbers that are 1 or divisible by 16 are specialised as Triton does. All shapes are static, so a size may as well be
-    a constexpr where that helps the compiler.
+    Numbers divisible by 16 are specialised as Triton does. All shapes are static, so a size may as well be a constexpr
+    where that helps the compiler.
 
     A kernel with a constexpr `DEPENDENT` that is true executes `griddepcontrol.wait` before its first access to memory
     (`tl.extra.cuda.gdc_wait()`, sm_90 and later). It may then be launched while its predecessor still runs: measured on
@@ -258,4 +258,5 @@ def accepts(body: Graph) -> str | None:
         reasons.append(reason)
     anchor = anchor_of(body)
     specific = [r for r in reasons if not r.startswith("anchor")]
-    return (specific or reasons or ["there are no templates"])[0] + ("" if anchor is None else f" (at {anchor.op.name})")
+    where = "" if anchor is None else f" (at {anchor.op.name})"
+    return (specific or reasons or ["there are no templates"])[0] + where

@@ -175,9 +175,7 @@ def describe(anchor: Node) -> Windows:
     past = [p > 0 or end >= s for p, end, s in zip(padding, last, size)]
     counted = [(-p, s + p) if include_padding else (0, s) for s, p in zip(size, padding)]
     ends = [(o - 1) * s - p + t for o, s, p, t in zip(out, stride, padding, taps)]
-    alike = not adaptive and all(
-        -p >= low and end <= high for p, end, (low, high) in zip(padding, ends, counted)
-    )
+    alike = not adaptive and all(-p >= low and end <= high for p, end, (low, high) in zip(padding, ends, counted))
 
     def three(values: Sequence[Any], fill: Any) -> Any:
         return (*[fill] * (3 - dims), *values)

@@ -73,9 +73,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
         (["build", "m:f", "-o", "/nowhere/m.plan"], 2, "there is no folder /nowhere"),
     ],
 )
-def test_a_mistake_is_one_line(
-    words: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_a_mistake_is_one_line(words: list[str], status: int, message: str, capsys: pytest.CaptureFixture[str]) -> None:
     assert cli.main(words) == status
     captured = capsys.readouterr()
     assert captured.out == ""

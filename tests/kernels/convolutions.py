@@ -69,6 +69,6 @@ def linear_problem(shape: Sequence[int], filters: int, *, dtype: DType = f16) ->
 
 def gapped(type: TensorType, gap: int) -> TensorType:
     """NHWC with `gap` channels of somebody else's after each pixel."""
-    n, c, h, w = type.shape
+    _, c, h, w = type.shape
     step = c + gap
     return type.with_layout(Layout((h * w * step, 1, w * step, step)))

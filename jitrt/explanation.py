@@ -1,0 +1,84 @@
+"""What jitrt makes of a model, before anything is built: the graph before and after, every fusion, the memory plan."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from jitrt.graph.draw import draw_module, find_module, label
+from jitrt.graph.graph import Graph
+from jitrt.graph.ops import Region
+from jitrt.passes.plan_memory import MemoryPlan, plan_memory
+from jitrt.passes.report import Report
+
+if TYPE_CHECKING:
+    from jitrt.compiler import Optimized
+
+
+def explain(model: Any, inputs: Any = (), *, precision: str = "fp32") -> Explanation:
+    """Trace `model` on example `inputs` and run all passes; nothing is compiled and no GPU is needed.
+
+    `model` and `inputs` are those of `jitrt.compile`. Raises ImportFailure, UnsupportedOpError or OptionError.
+
+    >>> print(jitrt.explain(model, (x,)))                  # doctest: +SKIP
+    >>> jitrt.explain(model, (x,)).after                   # doctest: +SKIP
+    """
+    from jitrt.api import import_model
+    from jitrt.compiler import optimize_graph
+    from jitrt.request import Request
+
+    graph, _ = import_model(model, inputs)
+    return Explanation.of(optimize_graph(graph, Request(precision=precision).options))
+
+
+@dataclass(frozen=True)
+class Explanation:
+    """`before` is the graph as imported, `after` the optimised one, `report` every decision the passes took, `memory`
+    the plan of the activations' arena (without workspace, which depends on the kernels chosen)."""
+
+    before: Graph
+    after: Graph
+    report: Report
+    memory: MemoryPlan
+
+    @classmethod
+    def of(cls, optimized: Optimized) -> Explanation:
+        return cls(optimized.source, optimized.graph, optimized.report, plan_memory(optimized.graph))
+
+    @property
+    def layers(self) -> Counter[str]:
+        """How many layers of each kind the model has, as imported."""
+        return Counter(node.op.name for node in self.before.nodes)
+
+    @property
+    def kernels(self) -> Counter[str]:
+        """How many kernels of each kind are left: "conv 3x3 + bias + relu" and so on."""
+        return Counter(label(node) for node in self.after.nodes if isinstance(node.op, Region))
+
+    def module(self, index: int = 0) -> tuple[str, str]:
+        """The `index`-th group of parallel branches in text, before and after. Raises GraphError if there is none."""
+        return draw_module(find_module(self.before, index)), draw_module(find_module(self.after, index))
+
+    def count(self) -> str:
+        """Layers before and kernels after, by kind."""
+        lines = []
+        for title, counts in (("layers before", self.layers), ("kernels after", self.kernels)):
+            lines += [f"{counts.total()} {title}", *(f"{count:6d} {kind}" for kind, count in counts.most_common()), ""]
+        return "\n".join(lines).rstrip()
+
+    def __str__(self) -> str:
+        memory = self.memory
+        return "\n\n".join(
+            (
+                self.count(),
+                str(self.report),
+                f"activations: {memory.arena_bytes} bytes in one arena, {memory.naive_bytes} if each value had its "
+                f"own, {memory.lower_bound} live at once at the least",
+                f"the optimised graph:\n{self.after}",
+            )
+        )
+
+    def _repr_html_(self) -> str:
+        title = f"<h4>{self.layers.total()} layers become {self.kernels.total()} kernels</h4>"
+        return title + self.report._repr_html_() + self.after._repr_html_()

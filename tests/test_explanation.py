@@ -1,0 +1,63 @@
+"""`jitrt.explain` on a model with parallel branches."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import nn
+
+import jitrt
+from jitrt.errors import GraphError, OptionError
+
+
+class Inception(nn.Module):
+    """Two branches joined by a concat, behind a batch norm."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.BatchNorm2d(8), nn.ReLU())
+        self.left = nn.Conv2d(8, 8, 1)
+        self.right = nn.Sequential(nn.Conv2d(8, 4, 1), nn.ReLU(), nn.Conv2d(4, 8, 3, padding=1))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.stem(x)
+        return torch.cat([self.left(x), self.right(x)], 1).relu().mean((2, 3))
+
+
+@pytest.fixture(scope="module")
+def explanation():  # type: ignore[no-untyped-def]
+    return jitrt.explain(Inception().eval(), (torch.randn(1, 3, 16, 16),), precision="fp16")
+
+
+def test_counts(explanation) -> None:  # type: ignore[no-untyped-def]
+    assert explanation.layers["conv"] == 4
+    assert explanation.layers["batch_norm"] == 1
+    assert sum(count for kind, count in explanation.kernels.items() if "conv" in kind) == 4
+    assert f"{explanation.kernels.total()} kernels after" in explanation.count()
+    assert "     4 conv" in explanation.count()
+
+
+def test_says_what_was_done(explanation) -> None:  # type: ignore[no-untyped-def]
+    text = str(explanation)
+    assert "batch_norm folded" in text
+    assert "fuse_vertical" in text
+    assert f"activations: {explanation.memory.arena_bytes} bytes" in text
+
+
+def test_draws_branches_before_and_after(explanation) -> None:  # type: ignore[no-untyped-def]
+    before, after = explanation.module()
+    assert before.count("conv 1x1") == 2
+    assert "bias + relu" in after
+    with pytest.raises(GraphError, match="1 modules"):
+        explanation.module(1)
+
+
+def test_html_escapes_and_counts(explanation) -> None:  # type: ignore[no-untyped-def]
+    html = explanation._repr_html_()
+    assert f"become {explanation.kernels.total()} kernels" in html
+    assert "<script" not in html
+
+
+def test_refuses_an_unknown_precision() -> None:
+    with pytest.raises(OptionError, match="fp8"):
+        jitrt.explain(nn.ReLU(), (torch.randn(2),), precision="fp8")
