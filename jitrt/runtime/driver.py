@@ -76,7 +76,8 @@ class CudaDriver:
         bandwidth = 2 * get("MEMORY_CLOCK_RATE") * 1e3 * get("GLOBAL_MEMORY_BUS_WIDTH") / 8
         return Device(
             index=index,
-            name=self._call("cuDeviceGetName", 128, self._ordinal).rstrip(b"\0").decode(),
+            # cuda-bindings hands over its whole buffer: the name, a NUL, and blanks.
+            name=self._call("cuDeviceGetName", 128, self._ordinal).partition(b"\0")[0].strip().decode(),
             arch=10 * get("COMPUTE_CAPABILITY_MAJOR") + get("COMPUTE_CAPABILITY_MINOR"),
             sms=get("MULTIPROCESSOR_COUNT"),
             memory_bytes=int(self._call("cuDeviceTotalMem", self._ordinal)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+import sys
 from collections.abc import Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -23,7 +24,7 @@ class OtherArrays:
     """CuPy, JAX and others, through DLPack or `__cuda_array_interface__`.
 
     Their libraries cannot be told when our stream is done with a tensor, so the context waits for the outputs. These go
-    back through `from_dlpack` of the caller's namespace (array API standard), or as DeviceArrays if it has none.
+    back through `from_dlpack` of the caller's library, or as DeviceArrays if it has none.
     """
 
     finish = True
@@ -33,8 +34,7 @@ class OtherArrays:
         self._driver = signature.driver
         kind = first.__dlpack_device__()[0] if hasattr(first, "__dlpack_device__") else CUDA
         self.on_host = kind != CUDA
-        namespace = first.__array_namespace__() if hasattr(first, "__array_namespace__") else None
-        self._from_dlpack = getattr(namespace, "from_dlpack", None)
+        self._from_dlpack = getattr(_namespace(first), "from_dlpack", None)
 
     def stream(self) -> int | None:
         return None
@@ -103,6 +103,14 @@ class OtherArrays:
 
     def give(self, outputs: list[Any]) -> list[Any]:
         return [self._from_dlpack(output) for output in outputs] if self._from_dlpack else outputs
+
+
+def _namespace(array: Any) -> object:
+    """The library of an array: as the array API standard asks for it, or, for CuPy before 14 that does not answer, the
+    package that the array's type comes from."""
+    if hasattr(array, "__array_namespace__"):
+        return array.__array_namespace__()
+    return sys.modules.get(type(array).__module__.partition(".")[0])
 
 
 class _Owner:

@@ -58,7 +58,7 @@ STUB(cuInit)(unsigned flags) { return number("JITRT_STUB_INIT", 0); }
 STUB(cuDriverGetVersion)(int *version) { *version = number("JITRT_STUB_VERSION", 13000); OK; }
 STUB(cuDeviceGetCount)(int *count) { *count = number("JITRT_STUB_GPUS", 1); OK; }
 STUB(cuDeviceGet)(CUdevice *device, int index) { *device = index; OK; }
-STUB(cuDeviceGetName)(char *name, int size, CUdevice device) { strncpy(name, "Stub GPU", size); OK; }
+STUB(cuDeviceGetName)(char *name, int size, CUdevice device) { snprintf(name, size, "Stub GPU"); OK; } /* and leaves the rest as it was */
 STUB(cuDeviceTotalMem)(size_t *nbytes, CUdevice device) { *nbytes = 141ul << 30; OK; }
 STUB(cuDeviceGetAttribute)(int *value, CUdevice_attribute attribute, CUdevice device) {
   switch (attribute) {

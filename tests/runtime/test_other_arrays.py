@@ -1,6 +1,7 @@
 from __future__ import annotations
 
-from types import SimpleNamespace
+import sys
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
@@ -54,6 +55,15 @@ def test_outputs_go_back_to_the_callers_library(engine, driver, x, expected):
     namespace = SimpleNamespace(from_dlpack=lambda array: taken.append(array) or "theirs")
     assert engine(Array(driver, x, namespace=namespace)) == ("theirs", "theirs")
     np.testing.assert_array_equal(read_back(driver, taken[0]), expected(x)[0])
+
+
+def test_outputs_go_back_to_a_library_that_its_arrays_do_not_name(engine, driver, x, monkeypatch):
+    """CuPy before 14: arrays without `__array_namespace__`, of a type of the package, which has `from_dlpack`."""
+    library = ModuleType("library")
+    library.from_dlpack = lambda array: ("theirs", array.shape)
+    monkeypatch.setitem(sys.modules, "library", library)
+    theirs = type("ndarray", (Array,), {"__module__": "library._core.core"})
+    assert engine(theirs(driver, x)) == (("theirs", (4, 8)), ("theirs", (4, 8)))
 
 
 def test_an_array_of_another_library_on_the_cpu(engine, driver, x, expected):
