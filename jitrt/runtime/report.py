@@ -44,13 +44,10 @@ class Table:
 
     def _repr_html_(self) -> str:
         # Every cell says how it is aligned: notebooks have styles of their own for cells.
-        sides = ["right" if right else "left" for right in self._right()]
+        styles = ["text-align:right;white-space:nowrap" if right else "text-align:left" for right in self._right()]
 
         def line(tag: str, cells: Sequence[str]) -> str:
-            made = (
-                f"<{tag} style='text-align:{side}'>{html.escape(cell)}</{tag}>"
-                for cell, side in zip(cells, sides, strict=True)
-            )
+            made = (f"<{tag} style='{style}'>{html.escape(cell)}</{tag}>" for cell, style in zip(cells, styles))
             return f"<tr>{''.join(made)}</tr>"
 
         head, body = line("th", self.headings), "".join(line("td", row) for row in self.rows)

@@ -26,7 +26,7 @@ def test_inspection_tells_what_is_in_a_plan(small):
 def test_table_aligns_numbers_right_and_escapes_html():
     table = Table(("name", "us"), (("a<b>", "1.50"), ("c", "10.25")))
     assert str(table) == "name     us\na<b>   1.50\nc     10.25"
-    assert "<td style='text-align:left'>a&lt;b&gt;</td><td style='text-align:right'>1.50</td>" in table._repr_html_()
+    assert "<td style='text-align:left'>a&lt;b&gt;</td><td style='text-align:right;" in table._repr_html_()
     assert str(Table(("name",), ())) == "name"
     assert Table(("name",), ())._repr_html_().count("<tr>") == 1
 
