@@ -3,9 +3,11 @@
 Formula: that of `conv2d`. With three channels a pixel is no aligned run of memory, so the direct kernel gathers single
 elements. Here a first launch writes the input once as padded NHWC with four channels (converting dtype and layout on
 the way), and then a window's row of S taps is one run of 4 * S adjacent elements. The convolution over that is `conv2d`
-again: 4 * S "channels", R x 1 taps, overlapping windows expressed by strides, and no masks. Fires for at most 4 input
-channels, dense, no dilation along the width. Floor: (x + 2 * padded + y) bytes / bandwidth. Loses to `conv2d` where two
-launches cost more than the gather, which the tuner finds out.
+again: 4 * S "channels", R x 1 taps, one flat reduction over both, overlapping windows expressed by strides, and no
+window outside the input. S is rounded up to a power of two with weights of zero, so a NaN or an infinity also reaches
+the pixels whose windows end beside it. Fires for at most 4 input channels, dense, no dilation along the width. Floor:
+(x + 2 * padded + y) bytes / bandwidth. Loses to `conv2d` where two launches cost more than the gather, which the tuner
+finds out.
 """
 
 from __future__ import annotations
@@ -58,7 +60,8 @@ def pad_channels(
 
 @dataclass(frozen=True)
 class StemShape:
-    """The filter is `height` x `taps`; `padded` is (images, height, width) of the padded input."""
+    """The filter is `height` x `taps`, its width rounded up to a power of two so that the run of a row's taps is one
+    and is loaded 16 bytes at a time; `padded` is (images, height, width) of the padded input."""
 
     filters: int
     height: int
@@ -76,19 +79,19 @@ def _describe(problem: Problem) -> StemShape:
     assert anchor is not None and isinstance(anchor.op, Conv)
     w = anchor.inputs[1].type
     out = anchor.output.type.shape
-    taps = w.shape[3]
+    taps = 1 << (w.shape[3] - 1).bit_length()
     padded_height = (out[2] - 1) * anchor.op.stride[0] + (w.shape[2] - 1) * anchor.op.dilation[0] + 1
     padded_width = (out[3] - 1) * anchor.op.stride[1] + taps
     padded = (out[0], padded_height, padded_width)
     return StemShape(w.shape[0], w.shape[2], taps, out[0] * out[2] * out[3], padded)
 
 
-def pack_stem(w: Array) -> Array:
-    """(k, c, r, s) weights as (k, r, s * 4), zeros for the channels there are not."""
+def pack_stem(w: Array, taps: int) -> Array:
+    """(k, c, r, s) weights as (k, r, taps * 4), zeros for the channels and taps there are not."""
     k, c, r, s = w.shape
-    packed = np.zeros((k, r, s, _CHANNELS), w.dtype)
-    packed[..., :c] = w.transpose(0, 2, 3, 1)
-    return packed.reshape(k, r, s * _CHANNELS)
+    packed = np.zeros((k, r, taps, _CHANNELS), w.dtype)
+    packed[:, :, :s, :c] = w.transpose(0, 2, 3, 1)
+    return packed.reshape(k, r, taps * _CHANNELS)
 
 
 class Stem(Template):
@@ -115,13 +118,23 @@ class Stem(Template):
             return "the padded input is too large for 32-bit offsets"
         return None
 
+    def spreads_nonfinite(self, problem: Problem) -> bool:
+        anchor = problem.anchor
+        assert anchor is not None
+        return _describe(problem).taps != anchor.inputs[1].type.shape[3]  # zero weights for pixels beside the window
+
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         shape, anchor = _describe(problem), problem.anchor
         assert anchor is not None and isinstance(anchor.op, Conv)
         dtype = anchor.output.type.dtype
         ieee = dtype == DType.f32 and not anchor.op.tf32
-        gemm = GemmShape(shape.rows, shape.filters, 1, shape.run, shape.height, dtype.itemsize, ieee, 0)
-        return [c for c in rank_configs(gemm, target) if c["SPLIT_K"] == 1]
+        # The reduction over rows of taps is flat, as if all of it were channels.
+        gemm = GemmShape(shape.rows, shape.filters, 1, shape.run * shape.height, 1, dtype.itemsize, ieee, 0)
+        ranked = [c for c in rank_configs(gemm, target) if c["SPLIT_K"] == 1]
+        # Few steps or none wasted: the model does not know which counts for more.
+        shallow = [{**c, "BLOCK_K": 32} for c in ranked[:4]]
+        deep = [{**c, "BLOCK_K": 256, "num_stages": 2} for c in ranked[:4] if c["BLOCK_M"] <= 128]
+        return [*ranked[:6], *(shallow + deep if shape.run * shape.height > 128 else []), *ranked[6:]]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         anchor = problem.anchor
@@ -164,7 +177,7 @@ class Stem(Template):
             "W_STRIDES": (shape.height * shape.run, 1, shape.run, 0),
             "MASKED": False,
             "WIDE": False,
-            "FLATTEN": False,
+            "FLATTEN": True,
             "BLOCK_M": config["BLOCK_M"],
             "BLOCK_N": config["BLOCK_N"],
             "BLOCK_K": config["BLOCK_K"],
@@ -184,4 +197,8 @@ class Stem(Template):
         }
         tiles = -(-shape.rows // config["BLOCK_M"]) * -(-shape.filters // config["BLOCK_N"])
         second = KernelCall(conv2d, arguments, constexprs, (tiles, 1, 1), config["num_warps"], config["num_stages"])
-        return Lowered((first, second), pixels * _CHANNELS * dtype.itemsize, pack={w_index: pack_stem})
+
+        def pack(weights: Array) -> Array:
+            return pack_stem(weights, shape.taps)
+
+        return Lowered((first, second), pixels * _CHANNELS * dtype.itemsize, pack={w_index: pack})

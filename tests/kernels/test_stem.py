@@ -39,7 +39,7 @@ CONFIG = {
     ],
 )
 def test_numbers(problem: Problem) -> None:
-    check_problem(problem, Stem(), [CONFIG])
+    check_problem(problem, Stem(), [CONFIG, {**CONFIG, "BLOCK_K": 64}], extremes=not Stem().spreads_nonfinite(problem))
 
 
 def test_compiles_without_spills() -> None:
@@ -50,9 +50,14 @@ def test_compiles_without_spills() -> None:
 
 def test_pack_puts_a_rows_taps_side_by_side() -> None:
     w = np.arange(2 * 3 * 1 * 3, dtype=np.float32).reshape(2, 3, 1, 3) + 1
-    packed = pack_stem(w).reshape(2, 1, 3, 4)
-    assert np.array_equal(packed[..., :3], w.transpose(0, 2, 3, 1))
-    assert not packed[..., 3].any()
+    packed = pack_stem(w, taps=4).reshape(2, 1, 4, 4)
+    assert np.array_equal(packed[:, :, :3, :3], w.transpose(0, 2, 3, 1))
+    assert not packed[..., 3].any() and not packed[:, :, 3].any()
+
+
+def test_only_filters_rounded_up_spread_infinities() -> None:
+    assert Stem().spreads_nonfinite(conv_problem((1, 3, 13, 11), 8, (7, 7)))
+    assert not Stem().spreads_nonfinite(conv_problem((1, 3, 13, 11), 8, (4, 4)))
 
 
 def test_leaves_wider_inputs_and_live_weights_alone() -> None:
