@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import logging
+import os
 from functools import cache
 from pathlib import Path
 
@@ -17,12 +19,14 @@ from jitrt.plan.schema import PlanFile
 
 _log = logging.getLogger("jitrt")
 
+_MOVE = "set JITRT_CACHE_DIR to another folder"
+
 
 class PlanCache:
     """Plans in `plans/` of the cache folder, one file each, checked to the byte when read.
 
-    A damaged one is deleted and built again; a folder that cannot be written costs the next process a build, not this
-    one its result. Both are logged.
+    A damaged one is deleted and built again; a folder that is full or cannot be written costs the next process a build,
+    not this one its result. Both are logged.
     """
 
     def __init__(self, folder: Path | None = None):
@@ -31,22 +35,25 @@ class PlanCache:
     def get(self, key: str) -> PlanFile | None:
         """The plan built under `key`, if there is one."""
         path = self._path(key)
-        if not path.is_file():
+        if not os.path.isfile(path):  # unlike the method of Path, False for a folder that may not be entered
             return None
         try:
             return read_plan(path)
         except PlanError as error:
-            _log.warning("%s (deleted from the cache; the plan is built again)", error)
-            path.unlink(missing_ok=True)
+            _log.warning("%s (the plan is built anew, in place of the one in the cache)", error)
+            with contextlib.suppress(OSError):  # the one that is put there next replaces it
+                path.unlink()
             return None
 
     def put(self, key: str, file: PlanFile) -> None:
         """Keep a plan under `key`."""
         try:
             self.folder.mkdir(parents=True, exist_ok=True)
-            write_plan(self._path(key), file)
-        except (OSError, PlanError) as error:
-            _log.warning("%s (the plan is not cached; JITRT_CACHE_DIR moves the cache)", error)
+            write_plan(self._path(key), file, instead=_MOVE)
+        except OSError as error:
+            _log.warning("the plan cache %s: %s: make it writable, or %s", self.folder, error.strerror, _MOVE)
+        except PlanError as error:
+            _log.warning("the plan is not kept in the cache: %s", error)
 
     def _path(self, key: str) -> Path:
         return self.folder / f"{key}.plan"

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 from pathlib import Path
 
 import numpy as np
@@ -84,7 +86,7 @@ def test_a_damaged_plan_in_the_cache_is_built_again(tmp_path: Path, caplog: pyte
     path.write_bytes(path.read_bytes()[:-100])
     with caplog.at_level(logging.WARNING, "jitrt"):
         assert cache.get("k") is None
-    assert "built again" in caplog.text
+    assert "built anew" in caplog.text
     assert not path.exists()
 
 
@@ -92,8 +94,28 @@ def test_a_cache_that_cannot_be_written_costs_no_result(tmp_path: Path, caplog: 
     file = compiler.build(small_network(), HEURISTIC, target="sm_90").file
     (tmp_path / "plans").write_text("a file where the folder should be")
     with caplog.at_level(logging.WARNING, "jitrt"):
+        assert PlanCache(tmp_path).get("k") is None
         PlanCache(tmp_path).put("k", file)
-    assert "JITRT_CACHE_DIR" in caplog.text
+    assert f"the plan cache {tmp_path / 'plans'}: File exists: make it writable, or set JITRT_CACHE_DIR" in caplog.text
+
+
+def test_a_full_disk_costs_no_result_and_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Every write ends in the disk being full. The user still gets the engine, and a line on what to do; whatever is
+    left in the cache is whole."""
+    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
+
+    def refuse(*_: object, **__: object) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "replace", refuse)
+    logged: list[str] = []
+    monkeypatch.setattr("jitrt.plan_cache._log.warning", lambda text, *values: logged.append(text % values))
+    engine = compiler.build(small_network(seed=3), HEURISTIC, target="sm_90")
+    assert list(problems(engine.file)) == []
+    (line,) = logged
+    assert "the plan is not kept in the cache: cannot write" in line
+    assert "No space left on device; free 1 MiB, or set JITRT_CACHE_DIR to another folder" in line
+    assert [path for path in tmp_path.rglob("*") if path.is_file()] == []
 
 
 def test_the_key_tells_weights_and_options_apart() -> None:

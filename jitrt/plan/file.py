@@ -19,6 +19,7 @@ import hashlib
 import json
 import mmap
 import os
+import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -42,10 +43,11 @@ _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 # -- writing ---------------------------------------------------------------------------------------------------------
 
 
-def write_plan(path: str | os.PathLike[str], file: PlanFile) -> None:
-    """Write a plan to `path`: whole or not at all, replacing what was there.
+def write_plan(path: str | os.PathLike[str], file: PlanFile, *, instead: str = "save to another place") -> None:
+    """Write a plan to `path`: whole or not at all, replacing the file that was there.
 
-    Raises PlanError if the folder cannot be written or is full; then `path` is as it was.
+    Raises PlanError, ending in what to do `instead`, if the folder cannot be written or is full, or if `path` is a
+    folder or device; then `path` is as it was.
     """
     from safetensors import SafetensorError
     from safetensors.numpy import save_file
@@ -53,6 +55,8 @@ def write_plan(path: str | os.PathLike[str], file: PlanFile) -> None:
     path = Path(path)
     if _CONSTANTS in file.images:
         raise PlanError(f"a cubin cannot be named {_CONSTANTS!r}: that is the tensor of the weights")
+    if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
+        raise PlanError(f"cannot write {path}: it is a folder or device, not a file; {instead}")
     tensors = {name: np.frombuffer(data, np.uint8) for name, data in file.images.items()}
     tensors[_CONSTANTS] = np.frombuffer(file.constants, np.uint8)
     digests = {name: [f.result() for f in _digests(data.data)] for name, data in tensors.items()}
@@ -72,7 +76,8 @@ def write_plan(path: str | os.PathLike[str], file: PlanFile) -> None:
         os.replace(temporary, path)
         _sync_folder(path.parent)
     except (OSError, SafetensorError) as error:
-        raise PlanError(_why_not_written(path, error, sum(t.nbytes for t in tensors.values()))) from error
+        nbytes = sum(tensor.nbytes for tensor in tensors.values())
+        raise PlanError(f"cannot write {path}: {_why_not_written(error, nbytes)}, or {instead}") from error
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
@@ -98,12 +103,12 @@ def _sync_folder(folder: Path) -> None:
             os.close(handle)
 
 
-def _why_not_written(path: Path, error: Exception, nbytes: int) -> str:
+def _why_not_written(error: Exception, nbytes: int) -> str:
     # safetensors hides the error number inside the text of its own exception.
-    full = getattr(error, "errno", None) in _FULL or any(f"(os error {code})" in str(error) for code in _FULL)
-    todo = f"free {nbytes / 1e6:.0f} MB" if full else "check that the folder exists and can be written"
-    reason = getattr(error, "strerror", None) or error
-    return f"cannot write {path}: {reason}; {todo}, or save to another place"
+    hidden = re.search(r"\(os error (\d+)\)", str(error))
+    code = error.errno if isinstance(error, OSError) else int(hidden[1]) if hidden else None
+    todo = f"free {max(1, nbytes >> 20)} MiB" if code in _FULL else "check that the folder exists and can be written"
+    return f"{error if code is None else os.strerror(code)}; {todo}"
 
 
 # -- reading ---------------------------------------------------------------------------------------------------------
@@ -153,8 +158,10 @@ def _map(path: Path) -> memoryview:
             return memoryview(mmap.mmap(stream.fileno(), 0, access=mmap.ACCESS_READ))
     except FileNotFoundError as error:
         raise PlanError(f"there is no plan at {path}") from error
-    except (OSError, ValueError) as error:  # ValueError: an empty file cannot be mapped
-        raise PlanError(f"cannot read a plan from {path}: {getattr(error, 'strerror', None) or error}") from error
+    except ValueError as error:  # an empty file cannot be mapped
+        raise PlanError(f"{path} is empty; copy or build it again") from error
+    except OSError as error:
+        raise PlanError(f"cannot read a plan from {path}: {error.strerror}; check its permissions") from error
 
 
 def _header(path: Path, data: memoryview) -> tuple[dict[str, Any], int]:

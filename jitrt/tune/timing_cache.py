@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import errno
 import fcntl
 import sqlite3
 import time
@@ -236,8 +237,12 @@ class TimingCache:
         self.messages.append(f"the timing cache was damaged and starts anew; the old file is kept as {target}")
 
     def _trouble(self, error: Exception) -> CacheError:
-        full = _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) == 28
-        what = "its disk is full: free some space there" if full else f"{error}: make it writable"
+        if _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
+            what = "its disk is full: free some space there"
+        elif _code(error) == sqlite3.SQLITE_BUSY:
+            what = f"another process has held it for {_WAIT:.0f} s: try again"
+        else:
+            what = f"{getattr(error, 'strerror', None) or error}: make it writable"
         return CacheError(f"the timing cache {self.path}: {what}, or set JITRT_CACHE_DIR to another folder")
 
 

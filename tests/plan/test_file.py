@@ -9,7 +9,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from safetensors import safe_open
+from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
 from jitrt.errors import PlanError
@@ -118,7 +118,7 @@ def test_what_is_no_plan(tmp_path):
     path.write_text("a text that is longer than eight bytes")
     assert "is not a plan (it does not start like a safetensors file)" in refused(path)
     path.write_bytes(b"")
-    assert "cannot read a plan from" in refused(path)
+    assert "is empty; copy or build it again" in refused(path)
     assert "there is no plan at" in refused(tmp_path / "missing.plan")
     assert "cannot read a plan from" in refused(tmp_path)
 
@@ -178,7 +178,7 @@ def test_a_full_disk_leaves_the_old_plan(path, file):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, limits[1]))
     try:
-        with pytest.raises(PlanError, match=r"cannot write .*tiny.plan: .*; free 5 MB, or save to another place"):
+        with pytest.raises(PlanError, match=r"cannot write .*tiny.plan: .*; free 4 MiB, or save to another place"):
             write_plan(path, replace(file, constants=bytes(5_000_000)))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
@@ -190,9 +190,26 @@ def test_a_folder_that_cannot_be_written(tmp_path, file):
     with pytest.raises(PlanError, match="No such file or directory; check that the folder exists and can be written"):
         write_plan(tmp_path / "nowhere" / "a.plan", file)
     (tmp_path / "taken.plan").mkdir()
-    with pytest.raises(PlanError, match=r"taken.plan: Is a directory"):
+    with pytest.raises(PlanError, match=r"taken.plan: it is a folder or device, not a file; save to another"):
         write_plan(tmp_path / "taken.plan", file)
     assert os.listdir(tmp_path) == ["taken.plan"]
+
+
+def test_a_device_is_not_replaced_by_a_file(tmp_path, file):
+    os.mkfifo(tmp_path / "pipe")
+    with pytest.raises(PlanError, match="it is a folder or device"):
+        write_plan(tmp_path / "pipe", file)
+    assert os.listdir(tmp_path) == ["pipe"]
+
+
+def test_what_cannot_be_known_of_an_error_is_passed_on(tmp_path, file, monkeypatch):
+    def refuse(*_):
+        raise SafetensorError("no reason given")
+
+    monkeypatch.setattr("safetensors.numpy.save_file", refuse)
+    with pytest.raises(PlanError, match="no reason given; check that the folder .* or pray"):
+        write_plan(tmp_path / "a.plan", file, instead="pray")
+    assert os.listdir(tmp_path) == []
 
 
 def test_an_interrupted_write_leaves_nothing(path, file, monkeypatch):

@@ -64,3 +64,19 @@ def test_a_failed_write_leaves_nothing_and_says_what_to_do(
     with pytest.raises(CacheError, match=advice):
         cache.put(KEY, BINARIES)
     assert list(cache.folder.glob("*/*")) == []
+
+
+def test_a_damaged_file_that_cannot_be_deleted_is_compiled_again(
+    cache: KernelCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache.put(KEY, BINARIES)
+    (path,) = cache.folder.glob("*/*")
+    path.write_bytes(b"")
+
+    def refuse(path: Path, missing_ok: bool = False) -> None:
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+
+    monkeypatch.setattr(Path, "unlink", refuse)
+    assert cache.get(KEY) is None
+    cache.put(KEY, BINARIES)
+    assert cache.get(KEY) == BINARIES

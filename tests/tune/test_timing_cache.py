@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import errno
 import sqlite3
 import subprocess
 import sys
@@ -129,6 +130,27 @@ def test_a_full_disk_is_an_error_with_advice(cache: TimingCache) -> None:
     cache._connection.execute(f"PRAGMA max_page_count = {pages}")
     with pytest.raises(CacheError, match="its disk is full: free some space"):
         cache.put(PROBLEM, SETTING, FAST, Record(reason="a long story " * 10_000))
+
+
+def test_a_read_only_folder_is_an_error_with_advice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(path: Path, mode: str = "r") -> None:
+        raise OSError(errno.EROFS, "Read-only file system", str(path))
+
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(CacheError, match=r"sqlite: Read-only file system: make it writable, or set JITRT_CACHE_DIR"):
+        TimingCache(tmp_path)
+
+
+def test_a_cache_that_another_process_holds_is_an_error_with_advice(
+    cache: TimingCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache._connection.execute("PRAGMA busy_timeout = 1")
+    other = sqlite3.connect(cache.path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    with pytest.raises(CacheError, match="another process has held it for 10 s: try again"):
+        cache.put(PROBLEM, SETTING, FAST, Record(1.0))
+    other.execute("ROLLBACK")
+    cache.put(PROBLEM, SETTING, FAST, Record(1.0))
 
 
 def test_processes_write_at_the_same_time(tmp_path: Path) -> None:
