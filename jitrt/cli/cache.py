@@ -9,6 +9,7 @@ path    print the folder (JITRT_CACHE_DIR moves it)
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 
@@ -33,8 +34,10 @@ def run(args: argparse.Namespace) -> int:
     folder = cache_dir()
     if args.action == "path":
         print(folder)
-    elif not folder.is_dir():
+    elif not os.path.lexists(folder):
         console().print(line(f"nothing in {folder}: it does not exist yet"))
+    elif not folder.is_dir():
+        raise CacheError(f"{folder} is no folder; set JITRT_CACHE_DIR to one")
     else:
         return {"list": _list, "verify": _verify, "clear": _clear}[args.action](folder)
     return 0
@@ -87,15 +90,16 @@ def _verify(folder: Path) -> int:
 
 def _clear(folder: Path) -> int:
     """Only what is known to be jitrt's: JITRT_CACHE_DIR may name a folder that holds other things too."""
-    timings, plans = TimingCache(folder), _plans(folder)
-    forgotten = timings.clear()
-    timings.close()
-    compiled = KernelCache(folder).clear()
+    plans = _plans(folder)
     try:
         for path in plans:
             path.unlink()
     except OSError as error:
         raise CacheError(f"cannot delete {error.filename}: {error.strerror}") from error
+    compiled = KernelCache(folder).clear()
+    timings = TimingCache(folder)  # last: on a full disk it opens only when there is room again
+    forgotten = timings.clear()
+    timings.close()
     what = f"{len(plans)} plans, {compiled} compiled kernels and {forgotten} timings"
     console().print(line(f"deleted {what} from {folder}"))
     return 0

@@ -72,9 +72,14 @@ class KernelCache:
         return len(self._files())
 
     def clear(self) -> int:
-        """Delete everything; returns how many candidates there were."""
+        """Delete everything; returns how many candidates there were. Raises CacheError if that cannot be done."""
         count = self.count()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        try:
+            shutil.rmtree(self.folder)
+        except FileNotFoundError:
+            return 0
+        except OSError as error:
+            raise CacheError(f"cannot delete {error.filename}: {error.strerror}") from error
         return count
 
     def verify(self) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from jitrt.codegen.compile import Binary
+from jitrt.errors import CacheError
 from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Relu
 from jitrt.kernels.base import Problem, Tactic
@@ -93,6 +94,37 @@ def test_clear_deletes_ours_and_nothing_else(jitrt: Any, filled: Path) -> None:
     assert (filled / "holiday.jpg").exists()
     assert not [*filled.rglob("*.plan"), *filled.rglob("*.kernel")]
     assert "0 of 0 problems" in jitrt("cache")[1]
+
+
+def test_a_file_where_the_folder_should_be(jitrt: Any, folder: Path) -> None:
+    folder.write_text("")
+    assert jitrt("cache") == (1, "", f"jitrt: error: {folder} is no folder; set JITRT_CACHE_DIR to one\n")
+
+
+def test_clear_makes_room_on_a_full_disk(jitrt: Any, filled: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """SQLite can do nothing on a full disk: it must come after what is deleted."""
+    real = TimingCache._open
+
+    def full(self: TimingCache) -> Any:
+        if [*filled.rglob("*.plan"), *filled.rglob("*.kernel")]:
+            raise CacheError("its disk is full")
+        return real(self)
+
+    monkeypatch.setattr(TimingCache, "_open", full)
+    assert jitrt("cache") == (1, "", "jitrt: error: its disk is full\n")
+    assert jitrt("cache", "clear")[0] == 0
+    assert jitrt("cache")[0] == 0
+
+
+def test_compiled_kernels_that_cannot_be_deleted_are_named(
+    jitrt: Any, filled: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("shutil.rmtree", refuse)
+    status, _, err = jitrt("cache", "clear")
+    assert (status, err) == (1, f"jitrt: error: cannot delete {filled / 'kernels-v1'}: Permission denied\n")
 
 
 def test_what_cannot_be_deleted_is_named(jitrt: Any, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -207,7 +207,7 @@ def test_what_cannot_be_known_of_an_error_is_passed_on(tmp_path, file, monkeypat
         raise SafetensorError("no reason given")
 
     monkeypatch.setattr("safetensors.numpy.save_file", refuse)
-    with pytest.raises(PlanError, match="no reason given; check that the folder .* or pray"):
+    with pytest.raises(PlanError, match=r"no reason given; check that the folder .* or pray"):
         write_plan(tmp_path / "a.plan", file, instead="pray")
     assert os.listdir(tmp_path) == []
 
