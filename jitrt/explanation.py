@@ -9,8 +9,10 @@ from typing import TYPE_CHECKING, Any
 from jitrt.graph.draw import draw_module, find_module, label
 from jitrt.graph.graph import Graph
 from jitrt.graph.ops import Region
+from jitrt.graph.types import TensorType
 from jitrt.passes.plan_memory import MemoryPlan, plan_memory
 from jitrt.passes.report import Report
+from jitrt.runtime.report import Table, nbytes_text
 
 if TYPE_CHECKING:
     from jitrt.compiler import Optimized
@@ -73,12 +75,23 @@ class Explanation:
             (
                 self.count(),
                 str(self.report),
-                f"activations: {memory.arena_bytes} bytes in one arena, {memory.naive_bytes} if each value had its "
-                f"own, {memory.lower_bound} live at once at the least",
-                f"the optimised graph:\n{self.after}",
+                f"activations: {nbytes_text(memory.arena_bytes)} in one arena, {nbytes_text(memory.naive_bytes)} if "
+                f"each value had its own, {nbytes_text(memory.lower_bound)} live at once at the least",
+                str(self.table),
             )
         )
+
+    @property
+    def table(self) -> Table:
+        """The kernels in order: what each runs, what it makes, and the user's line."""
+        regions = [node for node in self.after.nodes if isinstance(node.op, Region)]
+        rows = tuple((n.output.name, label(n), _size(n.output.type), n.loc) for n in regions)
+        return Table(("kernel", "what", "result", "from"), rows)
 
     def _repr_html_(self) -> str:
         title = f"<h4>{self.layers.total()} layers become {self.kernels.total()} kernels</h4>"
         return title + self.report._repr_html_() + self.after._repr_html_()
+
+
+def _size(type: TensorType) -> str:
+    return f"{type.dtype.value}[{','.join(map(str, type.shape))}]"

@@ -8,6 +8,7 @@ from torch import nn
 
 import jitrt
 from jitrt.errors import GraphError, OptionError
+from jitrt.runtime.report import nbytes_text
 
 
 class Inception(nn.Module):
@@ -41,7 +42,18 @@ def test_says_what_was_done(explanation) -> None:  # type: ignore[no-untyped-def
     text = str(explanation)
     assert "batch_norm folded" in text
     assert "fuse_vertical" in text
-    assert f"activations: {explanation.memory.arena_bytes} bytes" in text
+    assert f"activations: {nbytes_text(explanation.memory.arena_bytes)} in one arena" in text
+
+
+def test_lists_the_kernels_in_order(explanation) -> None:  # type: ignore[no-untyped-def]
+    rows = explanation.table.rows
+    assert len(rows) == explanation.kernels.total()
+    stem = rows[0]
+    assert "conv 3x3" in stem[1]
+    assert stem[2] == "f16[1,8,16,16]"
+    assert stem[3].startswith("test_explanation.py:")
+    lines = str(explanation).splitlines()
+    assert lines[-1].split()[0] == rows[-1][0]
 
 
 def test_draws_branches_before_and_after(explanation) -> None:  # type: ignore[no-untyped-def]

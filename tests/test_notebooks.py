@@ -103,7 +103,7 @@ def quickstart(outputs: dict[str, list[Any]]) -> None:
     assert "conv 3x3 + bias + relu" in text_of(outputs["branches"])
     for heading in ("tactic", "registers", "shared", "spills"):
         assert f">{heading}</th>" in text_of(outputs["tactics"])
-    assert "conv2d(BLOCK_" in text_of(outputs["tactics"])
+    assert "num_warps=" in text_of(outputs["tactics"])
     assert "a plan of" in text_of(outputs["plan"])
     assert any("image/png" in output.get("data", {}) for output in outputs["profile"])
     assert ">share</th>" in text_of(outputs["profile"])

@@ -39,13 +39,12 @@ commands:
 a model is
   resnet50               a name from torchvision (random weights)
   mymodels:make_model    module:callable; it returns a model, or a model and a tuple of its inputs
-  model.onnx             an ONNX file
 
 first steps:
   jitrt doctor                                  is everything here?
   jitrt demo                                    what does it do?
   jitrt explain resnet50 --count                how many kernels will that be?
-  jitrt build resnet50 --fp16 -o resnet50.plan  compile and tune for the GPU in this machine
+  jitrt build resnet50 --fp16 -o resnet50.plan  compile and tune for the GPU in this machine; --target sm_90 needs none
   jitrt run resnet50.plan                       run it
   jitrt bench resnet50 --batch 1,8,128          is it fast?
 """
@@ -125,4 +124,4 @@ def _complain(message: str, status: int) -> int:
 
 def _suggestion(word: str) -> str:
     close = difflib.get_close_matches(word, COMMANDS, n=1)
-    return f", did you mean {close[0]!r}?" if close else ""
+    return f" (did you mean {close[0]!r}?)" if close else ""

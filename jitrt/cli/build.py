@@ -7,38 +7,29 @@ needed, and uses the best guesses of the cost model.
 from __future__ import annotations
 
 import argparse
+import os
 import time
 from pathlib import Path
 from typing import Any
 
-from jitrt.cli.subject import load_subject, model_arguments, one_batch, prepared
+from jitrt.cli.subject import load_subject, model_arguments, one_batch, precision_arguments, prepared
 from jitrt.cli.terminal import console, line, size
-from jitrt.errors import OptionError
+from jitrt.errors import NoGpuError, OptionError
 
 EXAMPLES = """examples:
   jitrt build resnet50 --fp16 -o resnet50.plan
   jitrt build resnet50 --fp16 --batch 8 --tune exhaustive -o resnet50_b8.plan
-  jitrt build mymodels:make_model --shape 1x3x320x320 --target sm_80,sm_90 -o detector.plan
+  jitrt build mymodels:make_model --shape 1x3x320x320 --target sm_90 -o detector.plan
 """
-
-PRECISIONS = ("fp32", "tf32", "fp16", "bf16")
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments(parser)
     parser.add_argument("-o", "--output", metavar="PLAN", required=True, help="file to write")
     precision_arguments(parser)
-    parser.add_argument("--target", help="architecture(s) to build for instead of this GPU's: sm_80, sm_90, sm_100")
+    parser.add_argument("--target", help="architecture to build for instead of this GPU's: sm_80, sm_90 or sm_100")
     parser.add_argument("--tune", default="60s", help="a time budget, heuristic or exhaustive (default: 60s)")
     parser.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
-
-
-def precision_arguments(parser: argparse.ArgumentParser) -> None:
-    """--fp32, --tf32, --fp16, --bf16, of which one may be given."""
-    group = parser.add_mutually_exclusive_group()
-    for name in PRECISIONS:
-        text = "the default: IEEE float32" if name == "fp32" else None
-        group.add_argument(f"--{name}", dest="precision", action="store_const", const=name, default="fp32", help=text)
 
 
 def run(args: argparse.Namespace) -> int:
@@ -47,6 +38,10 @@ def run(args: argparse.Namespace) -> int:
     output = Path(args.output)
     if not output.parent.is_dir():
         raise OptionError(f"--output is {args.output}, but there is no folder {output.parent}")
+    if output.is_dir():
+        raise OptionError(f"--output is {args.output}, which is a folder; name a file in it")
+    if not os.access(output.parent, os.W_OK):
+        raise OptionError(f"--output is {args.output}, but {output.parent} cannot be written; choose another folder")
     terminal = console(stderr=True)
     start = time.perf_counter()
     batch = one_batch(args.batch)
@@ -55,7 +50,12 @@ def run(args: argparse.Namespace) -> int:
     if args.target:
         targets = [part.strip() for part in args.target.split(",")]
         options["target"] = targets[0] if len(targets) == 1 else targets
-    engine = jitrt.compile(model, inputs, **options)
+    try:
+        engine = jitrt.compile(model, inputs, **options)
+    except NoGpuError as error:
+        raise NoGpuError(
+            "this machine has no NVIDIA GPU to tune for; --target sm_90 (or sm_80, sm_100) builds without one"
+        ) from error
     engine.save(output)
     took = time.perf_counter() - start
     nbytes = size(output.stat().st_size)

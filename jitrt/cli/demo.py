@@ -67,7 +67,7 @@ def run(args: argparse.Namespace) -> int:
     _show_kernels(out, rows)
     with _step(out, "running the optimised graph in numpy, and the model in PyTorch"):
         error = _compare(model, x, optimized)
-    out.print(line(f"answer of the optimised graph against float32 PyTorch: relative error {error:.1e}\n"))
+    out.print(line(f"the optimised graph in {args.precision} against PyTorch in float32: relative error {error:.1e}\n"))
     if _has_gpu():
         _on_gpu(out, model, x, args)
     else:

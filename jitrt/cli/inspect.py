@@ -97,6 +97,12 @@ def layers(plan: Plan) -> Table:
     return table("Layers", header, rows, right=(0, 3, 4, 5, 6, 7, 8))
 
 
+_NOTED = {
+    "naive_bytes": "the arena if no two activations shared memory",
+    "lower_bound_bytes": "the activations alive at one time, at the most",
+}
+
+
 def memory(plan: Plan) -> Table:
     """Where the bytes are, and what the memory planner noted."""
     rows: list[tuple[str, str]] = [
@@ -106,14 +112,10 @@ def memory(plan: Plan) -> Table:
     ]
     noted = plan.notes.get("memory")
     if isinstance(noted, dict):
-        rows += [(str(name), _noted(name, value)) for name, value in noted.items()]
+        rows += [(text, size(noted[name])) for name, text in _NOTED.items() if isinstance(noted.get(name), int)]
     largest = sorted(plan.constants, key=lambda c: -c.nbytes)[:5]
     rows += [(f"weight {c.name} {c.dtype}{list(c.shape)}", size(c.nbytes)) for c in largest]
     return table("Memory", ("", ""), rows, right=(1,))
-
-
-def _noted(name: object, value: Any) -> str:
-    return size(value) if str(name).endswith("bytes") and isinstance(value, int) else str(value)
 
 
 def _binding(binding: Any) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import importlib
+import inspect
 import re
 import sys
 from collections.abc import Sequence
@@ -17,7 +18,13 @@ if TYPE_CHECKING:
 
     from jitrt.bench.run import Subject
 
-MODEL_HELP = "an ONNX file, module:callable, or a torchvision name such as resnet50"
+MODEL_HELP = "a torchvision name such as resnet50, or module:callable, which returns a model (and its inputs)"
+PRECISIONS = {
+    "fp32": "the default: IEEE float32",
+    "tf32": "float32 whose products the tensor cores round to 10 bits",
+    "fp16": "float16, inputs and outputs too; sums are in float32",
+    "bf16": "bfloat16, likewise",
+}
 SHAPE_HELP = "shape of an input, batch first, as 1x3x224x224 or 1x128:i64 (default dtype: float); once for each input"
 
 _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(f32|i64|i32))?")
@@ -28,6 +35,13 @@ def model_arguments(parser: argparse.ArgumentParser, *, batch: str = "1") -> Non
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
     parser.add_argument("--shape", action="append", default=[], help=SHAPE_HELP)
     parser.add_argument("--batch", default=batch, help=f"batch size in place of the first dimension (default: {batch})")
+
+
+def precision_arguments(parser: argparse.ArgumentParser) -> None:
+    """--fp32, --tf32, --fp16, --bf16, of which one may be given."""
+    group = parser.add_mutually_exclusive_group()
+    for name, text in PRECISIONS.items():
+        group.add_argument(f"--{name}", dest="precision", action="store_const", const=name, default="fp32", help=text)
 
 
 def load_subject(text: str, shapes: Sequence[str] = (), *, settled: bool = False) -> Subject:
@@ -83,6 +97,8 @@ def _onnx(text: str) -> Subject:
 
 
 def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:
+    if name.endswith(".py"):
+        raise OptionError(f"{name} is a file; name the callable in it too, as {name[:-3].replace('/', '.')}:make_model")
     from jitrt.bench.models import load_model, settle
     from jitrt.bench.run import Subject
 
@@ -102,6 +118,11 @@ def _callable(text: str, shapes: list[_Shape]) -> Subject:
     if not isinstance(made, torch.nn.Module):
         if not callable(made):
             raise OptionError(f"{text} is a {type(made).__name__}; name an nn.Module or a function that returns one")
+        positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+        parameters = inspect.signature(made).parameters.values()
+        needed = [p.name for p in parameters if p.default is p.empty and p.kind in positional]
+        if needed:
+            raise OptionError(f"{text} takes {', '.join(needed)}; name a function without arguments, returning a model")
         made = made()
     model, given = made if isinstance(made, tuple) else (made, None)
     if not isinstance(model, torch.nn.Module):

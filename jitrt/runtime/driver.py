@@ -343,7 +343,7 @@ def _load_api(device: int) -> Any:
         from cuda.bindings import driver as api
     except ImportError as error:
         raise NoGpuError("running a plan needs cuda-bindings; install it with: pip install cuda-bindings") from error
-    hint = "run on a machine with one (nvidia-smi must list it), or use target='reference' for the CPU"
+    hint = "run on a machine with one (nvidia-smi must list it), or compile with target='reference' to run in numpy"
     try:
         (code,) = api.cuInit(0)
     except Exception as error:  # what cuda-bindings raises without libcuda differs by version: RuntimeError or its own

@@ -7,7 +7,7 @@ import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from jitrt.errors import PlanError
+from jitrt.errors import NoGpuError, PlanError
 from jitrt.plan.file import open_plan, write_plan
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.runtime.context import ExecutionContext
@@ -52,8 +52,17 @@ class Engine:
         if self._loaded is None:
             with self._loading:
                 if self._loaded is None:
-                    self._loaded = LoadedPlan(self._file, self._driver or cuda_driver(self._device))
+                    self._loaded = LoadedPlan(self._file, self._driver or self._gpu())
         return self._loaded
+
+    def _gpu(self) -> Driver:
+        try:
+            return cuda_driver(self._device)
+        except NoGpuError as error:
+            raise NoGpuError(
+                f"{error}. Plan {self.plan.name!r} is built for sm_{self.plan.arch}: without such a GPU it can be "
+                "saved and inspected, but not run"
+            ) from error
 
     def __call__(self, *inputs: Any) -> Any:
         """Run on `inputs`, in the plan's order; the outputs in the inputs' kind, nested as the model nested them.

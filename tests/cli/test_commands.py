@@ -12,6 +12,7 @@ import torch
 
 import jitrt as package
 from jitrt.bench.measure import HostTimer
+from jitrt.errors import NoGpuError
 
 
 class FakeEngine:
@@ -66,6 +67,18 @@ def test_build_hands_over_what_was_asked(jitrt: Any, engine: Any, tmp_path: Path
     assert seen["inputs"][0].shape == (3, 3, 64, 64)
     assert seen["inputs"][0].dtype == torch.float16
     assert next(seen["model"].parameters()).dtype == torch.float16
+
+
+def test_build_without_a_gpu_says_what_can_be_built(
+    jitrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def compile(model: Any, inputs: Any, **options: Any) -> None:
+        raise NoGpuError("no NVIDIA driver is installed here")
+
+    monkeypatch.setitem(package.__dict__, "compile", compile)
+    status, _, err = jitrt("build", "squeezenet1_1", "-o", tmp_path / "s.plan")
+    assert status == 1
+    assert "--target sm_90" in err
 
 
 def test_run_with_files(jitrt: Any, engine: Any, plan_path: Path, tmp_path: Path) -> None:
@@ -156,16 +169,21 @@ def test_explain_shows_the_explanation_or_its_counts(jitrt: Any, monkeypatch: py
         def count(self) -> str:
             return "3 kernels"
 
+        before, after = "as it came", "as it runs"
+
     seen = []
 
-    def explain(model: Any, inputs: Any) -> Explanation:
-        seen.append(inputs)
+    def explain(model: Any, inputs: Any, precision: str) -> Explanation:
+        seen.append((*inputs, precision))
         return Explanation()
 
     monkeypatch.setitem(package.__dict__, "explain", explain)
     assert jitrt("explain", "squeezenet1_1", "--batch", "2")[1] == "everything\n"
-    assert jitrt("explain", "squeezenet1_1", "--count")[1] == "3 kernels\n"
+    assert jitrt("explain", "squeezenet1_1", "--count", "--fp16")[1] == "3 kernels\n"
+    assert jitrt("explain", "squeezenet1_1", "--graph")[1] == "as it came\nas it runs\n"
     assert seen[0][0].shape == (2, 3, 224, 224)
+    assert [precision for _, precision in seen] == ["fp32", "fp16", "fp32"]
+    assert seen[1][0].dtype == torch.float16
 
 
 def on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

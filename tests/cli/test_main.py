@@ -61,7 +61,7 @@ def test_every_command_explains_itself(name: str, capsys: pytest.CaptureFixture[
 @pytest.mark.parametrize(
     ("words", "status", "message"),
     [
-        (["biuld"], 2, "there is no command 'biuld', did you mean 'build'?"),
+        (["biuld"], 2, "there is no command 'biuld' (did you mean 'build'?); jitrt --help"),
         (["frobnicate"], 2, "there is no command 'frobnicate'; jitrt --help"),
         (["build", "resnet50"], 2, "required: -o/--output (see jitrt build --help)"),
         (["build", "resnet50", "--fp16", "--bf16", "-o", "x"], 2, "not allowed with argument --fp16"),

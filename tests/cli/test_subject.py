@@ -28,6 +28,9 @@ def with_inputs():
 
 def wrong():
     return "a model, honestly"
+
+def predict(x, y, z=1):
+    return x + y
 """
 
 
@@ -82,6 +85,7 @@ def test_prepared_is_in_the_dtype_asked_for() -> None:
         ("net", (), "give --shape"),
         ("number", (), "is a int"),
         ("wrong", (), "returned a str"),
+        ("predict", ("1x4",), "predict takes x, y; name a function without arguments"),
         ("missing", (), "has no attribute 'missing'"),
         ("net", ("1,3",), "write it as"),
         ("net", ("1x3:f64",), "write it as"),
@@ -99,6 +103,8 @@ def test_refused_names_and_files(tmp_path: Path) -> None:
         load_subject("resnet5o")
     with pytest.raises(OptionError, match="no file"):
         load_subject("missing.onnx")
+    with pytest.raises(OptionError, match=r"nets/small\.py is a file; .* as nets\.small:make_model"):
+        load_subject("nets/small.py")
     (tmp_path / "m.onnx").write_bytes(b"")
     with pytest.raises(ImportFailure, match="ONNX"):
         load_subject("m.onnx")

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from jitrt.errors import DriverError, InputError, PlanError
+from jitrt.errors import DriverError, InputError, NoGpuError, PlanError
 from jitrt.knobs import environment
 from jitrt.plan.file import write_plan
 from jitrt.plan.schema import PlanFile
@@ -146,6 +146,20 @@ def test_the_plan_says_how_to_nest(small: PlanFile, driver, x):
     plan = replace(small.plan, structure={"out": [{"output": 1}, {"output": 0}]})
     out = Engine(replace(small, plan=plan), driver=driver)(x)
     np.testing.assert_array_equal(out["out"][0], x + 1)
+
+
+def test_without_a_gpu_it_says_what_can_be_done(small, tmp_path, monkeypatch, x):
+    def no_driver(device):
+        raise NoGpuError("no NVIDIA driver is installed here")
+
+    monkeypatch.setattr("jitrt.runtime.engine.cuda_driver", no_driver)
+    engine = Engine(small)
+    path = tmp_path / "small.plan"
+    engine.save(path)
+    assert len(engine.inspect().layers) == 4
+    for call in (lambda: engine(x), lambda: engine.profile(x), lambda: load(path)):
+        with pytest.raises(NoGpuError, match=r"no NVIDIA driver.*'small' is built for sm_90.*saved and inspected"):
+            call()
 
 
 def test_says_what_it_is(engine):

@@ -22,6 +22,7 @@ from jitrt.frontend.torch.arrays import as_tensor, is_tensor
 from jitrt.frontend.torch.locations import recording, run_user_code, users_line
 from jitrt.frontend.tree import Call, Tree, flatten
 
+_LOUD = ("torch.fx.experimental.symbolic_shapes", "torch._subclasses.fake_tensor")
 _tracing: ContextVar[bool] = ContextVar("jitrt_tracing", default=False)
 
 
@@ -72,9 +73,10 @@ def _as_tracing() -> Iterator[None]:
 def _quiet() -> Iterator[None]:
     """Keep back what torch.export says on top of its exceptions: advice that cannot be followed from here, and the half
     of a graph it had when it failed. What the model itself prints to stderr comes at the end."""
-    logger = logging.getLogger("torch.fx.experimental.symbolic_shapes")
+    loggers = [logging.getLogger(name) for name in _LOUD]
     said, failed = io.StringIO(), ""
-    logger.addFilter(_nothing)
+    for logger in loggers:
+        logger.addFilter(_nothing)
     try:
         with warnings.catch_warnings(), redirect_stderr(said):
             warnings.simplefilter("ignore")
@@ -84,7 +86,8 @@ def _quiet() -> Iterator[None]:
             failed = f"{error.partial_fx_graph}\n"
         raise
     finally:
-        logger.removeFilter(_nothing)
+        for logger in loggers:
+            logger.removeFilter(_nothing)
         sys.stderr.write(said.getvalue().replace(failed, ""))
 
 

@@ -416,6 +416,12 @@ def test_what_the_model_prints_is_kept_and_what_torch_dumps_is_not(capfd: pytest
     assert set(capfd.readouterr().err.strip().splitlines()) == {"hello"}
 
 
+def test_shapes_that_do_not_fit_are_told_once(capfd: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ImportFailure, match="same reduction dim"):
+        import_torch(nn.Linear(7, 3).eval(), (torch.ones(2, 5),))
+    assert capfd.readouterr().err == ""
+
+
 def leaves_torch(x: torch.Tensor) -> torch.Tensor:
     return torch.from_numpy(x.numpy() + 1)
 
