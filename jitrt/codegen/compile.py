@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -35,6 +35,7 @@ def compile_call(call: KernelCall, problem: Problem, target: Target) -> Binary:
     import triton
     from triton.backends.compiler import GPUTarget
 
+    descriptors = _descriptors(call, target)
     source = _source(call, problem)
     options = {"num_warps": call.num_warps, "num_stages": call.num_stages, "enable_fp_fusion": True, **call.options}
     try:
@@ -46,6 +47,7 @@ def compile_call(call: KernelCall, problem: Problem, target: Target) -> Binary:
         what = f"{call.function.__name__} for {target}"
         raise CompileError(f"{what}: {type(error).__name__}: {_last_line(error)}") from error
     meta = built.metadata
+    _check_descriptors(call, descriptors, meta.tensordesc_meta if descriptors else [])
     cubin = built.asm["cubin"]
     registers, spills = cubin_resources(cubin)
     cluster = getattr(meta, "cluster_dims", None) or (1, 1, 1)
@@ -122,6 +124,30 @@ def _specialise(argument: Argument, problem: Problem, path: tuple[int, ...], out
         aligned = isinstance(argument, Workspace | Zeros)
     if aligned:
         out[path] = [["tt.divisibility", 16]]
+
+
+_SWIZZLES = (0, 32, 64, 128)  # bytes, by what Triton's metadata calls "swizzle"
+
+
+def _descriptors(call: KernelCall, target: Target) -> list[Descriptor]:
+    """A call's TMA descriptors, in order. Raises CompileError before sm_90: there Triton passes other parameters, and
+    for a Gluon kernel aborts the process."""
+    given = [call.arguments[name] for name in call.function.arg_names if name in call.arguments]
+    found = [argument for argument in given if isinstance(argument, Descriptor)]
+    if found and target.arch < 90:
+        raise CompileError(f"{call.function.__name__} for {target}: TMA descriptors need sm_90 or later")
+    return found
+
+
+def _check_descriptors(call: KernelCall, descriptors: Sequence[Descriptor], metadata: Sequence[Any]) -> None:
+    """Raise CompileError unless the descriptors are those that the cubin reads: Triton may choose other blocks."""
+    for descriptor, found in zip(descriptors, metadata, strict=True):
+        block, swizzle = tuple(found["block_size"]), _SWIZZLES[found["swizzle"]]
+        if (block, swizzle) != (descriptor.block, descriptor.swizzle):
+            raise CompileError(
+                f"{call.function.__name__}: its cubin reads blocks of {block} swizzled by {swizzle} bytes, but the "
+                f"call describes {descriptor.block} by {descriptor.swizzle}"
+            )
 
 
 # -- reading a cubin ---------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class KernelCache:
         except FileNotFoundError:
             return 0
         except OSError as error:
-            raise CacheError(f"cannot delete {error.filename}: {error.strerror}") from error
+            raise CacheError(f"cannot delete {self.folder}: {error.strerror}") from error
         return count
 
     def verify(self) -> list[str]:

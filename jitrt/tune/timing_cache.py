@@ -239,6 +239,8 @@ class TimingCache:
     def _trouble(self, error: Exception) -> CacheError:
         if _code(error) == sqlite3.SQLITE_FULL or getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT):
             what = "its disk is full: free some space there"
+        elif _code(error) == sqlite3.SQLITE_IOERR:  # where there is no room for its journal, too
+            what = f"{error}: free some space on its disk"
         elif _code(error) == sqlite3.SQLITE_BUSY:
             what = f"another process has held it for {_WAIT:.0f} s: try again"
         else:
