@@ -119,7 +119,7 @@ def check_device(plan: Plan, device: Device) -> None:
     if plan.arch // 10 != device.arch // 10 or plan.arch > device.arch:
         raise PlanError(
             f"plan {plan.name!r} was built for sm_{plan.arch}, but GPU {device.index} ({device.name}) is "
-            f"sm_{device.arch}; build it again with target='sm_{device.arch}'"
+            f"sm_{device.arch}; build it again on that machine"
         )
     for kernel in plan.kernels:
         if kernel.shared_bytes > device.shared_bytes:
