@@ -18,6 +18,7 @@ from jitrt.graph.text import to_text
 from jitrt.graph.types import TensorType
 from jitrt.kernels.base import Argument, Lowered, Operand, Problem, Result, Tactic, Workspace, Zeros, anchor_of
 from jitrt.lowering import plan_arguments
+from jitrt.passes.hazards import Footprint, Hazards
 from jitrt.passes.plan_memory import MemoryPlan, root_of
 from jitrt.plan.schema import Binding, Constant, Kernel, Launch, Layer, Plan, PlanFile, Pointer
 
@@ -76,7 +77,7 @@ class Assembler:
         """All launches and layers in schedule order."""
         launches: list[Launch] = []
         layers: list[Layer] = []
-        hazards = _Hazards()
+        hazards = Hazards()
         for step in self.steps:
             zeros = self.zeros_bytes
             self.zeros_bytes += -(-step.lowered.zeros_bytes // _ALIGN) * _ALIGN
@@ -90,25 +91,19 @@ class Assembler:
             layers.append(_layer(step))
         return tuple(launches), tuple(layers)
 
-    def _after(self, step: Step, index: int, hazards: _Hazards, parallel: bool) -> tuple[int, ...]:
+    def _after(self, step: Step, index: int, hazards: Hazards, parallel: bool) -> tuple[int, ...]:
         if not parallel:
             return (index - 1,) if index else ()
-        reads = [self._range(v) for v in step.node.inputs if not v.is_constant]
-        writes = [self._range(step.node.output)]
+        reads = [self._footprint(v) for v in step.node.inputs if not v.is_constant]
+        writes = [self._footprint(step.node.output)]
         if step.lowered.workspace_bytes:
             start = self.memory.workspace[step.node.output.name]
-            writes.append(("arena", 0, start, start + step.lowered.workspace_bytes))
-        return hazards.add(index, reads, writes)
+            writes.append(Footprint.block(("arena", 0), start, step.lowered.workspace_bytes))
+        return hazards.add(reads, writes)
 
-    def _range(self, value: Value) -> tuple[str, int, int, int]:
-        """(space, index, first byte, end byte) a value covers."""
+    def _footprint(self, value: Value) -> Footprint:
         pointer = self._value_pointer(value)
-        return (
-            pointer.space,
-            pointer.index,
-            pointer.offset,
-            pointer.offset + value.type.span * value.type.dtype.itemsize,
-        )
+        return Footprint.of((pointer.space, pointer.index), pointer.offset, value.type)
 
     def _kernel(self, binary: Binary) -> int:
         digest = hashlib.sha256(binary.cubin).hexdigest()[:16]
@@ -160,33 +155,6 @@ class Assembler:
         if root.is_constant:
             raise GraphError(f"%{value.name} is a view of the constant %{root.name}: it should have been folded")
         return Pointer("arena", self.memory.offsets[root.name] + offset)
-
-
-class _Hazards:
-    """Which earlier launches a launch must wait for: read after write, write after read, write after write."""
-
-    def __init__(self) -> None:
-        self._events: list[tuple[int, bool, tuple[str, int, int, int]]] = []
-        self._before: list[set[int]] = []
-
-    def add(
-        self, index: int, reads: Sequence[tuple[str, int, int, int]], writes: Sequence[tuple[str, int, int, int]]
-    ) -> tuple[int, ...]:
-        direct: set[int] = set()
-        for earlier, wrote, there in self._events:
-            touched = [*reads, *writes] if wrote else writes  # two reads may overlap
-            if any(_overlap(there, here) for here in touched):
-                direct.add(earlier)
-        everything = direct.union(*(self._before[e] for e in direct)) if direct else set()
-        self._before.append(everything)
-        # Waiting for a launch that another awaited launch already waits for says nothing new.
-        implied = set().union(*(self._before[e] for e in direct)) if direct else set()
-        self._events += [(index, False, r) for r in reads] + [(index, True, w) for w in writes]
-        return tuple(sorted(direct - implied))
-
-
-def _overlap(a: tuple[str, int, int, int], b: tuple[str, int, int, int]) -> bool:
-    return a[:2] == b[:2] and a[2] < b[3] and b[2] < a[3]
 
 
 def physical(data: Array, type: TensorType) -> Array:

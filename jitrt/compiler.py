@@ -13,7 +13,7 @@ from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
 from jitrt.errors import CompileError, OptionError, TargetError
-from jitrt.graph.graph import Graph
+from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Region
 from jitrt.passes.base import Accepts, PassContext, one_anchor
 from jitrt.passes.pipeline import optimize
@@ -22,9 +22,11 @@ from jitrt.passes.report import Report
 
 if TYPE_CHECKING:
     from jitrt.codegen.target import Target
+    from jitrt.kernels.base import Problem
     from jitrt.plan.schema import PlanFile
     from jitrt.runtime import Engine
     from jitrt.tune.progress import Progress
+    from jitrt.tune.select import Choice
 
 
 @dataclass(frozen=True)
@@ -130,15 +132,35 @@ def build_plan(
     With a `device` the candidates are measured there; without one the cost model decides. Raises CompileError listing
     every region that no template can run.
     """
-    from jitrt.assemble import Step, assemble
-    from jitrt.kernels.base import Problem
     from jitrt.tune.select import select
 
     started = time.perf_counter()
-    regions = [node for node in optimized.graph.nodes if isinstance(node.op, Region)]
-    problems = [Problem.of(node) for node in regions]
-    _check_covered(problems, [node.loc for node in regions], target)
+    problems = problems_of(optimized.graph)
+    _check_covered(problems, [node.loc for node in _regions(optimized.graph)], target)
     choices = select(problems, target, mode=options.tune, device=device, use_cache=options.cache, progress=progress)
+    return plan_of(optimized, choices, target, options, structure=structure, started=started)
+
+
+def problems_of(graph: Graph) -> list[Problem]:
+    """The problem of every region of an optimised graph, in order."""
+    from jitrt.kernels.base import Problem
+
+    return [Problem.of(node) for node in _regions(graph)]
+
+
+def plan_of(
+    optimized: Optimized,
+    choices: Sequence[Choice],
+    target: Target,
+    options: Options,
+    *,
+    structure: object = None,
+    started: float | None = None,
+) -> PlanFile:
+    """The plan that runs every region by its choice, in order. `started` is when the build began."""
+    from jitrt.assemble import Step, assemble
+
+    regions, problems = _regions(optimized.graph), problems_of(optimized.graph)
     lowered = [choice.tactic.lower(problem, target) for choice, problem in zip(choices, problems, strict=True)]
     workspace = {node.output.name: low.workspace_bytes for node, low in zip(regions, lowered, strict=True)}
     memory = plan_memory(optimized.graph, workspace)
@@ -147,15 +169,20 @@ def build_plan(
         Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds)
         for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
     ]
+    seconds = 0.0 if started is None else time.perf_counter() - started
     return assemble(
         optimized.graph,
         steps,
         memory,
         arch=target.arch,
         structure=structure,
-        notes=_notes(optimized, target, options, memory, choices, time.perf_counter() - started),
+        notes=_notes(optimized, target, options, memory, choices, seconds),
         parallel=options.parallel,
     )
+
+
+def _regions(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes if isinstance(node.op, Region)]
 
 
 def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Target) -> None:

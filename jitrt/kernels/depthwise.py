@@ -98,7 +98,7 @@ class Depthwise(Template):
         for block_c in (16, 32, 64, 128):
             for elements, warps in ((256, 1), (512, 2), (512, 4), (1024, 4), (2048, 4), (2048, 8)):
                 block_m = elements // block_c
-                if block_m < 1 or block_c > 2 * filters:
+                if block_m < 1 or block_c > max(16, 2 * filters):
                     continue
                 programs = -(-rows // block_m) * -(-filters // block_c)
                 waste = programs * elements / out.numel

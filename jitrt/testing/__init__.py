@@ -7,6 +7,7 @@
 
 from jitrt.testing.check import check_problem, compiles, disagrees, make_problem, random_operands
 from jitrt.testing.interpreter import run_interpreted
+from jitrt.testing.plan import plan_interpreted
 from jitrt.tune.tolerance import tolerance
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "compiles",
     "disagrees",
     "make_problem",
+    "plan_interpreted",
     "random_operands",
     "run_interpreted",
     "tolerance",

@@ -31,20 +31,23 @@ from jitrt.kernels.base import (
     Template,
     Workspace,
     Zeros,
+    templates,
 )
 from jitrt.testing.interpreter import Request
-from jitrt.testing.storage import Storage, poison
+from jitrt.testing.machine import Machine, Step, watch_accesses
+from jitrt.testing.plan import PlanRequest
+from jitrt.testing.storage import Storage, pointer_to, poison
 
 
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while True:
         try:
-            request: Request = pickle.load(requests)
+            request: Request | PlanRequest = pickle.load(requests)
         except EOFError:
             return
-        answer: tuple[bool, Array | str]
+        answer: tuple[bool, Array | list[Array] | str]
         try:
-            answer = (True, _run(request))
+            answer = (True, _run_plan(request) if isinstance(request, PlanRequest) else _run(request))
         except KernelError as error:
             answer = (False, str(error))
         except Exception:  # whatever a kernel under test raises is the answer
@@ -72,6 +75,15 @@ def _run(request: Request) -> Array:
     if space.zeros.any():
         raise KernelError("the kernel left a counter that is not zero")
     return result.view.copy()
+
+
+def _run_plan(request: PlanRequest) -> list[Array]:
+    steps = []
+    for layer in request.layers:
+        problem = Problem(parse(layer.body, layer.constants), layer.weights, layer.alignment)
+        lowered = templates()[layer.template].lower(problem, layer.config, request.target)
+        steps.append(Step(problem, lowered))
+    return Machine(request.plan, request.constants, steps, request.inputs).run(request.order)
 
 
 @dataclass(frozen=True)
@@ -104,27 +116,16 @@ def _argument(argument: Argument, space: _Space) -> Any:
     if isinstance(argument, Result):
         return _tensor(space.result)
     if isinstance(argument, Workspace):
-        return _pointer(space.workspace, argument.offset, DType(argument.dtype))
+        return pointer_to(space.workspace, argument.offset, DType(argument.dtype))
     if isinstance(argument, Zeros):
-        return _pointer(space.zeros, argument.offset, DType.i32)
+        return pointer_to(space.zeros, argument.offset, DType.i32)
     if isinstance(argument, Number):
         return argument.value
     raise KernelError(f"the interpreter takes no {type(argument).__name__} argument")
 
 
 def _tensor(storage: Storage) -> Any:
-    return _pointer(storage.raw, storage.start, storage.type.dtype)
-
-
-def _pointer(raw: Array, start: int, dtype: DType) -> Any:
-    """A torch tensor over `raw` from byte `start` on: what the interpreter takes for a pointer."""
-    import torch
-
-    names = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
-    kind = dtype.value.rstrip("0123456789")
-    name = "bool" if dtype == DType.b8 else names[kind] + dtype.value.removeprefix(kind)
-    end = raw.size - (raw.size - start) % dtype.itemsize
-    return torch.from_numpy(raw)[start:end].view(getattr(torch, name))
+    return pointer_to(storage.raw, storage.start, storage.type.dtype)
 
 
 @cache
@@ -187,6 +188,7 @@ def _main() -> None:
     torch.set_num_threads(1)
     _repair_bfloat16()
     _skip_overflow_checks()
+    watch_accesses()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a kernel prints must not get between the answers
     _serve(sys.stdin.buffer, answers)

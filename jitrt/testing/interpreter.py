@@ -52,9 +52,15 @@ def run_interpreted(
         arrays=tuple(arrays),
         target=target,
     )
+    output: Array = ask(request, str(tactic))
+    return output
+
+
+def ask(request: object, what: str) -> Any:
+    """What the interpreter process answers to a request. Raises KernelError, naming `what`, if it fails."""
     ok, answer = _child().ask(request)
     if not ok:
-        raise KernelError(f"{tactic} in the interpreter: {answer}")
+        raise KernelError(f"{what} in the interpreter: {answer}")
     return answer
 
 
@@ -78,7 +84,7 @@ class _Child:
     def __init__(self) -> None:
         self._process: subprocess.Popen[bytes] | None = None
 
-    def ask(self, request: Request) -> tuple[bool, Any]:
+    def ask(self, request: object) -> tuple[bool, Any]:
         if self._process is None or self._process.poll() is not None:
             self._process = subprocess.Popen(
                 [sys.executable, "-m", "jitrt.testing"],

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -70,6 +71,17 @@ def poison(dtype: DType, nbytes: int) -> Array:
         return np.full(nbytes, 0xA5, np.uint8)
     count = -(-nbytes // dtype.itemsize)
     return np.full(count, _POISON[dtype.itemsize], f"u{dtype.itemsize}").view(np.uint8)
+
+
+def pointer_to(raw: Array, start: int, dtype: DType) -> Any:
+    """A torch tensor over `raw` from byte `start` on: what the interpreter takes for a pointer."""
+    import torch
+
+    names = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
+    kind = dtype.value.rstrip("0123456789")
+    name = "bool" if dtype == DType.b8 else names[kind] + dtype.value.removeprefix(kind)
+    end = raw.size - (raw.size - start) % dtype.itemsize
+    return torch.from_numpy(raw)[start:end].view(getattr(torch, name))
 
 
 def _strided(raw: Array, type: TensorType, dtype: np.dtype) -> Array:

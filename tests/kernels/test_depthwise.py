@@ -45,6 +45,11 @@ def test_compiles_without_spills() -> None:
     compiles(problem, Depthwise(), Depthwise().candidates(problem, TARGETS[90])[0])
 
 
+def test_few_channels_have_candidates_too() -> None:
+    problem = conv_problem((1, 3, 5, 5), 3, (3, 3), padding=SAME, groups=3)
+    check_problem(problem, Depthwise(), Depthwise().candidates(problem, TARGETS[90])[:1])
+
+
 def test_leaves_dense_convolutions_alone() -> None:
     assert Depthwise().accepts(conv_problem((1, 8, 5, 5), 8, (3, 3)).body) == "anchor is not depthwise"
     assert Depthwise().accepts(conv_problem((1, 8, 5, 5), 8, (3, 3), groups=4).body) == "anchor is not depthwise"
