@@ -40,7 +40,7 @@ class Specialisations:
         self.limit = limit
         self._entries: OrderedDict[Hashable, Specialisation] = OrderedDict()
         self._lock = threading.RLock()
-        self._runs_original = False
+        self._warned = False
 
     def __len__(self) -> int:
         return len(self._entries)
@@ -58,7 +58,7 @@ class Specialisations:
     def call(self, subject: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run `subject(*args, **kwargs)` through its engine. `original` is the same, uncompiled: what runs inside a
         trace, and on a machine without a GPU."""
-        if self._runs_original or is_tracing() or torch.compiler.is_compiling():
+        if is_tracing() or torch.compiler.is_compiling():
             return original(*args, **kwargs)
         if not kwargs and all(type(arg) is torch.Tensor for arg in args):
             leaves: Sequence[Any] = args
@@ -107,12 +107,13 @@ class Specialisations:
         reason = f"jitrt.jit: this machine has no NVIDIA GPU that torch {torch.__version__} can see"
         if self.request.strict or not all(isinstance(leaf, torch.Tensor) for leaf in leaves):
             raise NoGpuError(f"{reason}; pass target='reference' to run {name} in numpy")
-        warnings.warn(
-            f"{reason}, so {name} runs in PyTorch as it is; target='reference' runs its optimised graph in numpy.",
-            JitrtWarning,
-            stacklevel=4,
-        )
-        self._runs_original = True
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{reason}, so {name} runs in PyTorch as it is; target='reference' runs its optimised graph in numpy.",
+                JitrtWarning,
+                stacklevel=4,
+            )
         return True
 
 

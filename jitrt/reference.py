@@ -157,6 +157,8 @@ def _on_host(value: Any, binding: Binding) -> Array:
                 f"input {binding.name!r} requires a gradient, but jitrt compiles for inference only; "
                 "call the engine under torch.no_grad(), or detach() the input"
             )
+        if value.device.type == "meta":
+            raise InputError(f"input {binding.name!r} is on meta, where tensors have no values; make it on the CPU")
         return to_numpy(value)
     if isinstance(value, np.ndarray | np.generic):
         return np.asarray(value)

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import TYPE_CHECKING, Any, get_args
 
-from jitrt.errors import OptionError, TargetError
+from jitrt.errors import InputError, OptionError, TargetError
 
 if TYPE_CHECKING:
     from jitrt.compiler import Options
@@ -21,7 +21,8 @@ class Request:
     """The keyword arguments of `jitrt.compile`; `jitrt.jit` and torch.compile's options are the same.
 
     precision        "fp32" (IEEE), "tf32", "fp16" or "bf16": what float32 is computed in.
-    target           None: the GPU here; "reference": numpy; "sm_90", or several: architectures to cross-build for.
+    target           None: the GPU here; "reference": numpy; "sm_90": an architecture to cross-build for (a plan holds
+                     one; a list of one is taken too).
     tune             a time budget ("60s", "2m"), "heuristic" (no measuring) or "exhaustive".
     calibration      for 8-bit integers, which this version does not have: None.
     dynamic_shapes   a plan has one shape in this version: None.
@@ -31,7 +32,7 @@ class Request:
     workspace_limit  bytes of scratch memory one kernel may use; None: no limit.
     cache            whether to read and write plans and timings on disk.
 
-    Raises OptionError for a value it cannot have, TargetError for an architecture jitrt does not build for.
+    Raises OptionError for a value it cannot have, TargetError for an architecture jitrt does not build for, or several.
     """
 
     precision: str = "fp32"
@@ -81,6 +82,7 @@ class Request:
             from jitrt.reference import ReferenceEngine
 
             return ReferenceEngine(compiler.optimize_for_reference(graph, self.options).graph, structure)
+        _refuse_empty(graph)
         return compiler.build(graph, self.options, target=self.target, structure=structure)
 
     def __post_init__(self) -> None:
@@ -117,3 +119,16 @@ class Request:
             raise TargetError("target is empty; name an architecture such as 'sm_90', 'reference', or leave it out")
         for name in names:
             target_of(name)
+        if len(names) > 1:
+            raise TargetError(f"a plan holds one architecture, not {', '.join(names)}: build one plan for each")
+
+
+def _refuse_empty(graph: Graph) -> None:
+    """Raise InputError if a tensor of the graph has no elements: there is nothing to launch a kernel for."""
+    values = [*graph.inputs, *(value for node in graph.nodes for value in node.outputs)]
+    for value in values:
+        if 0 in value.type.shape:
+            raise InputError(
+                f"%{value.name} is empty (shape {value.type.shape}), and jitrt builds no kernels for that: skip the "
+                "call for an empty batch, or use target='reference'"
+            )

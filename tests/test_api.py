@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import jitrt
-from jitrt.errors import ImportFailure, OptionError, TargetError
+from jitrt.errors import ImportFailure, InputError, OptionError, TargetError
 from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Relu
 from jitrt.request import Request
@@ -46,7 +46,7 @@ GOOD: list[dict[str, Any]] = [
     {"precision": "bf16"},
     {"target": "reference"},
     {"target": "sm_90"},
-    {"target": ["sm_80", "sm_90"]},
+    {"target": ["sm_90"]},
     {"tune": "heuristic"},
     {"tune": "90s"},
     {"outputs": ["relu"]},
@@ -85,9 +85,18 @@ def test_bad_options_are_refused_before_anything_runs(options: dict[str, Any], m
             jitrt.compile(small(), (X,), **options)
 
 
-@pytest.mark.parametrize("target", ["sm_12", "cuda", [], ["sm_90", "tpu"]])
-def test_a_target_that_cannot_be_is_refused(target: Any) -> None:
-    with pytest.raises(TargetError):
+@pytest.mark.parametrize(
+    ("target", "message"),
+    [
+        ("sm_12", "unknown target 'sm_12'; jitrt builds for sm_80, sm_90, sm_100"),
+        ("cuda", "unknown target 'cuda'"),
+        ([], "target is empty; name an architecture"),
+        (["sm_90", "tpu"], "unknown target 'tpu'"),
+        (["sm_80", "sm_90"], "a plan holds one architecture, not sm_80, sm_90: build one plan for each"),
+    ],
+)
+def test_a_target_that_cannot_be_is_refused(target: Any, message: str) -> None:
+    with pytest.raises(TargetError, match=message):
         jitrt.compile(small(), (X,), target=target)
 
 
@@ -103,6 +112,13 @@ def test_compile_for_the_reference_target() -> None:
 def test_one_tensor_may_stand_for_a_tuple_of_one() -> None:
     assert jitrt.compile(small(), X, target="reference").plan.inputs[0].shape == tuple(X.shape)
     assert jitrt.compile(small(), [X.numpy()], target="reference").plan.inputs[0].dtype == "f32"
+
+
+def test_an_empty_batch_has_no_kernels() -> None:
+    with pytest.raises(InputError, match=r"is empty \(shape \(0, .*skip the call for an empty batch, or use target="):
+        jitrt.compile(small(), (X[:0],), target="sm_90")
+    engine = jitrt.compile(small(), (X[:0],), target="reference")
+    assert engine(X[:0]).shape[0] == 0
 
 
 def test_half_precision_is_another_engine() -> None:

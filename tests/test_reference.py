@@ -181,3 +181,8 @@ def test_it_has_the_surface_of_an_engine(engine: ReferenceEngine) -> None:
         assert hasattr(Engine, name)
         assert hasattr(engine, name)
     engine.close()
+
+
+def test_a_tensor_without_values(engine: ReferenceEngine) -> None:
+    with pytest.raises(InputError, match="is on meta, where tensors have no values; make it on the CPU"):
+        engine(X.to("meta"))

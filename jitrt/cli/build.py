@@ -14,7 +14,9 @@ from typing import Any
 
 from jitrt.cli.subject import load_subject, model_arguments, one_batch, precision_arguments, prepared
 from jitrt.cli.terminal import console, line, size
+from jitrt.codegen.target import target_of
 from jitrt.errors import NoGpuError, OptionError
+from jitrt.request import Request
 
 EXAMPLES = """examples:
   jitrt build resnet50 --fp16 -o resnet50.plan
@@ -45,11 +47,11 @@ def run(args: argparse.Namespace) -> int:
     terminal = console(stderr=True)
     start = time.perf_counter()
     batch = one_batch(args.batch)
-    model, inputs = prepared(load_subject(args.model, args.shape, settled=True), batch, args.precision)
     options: dict[str, Any] = {"precision": args.precision, "tune": args.tune, "cache": not args.no_cache}
     if args.target:
-        targets = [part.strip() for part in args.target.split(",")]
-        options["target"] = targets[0] if len(targets) == 1 else targets
+        options["target"] = str(target_of(args.target))
+    Request.of(options)  # refuses what cannot be before the model is loaded
+    model, inputs = prepared(load_subject(args.model, args.shape, settled=True), batch, args.precision)
     try:
         engine = jitrt.compile(model, inputs, **options)
     except NoGpuError as error:

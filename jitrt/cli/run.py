@@ -76,7 +76,7 @@ def _read(path: str, binding: Binding) -> Any:
     try:
         array = np.load(path, allow_pickle=False)
     except (ValueError, EOFError) as error:
-        raise OptionError(f"{path} is not a .npy file of numbers: {error}") from error
+        raise OptionError(f"{path} is not a whole .npy file of numbers; write one with numpy.save") from error
     return array.astype(numpy_dtype(binding.dtype)) if array.dtype.kind == "f" else array
 
 

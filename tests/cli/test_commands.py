@@ -53,7 +53,7 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> tuple[FakeEngine, dict[str, Any]]
 
 def test_build_hands_over_what_was_asked(jitrt: Any, engine: Any, tmp_path: Path) -> None:
     output = tmp_path / "s.plan"
-    words = ("--shape", "1x3x64x64", "--batch", "3", "--fp16", "--target", "sm_80, sm_90", "--tune", "heuristic")
+    words = ("--shape", "1x3x64x64", "--batch", "3", "--fp16", "--target", "sm_80", "--tune", "heuristic")
     status, _, err = jitrt("build", "squeezenet1_1", *words, "--no-cache", "-o", output)
     assert status == 0
     assert f"wrote {output} (1.2 KiB)" in err
@@ -62,11 +62,45 @@ def test_build_hands_over_what_was_asked(jitrt: Any, engine: Any, tmp_path: Path
         "precision": "fp16",
         "tune": "heuristic",
         "cache": False,
-        "target": ["sm_80", "sm_90"],
+        "target": "sm_80",
     }
     assert seen["inputs"][0].shape == (3, 3, 64, 64)
     assert seen["inputs"][0].dtype == torch.float16
     assert next(seen["model"].parameters()).dtype == torch.float16
+
+
+@pytest.mark.parametrize(
+    ("words", "status", "message"),
+    [
+        (("-o", "there"), 2, "--output is there, which is a folder; name a file in it"),
+        (("-o", "s.plan", "--target", "reference"), 1, "unknown target 'reference'; jitrt builds for sm_80"),
+        (("-o", "s.plan", "--target", "sm_80,sm_90"), 1, "unknown target 'sm_80,sm_90'"),
+        (("-o", "s.plan", "--tune", "long"), 2, "tune is 'long'; give a time such as"),
+    ],
+)
+def test_build_refuses_before_it_loads_the_model(
+    jitrt: Any,
+    engine: Any,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    words: tuple[str, ...],
+    status: int,
+    message: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("there").mkdir()
+    monkeypatch.setattr("jitrt.cli.build.load_subject", lambda *_, **__: pytest.fail("the model was loaded"))
+    found, _, err = jitrt("build", "resnet50", *words)
+    assert (found, message in err) == (status, True), err
+
+
+def test_build_refuses_a_folder_that_cannot_be_written(
+    jitrt: Any, engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    status, _, err = jitrt("build", "resnet50", "-o", tmp_path / "s.plan")
+    assert status == 2
+    assert f"but {tmp_path} cannot be written; choose another folder" in err
 
 
 def test_build_without_a_gpu_says_what_can_be_built(
@@ -108,7 +142,7 @@ def test_run_with_random_inputs(jitrt: Any, engine: Any, plan_path: Path) -> Non
     [
         (("--input", "a.npy", "--input", "b.npy"), "2 times --input, but"),
         (("--output", "a", "--output", "b"), "2 times --output, but"),
-        (("--input", "text.npy"), "text.npy is not a .npy file"),
+        (("--input", "text.npy"), "text.npy is not a whole .npy file of numbers; write one with"),
         (("--input", "missing.npy"), "No such file or directory: missing.npy"),
     ],
 )

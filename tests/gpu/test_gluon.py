@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import pytest
-
-torch = pytest.importorskip("torch")
-pytest.importorskip("triton.experimental.gluon")
+import torch
 
 from jitrt.runtime import Engine
 from tests.codegen.gluon_kernels import COLUMNS, ROWS, plan_file

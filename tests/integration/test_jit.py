@@ -378,6 +378,17 @@ def test_without_a_gpu_strict_and_numpy_are_refused() -> None:
 
 
 @NO_GPU
+def test_without_a_gpu_every_call_is_checked_as_the_first() -> None:
+    double = jitrt.jit(lambda x: x * 2)
+    with pytest.warns(JitrtWarning):
+        double(X)
+    with pytest.raises(NoGpuError, match="no NVIDIA GPU"):
+        double(X.numpy())
+    with pytest.raises(GradientError):
+        double(X.clone().requires_grad_())
+
+
+@NO_GPU
 def test_without_a_gpu_a_class_runs_as_it_is() -> None:
     @jitrt.jit
     class Plain(Small):

@@ -158,6 +158,10 @@ def _on_device(tensor: torch.Tensor, leaf: object, device: torch.device | None) 
 def _same_device(traced: _Traced, tensors: Sequence[torch.Tensor], model: object) -> None:
     if traced.device is None:
         return
+    if traced.device.type == "meta":
+        raise ImportFailure(
+            f"the model {_name(model)} is on meta, where weights have no values; move it with to_empty() and load them."
+        )
     for index, tensor in enumerate(tensors):
         if tensor.device.type != traced.device.type:
             raise ImportFailure(

@@ -438,8 +438,11 @@ def test_a_wrong_call_of_the_model_is_an_import_failure() -> None:
 
 
 def test_model_and_input_on_different_devices() -> None:
-    with pytest.raises(ImportFailure, match=r"model Small is on meta and input 0 on cpu; move one of them.*'cpu'"):
-        import_torch(small().to("meta"), (X,))
+    with pytest.raises(ImportFailure, match=r"model Small is on cpu and input 0 on meta; move one of them.*'meta'"):
+        import_torch(small(), (X.to("meta"),))
+    for example in (X, X.to("meta")):
+        with pytest.raises(ImportFailure, match=r"Small is on meta, where weights have no values; .*to_empty"):
+            import_torch(small().to("meta"), (example,))
 
 
 def test_a_dtype_that_the_graph_has_no_name_for() -> None:
