@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jitrt.cli.subject import SHAPE_HELP, batch_sizes, load_subject
-from jitrt.cli.terminal import console, line, show
+from jitrt.cli.terminal import check_writable, console, line, show
 from jitrt.errors import NoGpuError, OptionError
 
 if TYPE_CHECKING:
@@ -38,6 +38,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.output:
+        check_writable("--output", args.output)
     plans = [name for name in args.models if name.endswith(".plan")]
     if plans and len(plans) != len(args.models):
         raise OptionError("plans and models cannot be timed in one run; give either")

@@ -7,15 +7,14 @@ needed, and uses the best guesses of the cost model.
 from __future__ import annotations
 
 import argparse
-import os
 import time
 from pathlib import Path
 from typing import Any
 
 from jitrt.cli.subject import load_subject, model_arguments, one_batch, precision_arguments, prepared
-from jitrt.cli.terminal import console, line, size
+from jitrt.cli.terminal import check_writable, console, line, size
 from jitrt.codegen.target import target_of
-from jitrt.errors import NoGpuError, OptionError
+from jitrt.errors import NoGpuError
 from jitrt.request import Request
 
 EXAMPLES = """examples:
@@ -38,12 +37,7 @@ def run(args: argparse.Namespace) -> int:
     import jitrt
 
     output = Path(args.output)
-    if not output.parent.is_dir():
-        raise OptionError(f"--output is {args.output}, but there is no folder {output.parent}")
-    if output.is_dir():
-        raise OptionError(f"--output is {args.output}, which is a folder; name a file in it")
-    if not os.access(output.parent, os.W_OK):
-        raise OptionError(f"--output is {args.output}, but {output.parent} cannot be written; choose another folder")
+    check_writable("--output", args.output)
     terminal = console(stderr=True)
     start = time.perf_counter()
     batch = one_batch(args.batch)

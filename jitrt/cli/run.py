@@ -7,7 +7,7 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitrt.cli.terminal import console, line, table
+from jitrt.cli.terminal import check_writable, console, line, table
 from jitrt.errors import OptionError
 from jitrt.plan.dtypes import numpy_dtype
 from jitrt.runtime.report import as_float64
@@ -34,6 +34,8 @@ def run(args: argparse.Namespace) -> int:
     plan = open_plan(args.plan)[0].plan
     if len(args.output) > len(plan.outputs):
         raise OptionError(f"{len(args.output)} times --output, but {args.plan} has {len(plan.outputs)} output(s)")
+    for path in args.output:
+        check_writable("--output", path)
     inputs = _inputs(args.plan, plan.inputs, args.input)
     start = time.perf_counter()
     engine = jitrt.load(args.plan)

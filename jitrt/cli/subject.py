@@ -99,6 +99,8 @@ def _onnx(text: str) -> Subject:
 def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:
     if name.endswith(".py"):
         raise OptionError(f"{name} is a file; name the callable in it too, as {name[:-3].replace('/', '.')}:make_model")
+    if name.endswith(".plan"):
+        raise OptionError(f"{name} is a plan, not a model; jitrt inspect shows it, jitrt run and jitrt bench take it")
     from jitrt.bench.models import load_model, settle
     from jitrt.bench.run import Subject
 
@@ -139,6 +141,8 @@ def _callable(text: str, shapes: list[_Shape]) -> Subject:
 
 def _resolve(text: str) -> Any:
     module_name, _, attribute = text.partition(":")
+    if not module_name or not attribute:
+        raise OptionError(f"{text} names no callable; write it as module:callable")
     sys.path.insert(0, str(Path.cwd()))
     try:
         found: Any = importlib.import_module(module_name)

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 from rich.console import Console, ConsoleRenderable, RichCast
 from rich.table import Table
 from rich.text import Text
 
+from jitrt.errors import OptionError
 from jitrt.knobs import knobs
 from jitrt.runtime.report import nbytes_text as size
 
-__all__ = ["console", "line", "show", "size", "table"]
+__all__ = ["check_writable", "console", "line", "show", "size", "table"]
 
 PIPE_WIDTH = 200  # columns where nobody's window sets them
 
@@ -45,3 +48,14 @@ def show(thing: object) -> None:
         console().print(thing)
     else:
         print(thing)
+
+
+def check_writable(option: str, path: str) -> None:
+    """Raise OptionError unless a file can be written at `path`: before the work whose result goes there."""
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise OptionError(f"{option} is {path}, but there is no folder {target.parent}")
+    if target.is_dir():
+        raise OptionError(f"{option} is {path}, which is a folder; name a file in it")
+    if not os.access(target.parent, os.W_OK):
+        raise OptionError(f"{option} is {path}, but {target.parent} cannot be written; choose another folder")

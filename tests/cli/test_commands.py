@@ -144,6 +144,7 @@ def test_run_with_random_inputs(jitrt: Any, engine: Any, plan_path: Path) -> Non
         (("--output", "a", "--output", "b"), "2 times --output, but"),
         (("--input", "text.npy"), "text.npy is not a whole .npy file of numbers; write one with"),
         (("--input", "missing.npy"), "No such file or directory: missing.npy"),
+        (("--output", "nowhere/y.npy"), "--output is nowhere/y.npy, but there is no folder nowhere"),
     ],
 )
 def test_run_refuses(
@@ -163,6 +164,7 @@ def test_bench_needs_a_gpu_and_good_options(jitrt: Any, plan_path: Path, monkeyp
         (("resnet50", "--vs", "tensorrt"), "unknown peer 'tensorrt'"),
         (("resnet50", "--precision", "fp4"), "--precision is 'fp4'"),
         (("resnet50", "--batch", "0"), "--batch is '0'"),
+        (("resnet50", "--output", "/nowhere/R.md"), "there is no folder /nowhere"),
         (("resnet50", plan_path), "cannot be timed in one run"),
         ((plan_path, "--vs", "eager"), "a plan has no PyTorch model"),
         (("/nowhere/x.plan",), "there is no plan at /nowhere/x.plan"),
