@@ -101,7 +101,7 @@ def test_refused_names_and_files(tmp_path: Path) -> None:
         load_subject("no_such_module:f")
     with pytest.raises(OptionError, match="resnet50"):
         load_subject("resnet5o")
-    with pytest.raises(OptionError, match="a.plan is a plan, not a model; jitrt inspect shows it"):
+    with pytest.raises(OptionError, match=r"a\.plan is a plan, not a model; jitrt inspect shows it"):
         load_subject("a.plan")
     for half in (":net", "my_models_of_this_test:"):
         with pytest.raises(OptionError, match="names no callable; write it as module:callable"):

@@ -25,7 +25,7 @@ def test_a_plan_for_another_architecture(small, driver, tmp_path):
     path = tmp_path / "other.plan"
     for arch in (80, 100):
         write_plan(path, replace(small, plan=replace(small.plan, arch=arch)))
-        with pytest.raises(PlanError, match=rf"other.plan.*built for sm_{arch}.*is sm_90.*build it again on that machine"):
+        with pytest.raises(PlanError, match=rf"other.plan.*for sm_{arch}.*is sm_90.*build it again on that machine"):
             load(path, driver=driver)
     gc.collect()
     assert driver.leaks() == {}
