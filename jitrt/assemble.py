@@ -209,7 +209,7 @@ def assemble(
         arena_bytes=memory.arena_bytes,
         zeros_bytes=assembler.zeros_bytes,
         constants_bytes=assembler.blob.size,
-        structure=_renumber(structure, [assembler.outputs.index(v) for v in graph.outputs]),
+        structure=_structure(structure, [assembler.outputs.index(v) for v in graph.outputs]),
         notes={**notes, "graph": to_text(graph)},
     )
     return PlanFile(plan, b"".join(assembler.blob.pieces), assembler.images)
@@ -219,8 +219,14 @@ def _binding(value: Value) -> Binding:
     return Binding(value.name, value.type.dtype.value, value.type.shape, value.type.strides)
 
 
+def _structure(structure: object, unique: Sequence[int]) -> object:
+    """The output structure in terms of distinct bindings, `unique[i]` for output i: two outputs may be one value."""
+    if structure is None and len(unique) == len(set(unique)):
+        return None
+    return _renumber([{"output": i} for i in range(len(unique))] if structure is None else structure, unique)
+
+
 def _renumber(structure: object, unique: Sequence[int]) -> object:
-    """The output structure with its leaves pointing at distinct bindings: two outputs may be one value."""
     if isinstance(structure, dict):
         if set(structure) == {"output"} and isinstance(structure["output"], int):
             return {"output": unique[structure["output"]]}

@@ -164,3 +164,5 @@ def test_one_value_returned_twice_is_one_output() -> None:
     plan = compiler.build(graph, HEURISTIC, target="sm_90", structure=structure).plan
     assert len(plan.outputs) == 1
     assert plan.structure == [{"output": 0}, {"again": {"output": 0}}]
+    unstructured = compiler.build(graph, HEURISTIC, target="sm_90").plan
+    assert unstructured.structure == [{"output": 0}, {"output": 0}]

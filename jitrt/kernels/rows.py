@@ -28,8 +28,8 @@ def row_configs(space: RowSpace, type: TensorType, target: Target) -> Sequence[C
     for warps in (1, 2, 4, 8, 16):
         for per_thread in (4, 8, 16, 32):
             elements = warps * 32 * per_thread
-            block_m = elements // block_k
-            if block_m == 0 or block_m >= 2 * triton.next_power_of_2(rows):
+            block_m = min(elements // block_k, triton.next_power_of_2(rows))
+            if block_m == 0:
                 continue
             key = (block_m, warps)
             apart = max(1.0, 16 / block_m) if across else 1.0  # memory is read in runs of 32 bytes

@@ -88,6 +88,12 @@ def test_the_best_guess_compiles_for_every_target(shape: tuple[int, ...], axis: 
     compiles(p, SoftmaxTemplate())
 
 
+@pytest.mark.parametrize("shape", [(1, 10), (1, 1), (3, 2)], ids=str)
+def test_few_short_rows_have_candidates_too(shape: tuple[int, int]) -> None:
+    p = problem(Softmax(1), shape)
+    check_problem(p, SoftmaxTemplate(), SoftmaxTemplate().candidates(p, TARGETS[90]))
+
+
 def test_short_rows_share_a_program_and_long_ones_do_not() -> None:
     best = SoftmaxTemplate().candidates(problem(Softmax(1), (100_000, 30), f16), TARGETS[90])[0]
     assert best["BLOCK_M"] > 1
