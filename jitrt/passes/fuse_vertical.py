@@ -109,9 +109,10 @@ class _Fusion:
 
     def _following(self, result: Value) -> list[Node] | str | None:
         """The fewest elementwise nodes after `result` such that nobody but they reads it or what lies between; the
-        reason if there are none though an elementwise node follows; None if none follows."""
+        reason if there are none though an elementwise node or an anchor follows; None if none follows."""
         if not any(node.has(Trait.ELEMENTWISE) for node in result.users):
-            return None
+            anchors = {node.op.name for node in result.users if node.has(Trait.ANCHOR)}
+            return f"fusion ends before {', '.join(sorted(anchors))}: a kernel has one anchor" if anchors else None
         source = result.producer
         assert source is not None
         if result in self.graph.outputs:

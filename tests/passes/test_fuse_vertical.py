@@ -66,6 +66,13 @@ def test_bias_scale_residual_and_activation_join_their_anchor():
     assert not refused
 
 
+def test_what_ends_at_another_anchor_says_so():
+    net = _Net()
+    kernels, _, refused = net.fuse(net(Softmax(1), net(Relu(), net.linear(net.x))))
+    assert kernels == ["linear+relu", "softmax"]
+    assert refused == ["fusion ends before softmax: a kernel has one anchor"]
+
+
 def test_branches_that_join_again_come_along():
     net = _Net()
     y = net.linear(net.x)
