@@ -101,8 +101,26 @@ def converted(model: nn.Module, inputs: Inputs) -> nn.Module:
     return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 
 
+@dataclass(frozen=True)
+class Graphed:
+    """A captured forward pass that reads `inputs` in place; others are copied into them. It keeps `forward` alive: the
+    graph reads the module's weights where they lie, and nothing else would hold on to them."""
+
+    forward: Call
+    inputs: Inputs
+    graph: torch.cuda.CUDAGraph
+    output: Any
+
+    def __call__(self, *given: torch.Tensor) -> Any:
+        for static, new in zip(self.inputs, given, strict=True):
+            if new is not static:
+                static.copy_(new)
+        self.graph.replay()
+        return self.output
+
+
 def graphed(forward: Call, inputs: Inputs) -> Call:
-    """`forward` captured in one CUDA graph that reads `inputs` in place; other inputs are copied into them."""
+    """`forward` captured in one CUDA graph."""
     side = torch.cuda.Stream()
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):  # cuDNN must have chosen its algorithms before the capture
@@ -112,12 +130,4 @@ def graphed(forward: Call, inputs: Inputs) -> Call:
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = forward(*inputs)
-
-    def call(*given: torch.Tensor) -> Any:
-        for static, new in zip(inputs, given, strict=True):
-            if new is not static:
-                static.copy_(new)
-        graph.replay()
-        return output
-
-    return call
+    return Graphed(forward, inputs, graph, output)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -47,7 +48,12 @@ def jitrt(folder: Path, *words: str) -> str:
     done = subprocess.run(
         [sys.executable, "-m", "jitrt.cli", *words],
         cwd=folder,
-        env=environment({"PYTHONPATH": str(ROOT), "JITRT_CACHE_DIR": str(folder / "cache")}),
+        env=environment(
+            {
+                "PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, sys.path)]),
+                "JITRT_CACHE_DIR": str(folder / "cache"),
+            }
+        ),
         capture_output=True,
         text=True,
         check=False,
