@@ -7,6 +7,7 @@ import copy
 import datetime
 import gc
 import importlib.metadata
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -80,8 +81,8 @@ def bench_models(
     """Time every contestant on every model and batch, and check each answer against PyTorch in float32.
 
     All contestants of one model and batch are prepared first and then timed twice in turns, so that the difference
-    between two equal runs is known. One that fails is reported with its error; the others go on. `say` is told what
-    happens. Raises OptionError for an unknown precision or a batch that is no positive number.
+    between two equal runs is known. One that fails is reported with its error; the others go on. One that takes the
+    CUDA context with it ends the run with what was measured by then. `say` is told what happens. Raises OptionError for an unknown precision or a batch that is no positive number.
     """
     if precision not in DTYPES:
         raise OptionError(f"unknown precision {precision!r}; choose one of {', '.join(DTYPES)}")
@@ -89,14 +90,21 @@ def bench_models(
         raise OptionError(f"batches are {list(batches)}; give positive numbers")
     outcomes: list[Outcome] = []
     with torch.no_grad(), _settings(precision):
-        for subject in subjects:
-            for batch in batches:
-                say(f"{subject.name}, batch {batch}, {precision}")
-                contest = _Contest(subject, batch, precision, device, timer or CudaTimer(), seconds, say)
+        for subject, batch in itertools.product(subjects, batches):
+            say(f"{subject.name}, batch {batch}, {precision}")
+            contest = _Contest(subject, batch, precision, device, timer or CudaTimer(), seconds, say)
+            try:
                 outcomes += contest.run(contestants)
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
+            except RuntimeError as error:  # a contestant took the CUDA context with it; what was measured is kept
+                lost = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                say(f"  {lost}; the remaining models and batches are left out")
+                known = {(o.model, o.batch, o.contestant) for o in outcomes}
+                missing = [c.name for c in contestants if (subject.name, batch, c.name) not in known]
+                outcomes += [Outcome(subject.name, batch, precision, name, failure=lost) for name in missing]
+                break
     return _report(outcomes)
 
 

@@ -14,7 +14,7 @@ from jitrt.bench.peers import graphed
 
 
 def test_a_captured_graph_keeps_the_weights_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Else they are freed, and a replay reads whatever lies there next: seen on an H200 as NaN and an illegal access."""
+    """Else they are freed, and a replay reads whatever lies there next: seen as NaN and as an illegal access."""
     for name in ("Stream", "stream", "current_stream", "CUDAGraph", "graph"):
         monkeypatch.setattr(torch.cuda, name, MagicMock())
     module = nn.Linear(2, 3)

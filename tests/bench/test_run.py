@@ -87,6 +87,20 @@ def test_a_failure_is_reported_and_the_others_go_on(at: int) -> None:
     assert report.failures() == [broken]
 
 
+def test_a_lost_gpu_ends_the_run_and_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = iter([None, RuntimeError("CUDA error: an illegal memory access was encountered")])
+
+    def empty_cache() -> None:
+        error = next(calls)
+        if error is not None:
+            raise error
+
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "empty_cache", empty_cache)
+    report = bench(PEERS["eager"], batches=(1, 2, 3))
+    assert [(o.batch, o.failure) for o in report.outcomes] == [(1, None), (2, None)]
+
+
 def test_settings_are_put_back() -> None:
     before = torch.backends.cudnn.benchmark
     seen: list[bool] = []
