@@ -82,7 +82,9 @@ def bench_models(
 
     All contestants of one model and batch are prepared first and then timed twice in turns, so that the difference
     between two equal runs is known. One that fails is reported with its error; the others go on. One that takes the
-    CUDA context with it ends the run with what was measured by then. `say` is told what happens. Raises OptionError for an unknown precision or a batch that is no positive number.
+    CUDA context with it ends the run with what was measured by then. `say` is told what happens.
+
+    Raises OptionError for an unknown precision or a batch that is no positive number.
     """
     if precision not in DTYPES:
         raise OptionError(f"unknown precision {precision!r}; choose one of {', '.join(DTYPES)}")
