@@ -135,6 +135,7 @@ def build_plan(
     from jitrt.tune.select import select
 
     started = time.perf_counter()
+    _check_filled(optimized.graph)
     problems = problems_of(optimized.graph)
     _check_covered(problems, [node.loc for node in _regions(optimized.graph)], target)
     choices = select(problems, target, mode=options.tune, device=device, use_cache=options.cache, progress=progress)
@@ -183,6 +184,17 @@ def plan_of(
 
 def _regions(graph: Graph) -> list[Node]:
     return [node for node in graph.nodes if isinstance(node.op, Region)]
+
+
+def _check_filled(graph: Graph) -> None:
+    """Raise CompileError for an input or output that has no elements: no kernel can be launched for it."""
+    for what, values in (("input", graph.inputs), ("output", graph.outputs)):
+        for value in values:
+            if value.type.numel == 0:
+                raise CompileError(
+                    f"{what} %{value.name} is empty (shape {value.type.shape}), which a plan cannot hold: leave it out, "
+                    "or use target='reference'"
+                )
 
 
 def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Target) -> None:

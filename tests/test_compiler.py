@@ -14,7 +14,7 @@ from jitrt import compiler
 from jitrt.compiler import Options
 from jitrt.errors import CompileError, NoGpuError, OptionError, TargetError
 from jitrt.graph import Graph, TensorType, f16, f64
-from jitrt.graph.ops import Add, Conv, MaxPool, Relu
+from jitrt.graph.ops import Add, Conv, MaxPool, Relu, Slice
 from jitrt.plan.verify import problems
 from jitrt.plan_cache import PlanCache, plan_key
 
@@ -145,6 +145,14 @@ def test_regions_without_a_kernel_are_all_named() -> None:
     first = graph.add(Conv((1, 1), SAME, (1, 1)), x, w, loc="model.py:3")
     graph.mark_output(graph.add(Conv((1, 1), SAME, (1, 1)), first, w, loc="model.py:4"))
     with pytest.raises(CompileError, match=r"(?s)2 region.*model.py:3.*f64.*model.py:4"):
+        compiler.build(graph, Options(tune="heuristic"), target="sm_90")
+
+
+def test_an_empty_output_is_refused() -> None:
+    graph = Graph("nothing")
+    x = graph.add_input("x", TensorType(f16, (2, 3)))
+    graph.mark_output(graph.add(Relu(), x), graph.add(Slice((0, 0), (2, 0), (1, 1)), x, name="none"))
+    with pytest.raises(CompileError, match=r"output %none is empty \(shape \(2, 0\)\).*leave it out"):
         compiler.build(graph, Options(tune="heuristic"), target="sm_90")
 
 

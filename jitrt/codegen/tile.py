@@ -12,6 +12,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from jitrt.errors import CompileError
 from jitrt.graph.types import TensorType
 
 _INT32 = 2**31
@@ -49,7 +50,14 @@ class Space:
         )
 
     def address(self, operand: TensorType) -> Address:
-        """Where the operand's element for a position lies."""
+        """Where the operand's element for a position lies. Raises CompileError for more positions than an index, which
+        has 32 bits, can count."""
+        for name in self.axes:
+            if self.count(name) >= _INT32:
+                raise CompileError(
+                    f"{self.count(name)} elements of {list(self.shape)} would be counted by one 32-bit index: "
+                    "reshape the tensor so that no run of dimensions has 2^31 elements"
+                )
         strides = self.strides_of(operand)
         wide = operand.span >= _INT32
         terms: list[str] = []

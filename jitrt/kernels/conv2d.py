@@ -71,7 +71,7 @@ def conv2d(
     X_STRIDES: tl.constexpr,  # n, c, h, w
     W_STRIDES: tl.constexpr,  # k, c, r, s
     MASKED: tl.constexpr,  # some tap can fall outside x
-    WIDE: tl.constexpr,  # offsets of x pass 2^31
+    WIDE: tl.constexpr,  # offsets of x or w pass 2^31
     FLATTEN: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
@@ -104,13 +104,16 @@ def conv2d(
     h0 = (rm // OUT[1]) % OUT[0] * STRIDE[0] - PADDING[0]
     w0 = rm % OUT[1] * STRIDE[1] - PADDING[1]
     image = rm // (OUT[0] * OUT[1])
-    if WIDE:
-        image = image.to(tl.int64)
-    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[2] + w0 * X_STRIDES[3] + bundle * CHANNELS * X_STRIDES[1]
-    w_row = (bundle * FILTERS + rn) * W_STRIDES[0]
-
+    channel = bundle * CHANNELS
+    filters = bundle * FILTERS + rn
     m = rm[:, None]
-    k = bundle * FILTERS + rn[None, :]
+    k = filters[None, :]
+    if WIDE:  # one image alone may be that large
+        image, h0, w0 = image.to(tl.int64), h0.to(tl.int64), w0.to(tl.int64)
+        channel, filters, rk = channel.to(tl.int64), filters.to(tl.int64), rk.to(tl.int64)
+    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[2] + w0 * X_STRIDES[3] + channel * X_STRIDES[1]
+    w_row = filters * W_STRIDES[0]
+
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
     if EARLY:
@@ -189,6 +192,11 @@ class ConvShape:
     w_strides: tuple[int, int, int, int]
     masked: bool
     groups_a_bundle: int = 1
+
+    @property
+    def weights_span(self) -> int:
+        """Elements from the first weight to the end of the last filter."""
+        return self.filters * self.bundles * self.w_strides[0]
 
     @property
     def reduction(self) -> int:
@@ -359,7 +367,7 @@ class Conv2d(Template):
             "X_STRIDES": shape.x_strides,
             "W_STRIDES": shape.w_strides,
             "MASKED": shape.masked,
-            "WIDE": problem.body.inputs[x_index].type.span >= 2**31,
+            "WIDE": max(problem.body.inputs[x_index].type.span, shape.weights_span) >= 2**31,
             "FLATTEN": config["FLATTEN"],
             "BLOCK_M": block_m,
             "BLOCK_N": block_n,

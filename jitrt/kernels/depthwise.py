@@ -53,11 +53,11 @@ def depthwise(
     h0 = (rm // OUT[1]) % OUT[0] * STRIDE[0] - PADDING[0]
     w0 = rm % OUT[1] * STRIDE[1] - PADDING[1]
     image = rm // (OUT[0] * OUT[1])
-    if WIDE:
-        image = image.to(tl.int64)
-    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[2] + w0 * X_STRIDES[3]
     # A multiplier of 1 must not divide: the compiler would no longer see that neighbouring channels are adjacent.
     channel = rc if MULTIPLIER == 1 else rc // MULTIPLIER
+    if WIDE:  # one image alone may be that large
+        image, h0, w0, channel = image.to(tl.int64), h0.to(tl.int64), w0.to(tl.int64), channel.to(tl.int64)
+    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[2] + w0 * X_STRIDES[3]
     x_tile = x + (x_row[:, None] + (channel * X_STRIDES[1])[None, :])
     w_tile = w + (rc * W_STRIDES[0])[None, :]
     if DEPENDENT:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from jitrt.graph.graph import Graph, Node
-from jitrt.graph.op import Trait
+from jitrt.graph.op import Array, Trait
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass
 
@@ -14,9 +14,14 @@ _FREE_BYTES = 1 << 16  # a result up to this size is folded however small its in
 
 def fold_constants(graph: Graph, context: PassContext) -> None:
     """Replace each node all of whose inputs are constants by its result, unless that is much larger than they are: an
-    `expand` of one number should not become megabytes of weights."""
+    `expand` of one number should not become megabytes of weights. What has no elements is known whatever it comes from.
+    """
     for node in list(graph.nodes):
         if not node.inputs or len(node.outputs) != 1 or node.has(Trait.OPAQUE):
+            continue
+        if node.output.type.numel == 0 and node.output not in graph.outputs:
+            _replace(graph, node, np.empty(node.output.type.shape))
+            context.applied(node, f"{node.op.name} has no elements: dropped")
             continue
         if not all(value.is_constant for value in node.inputs):
             continue
@@ -33,6 +38,10 @@ def fold_constants(graph: Graph, context: PassContext) -> None:
 def _fold(graph: Graph, node: Node, context: PassContext) -> None:
     with np.errstate(all="ignore"):
         (result,) = node.op.eval(*(value.data for value in node.inputs if value.data is not None))
-    constant = graph.add_constant(np.asarray(result).astype(node.output.type.dtype.numpy), f"{node.op.name}.folded")
     context.applied(node, f"{node.op.name} of constants computed at build time")
+    _replace(graph, node, np.asarray(result))
+
+
+def _replace(graph: Graph, node: Node, data: Array) -> None:
+    constant = graph.add_constant(data.astype(node.output.type.dtype.numpy), f"{node.op.name}.folded")
     bypass(graph, node, constant)

@@ -138,10 +138,23 @@ def _stack(graph: Graph, node: Node) -> str | None:
     return "concat and reshape became a stack, which its operands can be written into"
 
 
+def _drop_empty_operands(graph: Graph, node: Node) -> str | None:
+    """A concat joins what has elements."""
+    if not isinstance(node.op, Concat) or node.output.type.numel == 0:
+        return None
+    filled = [value for value in node.inputs if value.type.numel]
+    if len(filled) == len(node.inputs):
+        return None
+    joined = graph.append(node.op, filled, loc=node.loc, before=node)
+    bypass(graph, node, joined.output)
+    return "operands of concat without elements dropped"
+
+
 _RULES: tuple[Callable[[Graph, Node], str | None], ...] = (
     _drop_unit_pool,
     _constant_second,
     _scalar_operands,
     _expanded_operands,
     _stack,
+    _drop_empty_operands,
 )

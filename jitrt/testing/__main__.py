@@ -31,10 +31,11 @@ from jitrt.kernels.base import (
     Template,
     Workspace,
     Zeros,
-    templates,
 )
+from jitrt.testing import watch
+from jitrt.testing.corners import CornersRequest, run_corners
 from jitrt.testing.interpreter import Request
-from jitrt.testing.machine import Machine, Step, watch_accesses
+from jitrt.testing.machine import Machine
 from jitrt.testing.plan import PlanRequest
 from jitrt.testing.storage import Storage, pointer_to, poison
 
@@ -42,12 +43,12 @@ from jitrt.testing.storage import Storage, pointer_to, poison
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while True:
         try:
-            request: Request | PlanRequest = pickle.load(requests)
+            request: Request | PlanRequest | CornersRequest = pickle.load(requests)
         except EOFError:
             return
-        answer: tuple[bool, Array | list[Array] | str]
+        answer: tuple[bool, Any]
         try:
-            answer = (True, _run_plan(request) if isinstance(request, PlanRequest) else _run(request))
+            answer = (True, _answer(request))
         except KernelError as error:
             answer = (False, str(error))
         except Exception:  # whatever a kernel under test raises is the answer
@@ -77,13 +78,11 @@ def _run(request: Request) -> Array:
     return result.view.copy()
 
 
-def _run_plan(request: PlanRequest) -> list[Array]:
-    steps = []
-    for layer in request.layers:
-        problem = Problem(parse(layer.body, layer.constants), layer.weights, layer.alignment)
-        lowered = templates()[layer.template].lower(problem, layer.config, request.target)
-        steps.append(Step(problem, lowered))
-    return Machine(request.plan, request.constants, steps, request.inputs).run(request.order)
+def _answer(request: Request | PlanRequest | CornersRequest) -> Any:
+    if isinstance(request, PlanRequest):
+        steps = [layer.step(request.target) for layer in request.layers]
+        return Machine(request.plan, request.constants, steps, request.inputs).run(request.order)
+    return run_corners(request) if isinstance(request, CornersRequest) else _run(request)
 
 
 @dataclass(frozen=True)
@@ -188,7 +187,7 @@ def _main() -> None:
     torch.set_num_threads(1)
     _repair_bfloat16()
     _skip_overflow_checks()
-    watch_accesses()
+    watch.install()
     answers = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)  # what a kernel prints must not get between the answers
     _serve(sys.stdin.buffer, answers)

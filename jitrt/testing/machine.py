@@ -13,8 +13,7 @@ Runs in the interpreter's process: see `jitrt.testing.plan`, its other end.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,91 +22,47 @@ from jitrt.errors import KernelError
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import Argument, KernelCall, Lowered, Number, Operand, Problem, Result, Workspace, Zeros
+from jitrt.kernels.base import Argument, KernelCall, Lowered, Number, Operand, Result, Workspace, Zeros
 from jitrt.plan import schema
 from jitrt.plan.schema import Binding, Launch, Plan, Pointer
+from jitrt.testing.plan import Step
 from jitrt.testing.storage import pointer_to
+from jitrt.testing.watch import Watch, watching
 
 _GUARD = 256
 _LOOSE = 16  # what the runtime promises of a caller's tensors: spaces of inputs and outputs are aligned to no more
 _POISON = 0x7FFF  # repeated, a NaN as f16, bf16, f32 and f64
 
 
-class Watch:
-    """Notes the bytes of a buffer that the interpreter's programs load and store."""
+class _Accesses(Watch):
+    """Which bytes of the memory the programs of a launch load and store."""
 
-    def __init__(self, memory: Array):
+    def __init__(self, memory: Array, *, must_wait: bool):
         self._base = memory.__array_interface__["data"][0]
         self._size = memory.size
+        self._must_wait, self._waited = must_wait, False
         self.loaded = np.zeros(memory.size, bool)
         self.stored = np.zeros(memory.size, bool)
-        self.must_wait = self.waited = False
 
-    def note(self, seen: Array, pointers: Any, mask: Any) -> None:
-        """Mark the bytes behind the unmasked pointers. Raises KernelError for one outside the buffer."""
-        if self.must_wait and not self.waited:
+    def begin(self, program: tuple[int, int, int]) -> tuple[int, int, int]:
+        self._waited = False
+        return program
+
+    def wait(self) -> None:
+        self._waited = True
+
+    def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
+        """Mark the bytes. Raises KernelError for one outside the memory, before anything happens there."""
+        if self._must_wait and not self._waited:
             raise KernelError("the kernel touches memory before it waits for its predecessor")
-        data = pointers.data
-        itemsize = max(1, pointers.get_element_ty().primitive_bitwidth // 8)
-        on = np.broadcast_to(mask.data, data.shape)
-        at = data[on].astype(np.int64) - self._base
+        at = addresses - self._base
         if at.size and (at.min() < 0 or at.max() + itemsize > self._size):
             wrong = at[(at < 0) | (at + itemsize > self._size)][0]
-            raise KernelError(f"the kernel reaches {wrong} bytes from the start of {self._size} bytes of memory")
+            raise KernelError(f"the kernel reaches byte {wrong} of {self._size} bytes of memory")
         if (at % itemsize).any():
             raise KernelError(f"the kernel's pointers to {itemsize}-byte elements are not aligned to that")
         for byte in range(itemsize):
-            seen[at + byte] = True
-
-
-_watch: Watch | None = None
-
-
-def watch_accesses() -> None:
-    """Have the interpreter of this process tell the watch, if there is one, of every access, and know gdc_wait."""
-    import triton.language as tl
-    from triton.runtime import interpreter
-
-    builder = interpreter.InterpreterBuilder
-    load, store, atomic = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
-    start = builder.set_grid_idx
-
-    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
-        if _watch is not None:
-            _watch.note(_watch.loaded, pointers, mask)
-        return load(self, pointers, mask, *rest)
-
-    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        if _watch is not None:
-            _watch.note(_watch.stored, pointers, mask)
-        return store(self, pointers, value, mask, *rest)
-
-    def create_atomic_rmw(self: Any, op: Any, pointer: Any, value: Any, mask: Any, *rest: Any) -> Any:
-        if _watch is not None:
-            _watch.note(_watch.loaded, pointer, mask)
-            _watch.note(_watch.stored, pointer, mask)
-        return atomic(self, op, pointer, value, mask, *rest)
-
-    def set_grid_idx(self: Any, x: int, y: int, z: int) -> None:
-        if _watch is not None:
-            _watch.waited = False
-        start(self, x, y, z)
-
-    def gdc_wait() -> None:
-        if _watch is not None:
-            _watch.waited = True
-
-    builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
-    builder.create_atomic_rmw, builder.set_grid_idx = create_atomic_rmw, set_grid_idx
-    tl.extra.cuda.gdc_wait = gdc_wait
-
-
-@dataclass(frozen=True)
-class Step:
-    """A layer of the plan: its problem, and what it was lowered to."""
-
-    problem: Problem
-    lowered: Lowered
+            (self.stored if store else self.loaded)[at + byte] = True
 
 
 class Machine:
@@ -162,7 +117,6 @@ class Machine:
         return [self._elements(self.memory, Pointer("output", 0, i), _type(b)).copy() for i, b in outputs]
 
     def _launch(self, index: int) -> tuple[Array, Array]:
-        global _watch
         launch = self.plan.launches[index]
         call, step = self._calls[index]
         if "gluon" in type(call.function).__module__:
@@ -171,21 +125,18 @@ class Machine:
             raise KernelError(f"it may start early, but waits for nothing itself, or for several: {launch.after}")
         bound = dict(_bound(call, launch, step.lowered))
         may_load, may_store = self._allowed(bound, step)
-        _watch = watch = Watch(self.memory)
-        watch.must_wait = call.dependent
+        seen = _Accesses(self.memory, must_wait=call.dependent)
         arguments = {name: self._argument(argument, step, bound) for name, argument in call.arguments.items()}
-        with np.errstate(all="ignore"):
+        with np.errstate(all="ignore"), watching(seen):
             try:
                 call.function[call.grid](**arguments, **call.constexprs)
             except Exception as error:  # whatever a program raises, wrapped by the interpreter
                 raise KernelError(str(_first_cause(error))) from error
-            finally:
-                _watch = None
-        self._complain("stores", watch.stored & ~may_store, bound)
-        self._complain("loads", watch.loaded & ~may_load, bound)
-        self._complain("loads what nobody stored,", watch.loaded & ~(self.defined | watch.stored), bound)
-        self.defined |= watch.stored
-        return np.packbits(watch.loaded), np.packbits(watch.stored)
+        self._complain("stores", seen.stored & ~may_store, bound)
+        self._complain("loads", seen.loaded & ~may_load, bound)
+        self._complain("loads what nobody stored,", seen.loaded & ~(self.defined | seen.stored), bound)
+        self.defined |= seen.stored
+        return np.packbits(seen.loaded), np.packbits(seen.stored)
 
     def _allowed(self, bound: dict[Argument, Pointer], step: Step) -> tuple[Array, Array]:
         """Which bytes a launch may load, and which it may store."""
@@ -216,7 +167,7 @@ class Machine:
             return tuple(self._argument(part, step, bound) for part in argument)
         if isinstance(argument, Number):
             return argument.value
-        return pointer_to(self.memory, self._address(bound[argument]), _dtype(argument, step))
+        return pointer_to(self.memory, self._address(bound[argument]), step.dtype_of(argument))
 
     def _complain(self, what: str, wrong: Array, bound: dict[Argument, Pointer]) -> None:
         at = np.flatnonzero(wrong)
@@ -306,22 +257,6 @@ def _first_cause(error: BaseException) -> BaseException:
 def _check_alignment(pointer: Pointer, alignment: int) -> None:
     if pointer.offset % alignment:
         raise KernelError(f"the kernel was promised an alignment of {alignment} bytes, but is given {pointer}")
-
-
-def _dtype(argument: Argument, step: Step) -> DType:
-    if isinstance(argument, Operand):
-        value = step.problem.body.inputs[argument.index]
-        pack: Callable[[Array], Array] | None = step.lowered.pack.get(argument.index)
-        if pack is not None:
-            return DType.of(pack(np.zeros(value.type.shape, value.type.dtype.numpy)).dtype)
-        return value.type.dtype
-    if isinstance(argument, Result):
-        return step.problem.output.type.dtype
-    if isinstance(argument, Workspace):
-        return DType(argument.dtype)
-    if isinstance(argument, Zeros):
-        return DType.i32
-    raise KernelError(f"the interpreter takes no {type(argument).__name__} argument")
 
 
 def _type(binding: Binding) -> TensorType:

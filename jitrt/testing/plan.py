@@ -19,10 +19,22 @@ from jitrt import compiler
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import TARGETS, Target
 from jitrt.compiler import Options
+from jitrt.errors import KernelError
+from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
 from jitrt.graph.op import Array
-from jitrt.graph.text import to_text
-from jitrt.kernels.base import Problem, Tactic, templates
+from jitrt.graph.text import parse, to_text
+from jitrt.kernels.base import (
+    Argument,
+    Lowered,
+    Operand,
+    Problem,
+    Result,
+    Tactic,
+    Workspace,
+    Zeros,
+    templates,
+)
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.plan.verify import check_plan
 from jitrt.testing.interpreter import ask
@@ -31,6 +43,30 @@ from jitrt.tune.select import Choice
 
 _DEFAULT = Options()
 Pick = Callable[[Sequence[Candidate]], Candidate]
+
+
+@dataclass(frozen=True)
+class Step:
+    """A layer of the plan: its problem, and what it was lowered to."""
+
+    problem: Problem
+    lowered: Lowered
+
+    def dtype_of(self, argument: Argument) -> DType:
+        """The type of the elements an argument points at."""
+        if isinstance(argument, Operand):
+            value = self.problem.body.inputs[argument.index]
+            pack = self.lowered.pack.get(argument.index)
+            if pack is not None:
+                return DType.of(pack(np.zeros(value.type.shape, value.type.dtype.numpy)).dtype)
+            return value.type.dtype
+        if isinstance(argument, Result):
+            return self.problem.output.type.dtype
+        if isinstance(argument, Workspace):
+            return DType(argument.dtype)
+        if isinstance(argument, Zeros):
+            return DType.i32
+        raise KernelError(f"the interpreter takes no {type(argument).__name__} argument")
 
 
 @dataclass(frozen=True)
@@ -43,6 +79,21 @@ class LayerRequest:
     alignment: tuple[int, ...]
     template: str
     config: Mapping[str, Any]
+
+    @classmethod
+    def of(cls, problem: Problem, tactic: Tactic) -> LayerRequest:
+        return cls(
+            body=to_text(problem.body, locations=False),
+            constants={v.digest: v.data for v in problem.body.constants.values() if v.data is not None},
+            weights=problem.weights,
+            alignment=problem.alignment,
+            template=tactic.template,
+            config=dict(tactic.config),
+        )
+
+    def step(self, target: Target) -> Step:
+        problem = Problem(parse(self.body, self.constants), self.weights, self.alignment)
+        return Step(problem, templates()[self.template].lower(problem, self.config, target))
 
 
 @dataclass(frozen=True)
@@ -74,7 +125,7 @@ class Planned:
 
         Raises KernelError for whatever is wrong with a launch beside its numbers.
         """
-        layers = tuple(_layer_request(problem, tactic) for problem, tactic in self.layers)
+        layers = tuple(LayerRequest.of(problem, tactic) for problem, tactic in self.layers)
         arrays = tuple(np.asarray(array) for array in inputs)
         order = some_order(self.plan, seed)
         constants = bytes(self.file.constants)
@@ -118,17 +169,6 @@ def some_order(plan: Plan, seed: int) -> tuple[int, ...]:
         done.append(rng.choice(ready))
         left.discard(done[-1])
     return tuple(done)
-
-
-def _layer_request(problem: Problem, tactic: Tactic) -> LayerRequest:
-    return LayerRequest(
-        body=to_text(problem.body, locations=False),
-        constants={v.digest: v.data for v in problem.body.constants.values() if v.data is not None},
-        weights=problem.weights,
-        alignment=problem.alignment,
-        template=tactic.template,
-        config=dict(tactic.config),
-    )
 
 
 def _no_binary(name: str, num_warps: int) -> Binary:

@@ -77,11 +77,17 @@ def pointer_to(raw: Array, start: int, dtype: DType) -> Any:
     """A torch tensor over `raw` from byte `start` on: what the interpreter takes for a pointer."""
     import torch
 
+    end = raw.size - (raw.size - start) % dtype.itemsize
+    return torch.from_numpy(raw)[start:end].view(torch_dtype(dtype))
+
+
+def torch_dtype(dtype: DType) -> Any:
+    """PyTorch's dtype of that name."""
+    import torch
+
     names = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
     kind = dtype.value.rstrip("0123456789")
-    name = "bool" if dtype == DType.b8 else names[kind] + dtype.value.removeprefix(kind)
-    end = raw.size - (raw.size - start) % dtype.itemsize
-    return torch.from_numpy(raw)[start:end].view(getattr(torch, name))
+    return torch.bool if dtype == DType.b8 else getattr(torch, names[kind] + dtype.value.removeprefix(kind))
 
 
 def _strided(raw: Array, type: TensorType, dtype: np.dtype) -> Array:

@@ -46,6 +46,27 @@ def test_results_are_rounded_to_their_dtype(rewrites):
     assert outcome.done == ["cast of constants computed at build time"]
 
 
+def test_what_has_no_elements_is_known(rewrites):
+    outcome = rewrites(
+        fold_constants,
+        """
+        graph g(%x: f32[2,3]) {
+          %0 = slice(%x) <start=(0, 0), stop=(2, 0), step=(1, 1)> : f32[2,0]
+          %1 = relu(%0) : f32[2,0]
+          %2 = reduce_sum(%1) <axes=(1,), keepdims=True> : f32[2,1]
+          %3 = add(%x, %2) : f32[2,3]
+          return %3
+        }""",
+        """
+        graph g(%x: f32[2,3]) {
+          const %c: f32[2,1] = [[0.0], [0.0]]
+          %3 = add(%x, %c) : f32[2,3]
+          return %3
+        }""",
+    )
+    assert outcome.done[:2] == ["slice has no elements: dropped", "relu has no elements: dropped"]
+
+
 @pytest.mark.parametrize(
     ("nodes", "reason"),
     [

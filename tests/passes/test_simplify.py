@@ -46,6 +46,11 @@ def _graph(nodes: str, input: str = "f32[1,2,4,4]") -> str:
             "%1 = neg(%x) : f32[1,2,4,4]\n%2 = expand(%1) <shape=(3, 2, 4, 4)> : f32[3,2,4,4]\n"
             "%out = add(%x, %2) : f32[3,2,4,4]",
         ),
+        (
+            "%0 = slice(%x) <start=(0, 0, 0, 0), stop=(1, 0, 4, 4), step=(1, 1, 1, 1)> : f32[1,0,4,4]\n"
+            "%1 = neg(%x) : f32[1,2,4,4]\n%out = concat(%x, %0, %1) <axis=1> : f32[1,4,4,4]",
+            "%1 = neg(%x) : f32[1,2,4,4]\n%out = concat(%x, %1) <axis=1> : f32[1,4,4,4]",
+        ),
     ],
 )
 def test_a_simpler_op(rewrites, before, after):

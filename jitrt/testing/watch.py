@@ -1,0 +1,89 @@
+"""An eye on every access to memory that programs make in the interpreter. Of its process only."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+
+from jitrt.graph.op import Array
+
+
+class Watch:
+    """Told of everything the programs of a launch do. With `dry` nothing is stored, and what is loaded is zero."""
+
+    dry = False
+
+    def begin(self, program: tuple[int, int, int]) -> tuple[int, int, int]:
+        """A program begins; which one it is to take itself for."""
+        return program
+
+    def wait(self) -> None:
+        """The program waits for the launch before its own."""
+
+    def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
+        """Elements of `itemsize` bytes at these addresses (int64) are loaded, or stored."""
+
+
+_watch: Watch | None = None
+
+
+@contextmanager
+def watching(watch: Watch) -> Iterator[None]:
+    """A scope in which `watch` is told of all accesses."""
+    global _watch
+    _watch = watch
+    try:
+        yield
+    finally:
+        _watch = None
+
+
+def install() -> None:
+    """Make this process's interpreter report to the watch, if there is one, and know gdc_wait."""
+    import triton.language as tl
+    from triton.runtime import interpreter
+
+    builder = interpreter.InterpreterBuilder
+    load, store, atomic = builder.create_masked_load, builder.create_masked_store, builder.create_atomic_rmw
+    set_grid_idx = builder.set_grid_idx
+
+    def touch(pointers: Any, mask: Any, *, store: bool) -> Any:
+        """None, or in a dry run what a load results in."""
+        if _watch is None:
+            return None
+        element = pointers.get_element_ty()
+        on = np.broadcast_to(mask.data, pointers.data.shape)
+        addresses = pointers.data[on].astype(np.int64)
+        _watch.touch(addresses, max(1, element.primitive_bitwidth // 8), store=store)
+        if not _watch.dry:
+            return None
+        return interpreter.TensorHandle(np.zeros(pointers.data.shape, interpreter._get_np_dtype(element)), element)
+
+    def create_masked_load(self: Any, pointers: Any, mask: Any, *rest: Any) -> Any:
+        nothing = touch(pointers, mask, store=False)
+        return load(self, pointers, mask, *rest) if nothing is None else nothing
+
+    def create_masked_store(self: Any, pointers: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        nothing = touch(pointers, mask, store=True)
+        return store(self, pointers, value, mask, *rest) if nothing is None else None
+
+    def create_atomic_rmw(self: Any, op: Any, pointer: Any, value: Any, mask: Any, *rest: Any) -> Any:
+        touch(pointer, mask, store=False)
+        nothing = touch(pointer, mask, store=True)
+        return atomic(self, op, pointer, value, mask, *rest) if nothing is None else nothing
+
+    def begin(self: Any, x: int, y: int, z: int) -> None:
+        set_grid_idx(self, x, y, z)
+        if _watch is not None:
+            self.grid_idx = _watch.begin((x, y, z))
+
+    def gdc_wait() -> None:
+        if _watch is not None:
+            _watch.wait()
+
+    builder.create_masked_load, builder.create_masked_store = create_masked_load, create_masked_store
+    builder.create_atomic_rmw, builder.set_grid_idx = create_atomic_rmw, begin
+    tl.extra.cuda.gdc_wait = gdc_wait
