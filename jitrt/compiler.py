@@ -192,8 +192,8 @@ def _check_filled(graph: Graph) -> None:
         for value in values:
             if value.type.numel == 0:
                 raise CompileError(
-                    f"{what} %{value.name} is empty (shape {value.type.shape}), which a plan cannot hold: leave it out, "
-                    "or use target='reference'"
+                    f"{what} %{value.name} is empty (shape {value.type.shape}), which a plan cannot hold: leave it "
+                    "out, or use target='reference'"
                 )
 
 
