@@ -279,6 +279,8 @@ def refuse_conv(body: Graph, anchor: Node | None) -> str | None:
             return f"{node.op.name} cannot run inside a convolution's loop"
         if node.output is not anchor.inputs[0]:
             return "only the input of a convolution can be cast on the way in"
+    if any(reader is not anchor for reader in anchor.inputs[1].users):
+        return "the weights are read elsewhere too, but may be packed for the convolution"
     return refuse_epilogue(body, anchor)
 
 

@@ -7,7 +7,7 @@ import pytest
 
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import Graph, TensorType, bf16, f16, f32, f64
-from jitrt.graph.ops import Conv, Relu
+from jitrt.graph.ops import Add, Conv, Relu
 from jitrt.kernels.base import Problem, templates
 from jitrt.kernels.conv2d import Conv2d, bundle_of, pack_bundles
 from jitrt.testing import check_problem, compiles
@@ -145,6 +145,11 @@ def test_refuses_what_it_cannot_run() -> None:
     x, w = body.add_input("x", TensorType(f16, (1, 4, 8, 8))), body.add_input("w", TensorType(f16, (4, 4, 3, 3)))
     body.mark_output(body.add(Conv((1, 1), SAME, (1, 1)), body.add(Relu(), x), w))
     assert Conv2d().accepts(body) == "relu cannot run inside a convolution's loop"
+
+    body = Graph("region")
+    x, w = body.add_input("x", TensorType(f16, (4, 8, 5, 5))), body.add_input("w", TensorType(f16, (4, 4, 1, 1)))
+    body.mark_output(body.add(Add(), body.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 2), x, w), w))
+    assert "the weights are read elsewhere too" in (Conv2d().accepts(body) or "")
 
     grouped = conv_problem((1, 24, 5, 5), 12, (3, 3), groups=3)
     live = Problem(grouped.body, (False, False, True), grouped.alignment)
