@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from jitrt.errors import InputError
 from jitrt.plan.schema import Plan
 from jitrt.plan.verify import extent_bytes
-from jitrt.runtime.arrays import Arrays
+from jitrt.runtime.arrays import ALIGNMENT, Arrays
 from jitrt.runtime.cuda_graph import LaunchGraph
 from jitrt.runtime.memory import Resources, allocate_spaces
 
@@ -75,12 +75,14 @@ class ExecutionContext:
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], stream: int) -> None:
         """Enqueue one run on device memory at these addresses, laid out as the plan's bindings say. Copies nothing,
-        waits for nothing. Raises InputError for a wrong number of addresses."""
+        waits for nothing. Raises InputError for a wrong number of addresses, one that is no multiple of 16, or an output
+        that shares memory with an input or another output."""
         if len(inputs) != len(self.plan.inputs) or len(outputs) != len(self.plan.outputs):
             raise InputError(
                 f"the engine has {len(self.plan.inputs)} input(s) and {len(self.plan.outputs)} output(s), "
                 f"got {len(inputs)} and {len(outputs)} addresses"
             )
+        check_addresses(self.plan, [*inputs, *outputs])
         with self._lock, self._driver.active():
             self._graph.launch([*inputs, *outputs], stream)
 
@@ -119,3 +121,19 @@ class ExecutionContext:
         for target, source, binding in zip(self._staging, sources, self.plan.inputs):
             self._driver.upload(target, source, extent_bytes(binding), stream)
         return self._staging
+
+
+def check_addresses(plan: Plan, bound: Sequence[int]) -> None:
+    """Raise InputError unless a plan can run on these addresses, of inputs, then outputs. Inputs may share memory."""
+    bindings = (*plan.inputs, *plan.outputs)
+    ends = [first + extent_bytes(binding) for first, binding in zip(bound, bindings, strict=True)]
+    for index, (first, end) in enumerate(zip(bound, ends)):
+        if first % ALIGNMENT:
+            name = bindings[index].name
+            raise InputError(f"{name!r} is at address {first:#x}; kernels rely on a multiple of {ALIGNMENT}")
+        for other in range(index if index >= len(plan.inputs) else 0):
+            if first < ends[other] and bound[other] < end:
+                raise InputError(
+                    f"output {bindings[index].name!r} shares memory with {bindings[other].name!r}, which is still read "
+                    "or written while it is: give it memory of its own"
+                )

@@ -31,6 +31,21 @@ def test_a_wrong_number_of_addresses(engine):
         ExecutionContext(engine).run([1], [2], 0)
 
 
+@pytest.mark.parametrize(
+    ("inputs", "outputs", "message"),
+    [
+        ([1024 + 8], [4096, 8192], r"'x' is at address 0x408; kernels rely on a multiple of 16"),
+        ([1024], [4096, 8192 + 4], r"is at address 0x2004"),
+        ([1024], [1024, 8192], r"output '\w+' shares memory with 'x'"),
+        ([1024], [4096, 4096 + 112], r"output '\w+' shares memory with '\w+'.*memory of its own"),
+    ],
+    ids=["input", "output", "in place", "outputs"],
+)
+def test_addresses_that_kernels_cannot_work_with(engine, inputs, outputs, message):
+    with pytest.raises(InputError, match=message):
+        ExecutionContext(engine).run(inputs, outputs, 0)
+
+
 def test_host_arrays_go_through_buffers_that_stay(engine, driver, x):
     context = ExecutionContext(engine)
     context(x)
