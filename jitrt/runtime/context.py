@@ -75,8 +75,8 @@ class ExecutionContext:
 
     def run(self, inputs: Sequence[int], outputs: Sequence[int], stream: int) -> None:
         """Enqueue one run on device memory at these addresses, laid out as the plan's bindings say. Copies nothing,
-        waits for nothing. Raises InputError for a wrong number of addresses, one that is no multiple of 16, or an output
-        that shares memory with an input or another output."""
+        waits for nothing. Raises InputError for a wrong number of addresses, one that is no multiple of 16, or an
+        output that shares memory with an input or another output."""
         if len(inputs) != len(self.plan.inputs) or len(outputs) != len(self.plan.outputs):
             raise InputError(
                 f"the engine has {len(self.plan.inputs)} input(s) and {len(self.plan.outputs)} output(s), "
