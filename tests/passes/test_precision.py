@@ -109,7 +109,8 @@ def test_inputs_are_cast_below_their_views(rewrites):
 def test_a_constant_that_is_an_output_keeps_its_dtype(apply):
     graph = apply(
         precision,
-        "graph g(%x: f32[2]) {\nconst %c: f32[2] = [1.0, 2.0]\n%y = add(%x, %c) : f32[2]\nreturn %y, %c\n}",
+        "graph g(%x: f32[2,1]) {\nconst %c: f32[2,2] = [[1.0, 2.0], [3.0, 4.0]]\n"
+        "%y = add(%x, %c) : f32[2,2]\nreturn %y, %c\n}",
         precision="fp16",
     ).graph
     assert [v.type.dtype for v in graph.outputs] == [f32, f32]
@@ -119,13 +120,87 @@ def test_a_constant_that_is_an_output_keeps_its_dtype(apply):
 @pytest.mark.parametrize(("name", "number"), [("fp16", 1e5), ("bf16", 3.4e38)])
 def test_a_constant_that_does_not_fit_is_an_error_that_names_it(name, number):
     graph = Graph("g")
-    x = graph.add_input("x", TensorType(f32, (2,)))
-    big = graph.add_constant(np.array([1, number], np.float32), "layer.bias")
+    x = graph.add_input("x", TensorType(f32, (2, 2)))
+    big = graph.add_constant(np.array([[1, number], [2, 3]], np.float32), "layer.bias")
     graph.mark_output(graph.add(Add(), x, big, loc="model.py:3"))
     context = PassContext(name)
     with pytest.raises(OptionError, match=r"%layer\.bias holds .* at model\.py:3.*; use precision="):
         precision(graph, context)
     assert [d.applied for d in context.report] == [False]
+
+
+def test_a_bias_stays_float32_and_the_chain_after_it_until_its_end(rewrites):
+    rewrites(
+        precision,
+        """
+        graph g(%x: f16[2,3], %r: f16[2,2]) {
+          const %w: f32[2,3] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+          const %b: f32[2] = [0.1, 0.2]
+          %x32 = cast(%x) <dtype='f32'> : f32[2,3]
+          %r32 = cast(%r) <dtype='f32'> : f32[2,2]
+          %0 = linear(%x32, %w) <tf32=False> : f32[2,2]
+          %1 = add(%0, %b) : f32[2,2]
+          %2 = add(%1, %r32) : f32[2,2]
+          %3 = relu(%2) : f32[2,2]
+          %y = linear(%3, %w2) <tf32=False> : f32[2,2]
+          return %y
+        }""".replace("%w2", "%v").replace(
+            "const %b", "const %v: f32[2,2] = [[1.0, 2.0], [3.0, 4.0]]\n          const %b"
+        ),
+        """
+        graph g(%x: f16[2,3], %r: f16[2,2]) {
+          const %w: f16[2,3] = [[1.0, 2.0, 3.0], [4.0, 5.0, 6.0]]
+          const %v: f16[2,2] = [[1.0, 2.0], [3.0, 4.0]]
+          const %b: f32[2] = [0.10000000149011612, 0.20000000298023224]
+          %x32 = cast(%x) <dtype='f16'> : f16[2,3]
+          %r32 = cast(%r) <dtype='f16'> : f16[2,2]
+          %0 = linear(%x32, %w) <tf32=False> : f16[2,2]
+          %1 = add(%0, %b) : f32[2,2]
+          %2 = add(%1, %r32) : f32[2,2]
+          %3 = relu(%2) : f32[2,2]
+          %c = cast(%3) <dtype='f16'> : f16[2,2]
+          %4 = linear(%c, %v) <tf32=False> : f16[2,2]
+          %y = cast(%4) <dtype='f32'> : f32[2,2]
+          return %y
+        }""",
+        precision="fp16",
+        tolerance=5e-3,
+    )
+
+
+_BIASED = """
+    graph g(%x: f16[2,2]) {{
+      const %b: f32[2] = [0.5, 0.25]
+      %0 = cast(%x) <dtype='f32'> : f32[2,2]
+      %1 = add(%0, %b) : f32[2,2]
+      {rest}
+    }}"""
+
+
+def casts_after(apply, rest: str) -> list[str]:
+    """What the casts to f16 read, beside the input."""
+    graph = apply(precision, _BIASED.format(rest=rest), precision="fp16").graph
+    half = [node for node in graph.nodes if node.op.name == "cast" and node.output.type.dtype == f16]
+    return [node.inputs[0].producer.op.name for node in half if node.inputs[0].producer]
+
+
+def test_a_value_with_two_readers_is_cast_at_once(apply):
+    rest = "%2 = relu(%1) : f32[2,2]\n%3 = neg(%1) : f32[2,2]\n%y = concat(%2, %3) <axis=0> : f32[4,2]\nreturn %y"
+    assert casts_after(apply, rest) == ["add"]
+
+
+def test_of_two_chains_that_meet_the_later_one_goes_on(apply):
+    rest = "%2 = neg(%0) : f32[2,2]\n%3 = mul(%2, %b) : f32[2,2]\n%4 = add(%3, %1) : f32[2,2]\nreturn %4"
+    assert casts_after(apply, rest) == ["add"]
+
+
+def test_every_operand_of_a_concat_is_cast(apply):
+    rest = "%2 = mul(%0, %b) : f32[2,2]\n%3 = concat(%1, %2, %0) <axis=0> : f32[6,2]\nreturn %3"
+    assert sorted(casts_after(apply, rest)) == ["add", "mul"]
+
+
+def test_an_output_in_float32_needs_no_casts(apply):
+    assert casts_after(apply, "return %1") == []
 
 
 def test_an_infinity_stays_one(apply):
