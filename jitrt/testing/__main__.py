@@ -97,10 +97,8 @@ def _launch_all(lowered: Lowered, space: _Space) -> None:
     for call in lowered.calls:
         if "gluon" in type(call.function).__module__:
             raise KernelError("the interpreter does not run Gluon kernels; check their plain twin")
-        with np.errstate(all="ignore"):
-            # The interpreter runs one launch after the other, and knows no griddepcontrol.
-            constexprs = {name: value if name != "DEPENDENT" else False for name, value in call.constexprs.items()}
-            call.function[call.grid](**_arguments(call, space), **constexprs)
+        with np.errstate(all="ignore"), watch.watching(watch.Patience(must_wait=call.dependent)):
+            call.function[call.grid](**_arguments(call, space), **call.constexprs)
 
 
 def _arguments(call: KernelCall, space: _Space) -> dict[str, Any]:

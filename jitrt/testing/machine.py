@@ -27,34 +27,26 @@ from jitrt.plan import schema
 from jitrt.plan.schema import Binding, Launch, Plan, Pointer
 from jitrt.testing.plan import Step
 from jitrt.testing.storage import pointer_to
-from jitrt.testing.watch import Watch, watching
+from jitrt.testing.watch import Patience, watching
 
 _GUARD = 256
 _LOOSE = 16  # what the runtime promises of a caller's tensors: spaces of inputs and outputs are aligned to no more
 _POISON = 0x7FFF  # repeated, a NaN as f16, bf16, f32 and f64
 
 
-class _Accesses(Watch):
+class _Accesses(Patience):
     """Which bytes of the memory the programs of a launch load and store."""
 
     def __init__(self, memory: Array, *, must_wait: bool):
         self._base = memory.__array_interface__["data"][0]
         self._size = memory.size
-        self._must_wait, self._waited = must_wait, False
+        super().__init__(must_wait=must_wait)
         self.loaded = np.zeros(memory.size, bool)
         self.stored = np.zeros(memory.size, bool)
 
-    def begin(self, program: tuple[int, int, int]) -> tuple[int, int, int]:
-        self._waited = False
-        return program
-
-    def wait(self) -> None:
-        self._waited = True
-
     def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
         """Mark the bytes. Raises KernelError for one outside the memory, before anything happens there."""
-        if self._must_wait and not self._waited:
-            raise KernelError("the kernel touches memory before it waits for its predecessor")
+        super().touch(addresses, itemsize, store=store)
         at = addresses - self._base
         if at.size and (at.min() < 0 or at.max() + itemsize > self._size):
             wrong = at[(at < 0) | (at + itemsize > self._size)][0]

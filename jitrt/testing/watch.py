@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from jitrt.errors import KernelError
 from jitrt.graph.op import Array
 
 
@@ -25,6 +26,24 @@ class Watch:
 
     def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
         """Elements of `itemsize` bytes at these addresses (int64) are loaded, or stored."""
+
+
+class Patience(Watch):
+    """Raises KernelError for a program that should wait for the launch before its own and touches memory first."""
+
+    def __init__(self, *, must_wait: bool):
+        self._must_wait, self._waited = must_wait, False
+
+    def begin(self, program: tuple[int, int, int]) -> tuple[int, int, int]:
+        self._waited = False
+        return program
+
+    def wait(self) -> None:
+        self._waited = True
+
+    def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
+        if self._must_wait and not self._waited:
+            raise KernelError("the kernel touches memory before it waits for its predecessor")
 
 
 _watch: Watch | None = None

@@ -22,7 +22,15 @@ from jitrt.testing import check_problem, compiles, make_problem, random_operands
 
 @triton.jit
 def relu_rows(
-    y, x, partials, counters, ROWS: tl.constexpr, COLUMNS: tl.constexpr, STRIDE: tl.constexpr, FAULT: tl.constexpr
+    y,
+    x,
+    partials,
+    counters,
+    ROWS: tl.constexpr,
+    COLUMNS: tl.constexpr,
+    STRIDE: tl.constexpr,
+    DEPENDENT: tl.constexpr,
+    FAULT: tl.constexpr,
 ):
     row = tl.program_id(0)
     k = tl.arange(0, 16)
@@ -31,6 +39,8 @@ def relu_rows(
         mask = k < STRIDE
     if FAULT == "misses an element":
         mask = mask & (k + row > 0)
+    if DEPENDENT and FAULT != "does not wait":
+        tl.extra.cuda.gdc_wait()
     value = tl.load(x + row * COLUMNS + k, mask=k < COLUMNS, other=0.0)
     if FAULT == "loses NaN":
         value = tl.where(value > 0, value, 0.0)
@@ -75,9 +85,9 @@ class Rows(Template):
         if config["FAULT"] == "raises":
             raise ValueError("no launch")
         rows, columns = problem.output.type.shape
-        constexprs = {"ROWS": rows, "COLUMNS": columns, "STRIDE": problem.output.type.strides[0], **config}
+        constexprs = {"ROWS": rows, "COLUMNS": columns, "STRIDE": problem.output.type.strides[0], "DEPENDENT": True}
         arguments = {"y": Result(), "x": Operand(0), "partials": Workspace(), "counters": Zeros()}
-        return Lowered((KernelCall(relu_rows, arguments, constexprs, (rows, 1, 1)),), 64, 64)
+        return Lowered((KernelCall(relu_rows, arguments, constexprs | config, (rows, 1, 1)),), 64, 64)
 
 
 def relu_problem(dtype=f32) -> Problem:
@@ -100,6 +110,7 @@ def test_a_right_kernel_passes(dtype) -> None:
         ("is not exact", "wrong numbers"),
         ("leaves a counter", "a counter that is not zero"),
         ("reads its workspace first", "35 output elements were not written or hold poison"),
+        ("does not wait", "touches memory before it waits for its predecessor"),
         ("dies", "exit status 7"),
         ("raises", "ValueError: no launch"),
     ],
