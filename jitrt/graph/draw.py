@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jitrt.errors import GraphError
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
-from jitrt.graph.ops import Concat, Conv, Region
+from jitrt.graph.ops import Cast, Concat, Conv, Region
 from jitrt.graph.types import TensorType
 
 
@@ -62,10 +62,10 @@ def _chain(value: Value) -> list[tuple[Node | None, Value]]:
 
 
 def label(node: Node) -> str:
-    """A node as a person would name it: "conv 3x3 + bias + relu"."""
-    if isinstance(node.op, Region):
-        return " + ".join(_name(inner) for inner in node.op.body.nodes)
-    return _name(node)
+    """A node as a person would name it: "conv 3x3 + bias + relu". Casts inside a kernel cost nothing and go unsaid."""
+    if not isinstance(node.op, Region):
+        return _name(node)
+    return " + ".join(_name(n) for n in node.op.body.nodes if not isinstance(n.op, Cast)) or "cast"
 
 
 def _name(node: Node) -> str:
