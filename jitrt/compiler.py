@@ -164,7 +164,7 @@ def plan_of(
     regions, problems = _regions(optimized.graph), problems_of(optimized.graph)
     lowered = [choice.tactic.lower(problem, target) for choice, problem in zip(choices, problems, strict=True)]
     workspace = {node.output.name: low.workspace_bytes for node, low in zip(regions, lowered, strict=True)}
-    memory = plan_memory(optimized.graph, workspace)
+    memory = plan_memory(optimized.graph, workspace, parallel=options.parallel)
     _check_workspace(workspace, options.workspace_limit)
     steps = [
         Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds)

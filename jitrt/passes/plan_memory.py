@@ -1,5 +1,9 @@
 """Where in the arena each value lies: storages that are never live at the same time share bytes.
 
+Where launches run side by side, time is not the order of the nodes: two storages may share bytes only if all that
+touches the one must have run before anything writes the other. Else the second of two branches would have to wait for
+the first, to reuse its memory.
+
 Greedy by size: the largest first, each at the lowest offset free for as long as it lives; several orders are tried and
 the smallest arena kept. The same idea as Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
 Inference", 2020 (arXiv:2001.03288).
@@ -15,6 +19,7 @@ from jitrt.passes.storage import is_structural, root_of, storage_of
 
 __all__ = ["ALIGNMENT", "Block", "MemoryPlan", "lifetimes", "peak", "plan_memory", "root_of"]
 
+_PRICE = 1.25  # times the smallest arena: what branches that share no memory may cost
 ALIGNMENT = 256  # bytes; every block starts at a multiple, so that vector loads and TMA descriptors are aligned
 
 
@@ -32,6 +37,10 @@ class Block:
         return self.first <= other.last and other.first <= self.last
 
 
+Together = Callable[[Block, Block], bool]
+"""Whether two blocks may be live at the same time."""
+
+
 @dataclass(frozen=True)
 class MemoryPlan:
     """`offsets` maps each storage in the arena, by the name of the value that owns it, to its first byte; `workspace`
@@ -47,11 +56,11 @@ class MemoryPlan:
     placed: tuple[tuple[Block, int], ...]
 
 
-def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None) -> MemoryPlan:
+def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None, *, parallel: bool = False) -> MemoryPlan:
     """Plan the arena of an optimised graph. `workspace` gives bytes a region needs while it runs, by its output's name.
 
     Graph inputs, outputs and constants lie elsewhere. A storage lives from the first write into it to the last read of
-    anything in it.
+    anything in it. With `parallel` branches do not share memory, unless that would take too much more of it.
     """
     blocks = lifetimes(graph.nodes, graph)
     steps = {value.name: step for step, node in enumerate(graph.nodes) for value in node.outputs}
@@ -60,6 +69,10 @@ def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None) -> Mem
     ]
     everything = [*blocks, *scratch]
     places = arrange(everything)
+    if parallel:
+        apart = arrange(everything, _side_by_side(graph, blocks, scratch))
+        if _extent(everything, apart) <= _PRICE * _extent(everything, places):
+            places = apart
     return MemoryPlan(
         offsets={block.name: places[block] for block in blocks},
         workspace={block.name: places[block] for block in scratch},
@@ -94,9 +107,9 @@ def peak(blocks: Sequence[Block]) -> int:
     return max((sum(b.nbytes for b in blocks if b.first <= at.first <= b.last) for at in blocks), default=0)
 
 
-def arrange(blocks: Sequence[Block]) -> dict[Block, int]:
+def arrange(blocks: Sequence[Block], together: Together = Block.overlaps) -> dict[Block, int]:
     """The first byte of every block, so that blocks that live together share none: the best of several greedy runs."""
-    runs = (_place(sorted(blocks, key=order)) for order in _ORDERS)
+    runs = (_place(sorted(blocks, key=order), together) for order in _ORDERS)
     return min(runs, key=lambda places: _extent(blocks, places))
 
 
@@ -110,11 +123,38 @@ _ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
 )
 
 
-def _place(blocks: Sequence[Block]) -> dict[Block, int]:
+def _side_by_side(graph: Graph, blocks: Sequence[Block], scratch: Sequence[Block]) -> Together:
+    """Whether two blocks may be in use at the same time, were every node run as soon as what it reads is there. Sets of
+    steps are the bits of an integer."""
+    before: list[int] = []  # the steps that each step waits for
+    touched: dict[str, int] = {}
+    waited: dict[str, int] = {}  # the steps that all writers of a storage wait for
+    steps = {node: step for step, node in enumerate(graph.nodes)}
+    for step, node in enumerate(graph.nodes):
+        before.append(0)
+        for producer in (value.producer for value in node.inputs if value.producer is not None):
+            before[step] |= before[steps[producer]] | 1 << steps[producer]
+        if is_structural(node):
+            continue
+        for value in (*node.inputs, *node.outputs):
+            touched[storage_of(value)] = touched.get(storage_of(value), 0) | 1 << step
+        for value in node.outputs:
+            waited[storage_of(value)] = waited.get(storage_of(value), -1) & before[step]
+    known = {block: (touched[block.name], waited[block.name]) for block in blocks}
+    known |= {block: (1 << block.first, before[block.first]) for block in scratch}
+
+    def together(one: Block, other: Block) -> bool:
+        (users, start), (other_users, other_start) = known[one], known[other]
+        return bool(users & ~other_start and other_users & ~start)
+
+    return together
+
+
+def _place(blocks: Sequence[Block], together: Together) -> dict[Block, int]:
     """Each block, in this order, in the tightest gap between those placed that live with it, or above them all."""
     places: dict[Block, int] = {}
     for block in blocks:
-        taken = sorted((places[other], other.nbytes) for other in places if other.overlaps(block))
+        taken = sorted((places[other], other.nbytes) for other in places if together(other, block))
         best, waste, end = None, 0, 0
         for start, size in taken:
             gap = start - end

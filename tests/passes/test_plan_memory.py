@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import sys
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from jitrt.graph import Graph, parse
-from jitrt.passes.plan_memory import ALIGNMENT, Block, arrange, lifetimes, peak, plan_memory
+from jitrt.passes.plan_memory import ALIGNMENT, Block, MemoryPlan, arrange, lifetimes, peak, plan_memory
 
 _CHAIN = """
     graph g(%x: f32[1000]{1}) {
@@ -38,6 +40,39 @@ def test_workspace_lives_while_its_region_runs():
     assert plan.arena_bytes == 2 * 4096 + 5120
     places = {(block.first, block.name): start for block, start in plan.placed}
     assert len({*places.values()}) == len(places) - 1  # %c takes the place of %a
+
+
+_BRANCHES = """
+    graph g(%x: f32[1000]{1}) {
+      %a = exp(%x) : f32[1000]{1}
+      %b = neg(%a) : f32[1000]{1}
+      %c = relu(%b) : f32[1000]{1}
+      %d = log(%x) : f32[1000]{1}
+      %e = neg(%d) : f32[1000]{1}
+      %f = relu(%e) : f32[1000]{1}
+      %out = add(%c, %f) : f32[1000]{1}
+      return %out
+    }"""
+
+
+def test_branches_that_run_side_by_side_share_no_memory(monkeypatch: pytest.MonkeyPatch):
+    graph = parse(_BRANCHES)
+
+    def places(plan: MemoryPlan, names: str, region: str) -> set[int]:
+        return {plan.workspace[region], *(plan.offsets[name] for name in names)}
+
+    sharing = plan_memory(graph, {"b": 4096, "e": 4096})
+    assert places(sharing, "abc", "b") & places(sharing, "def", "e")
+    monkeypatch.setattr(sys.modules["jitrt.passes.plan_memory"], "_PRICE", 10)
+    apart = plan_memory(graph, {"b": 4096, "e": 4096}, parallel=True)
+    assert not places(apart, "abc", "b") & places(apart, "def", "e")
+    assert apart.offsets["a"] == apart.offsets["c"]  # within a branch nothing has changed
+    assert apart.lower_bound == sharing.lower_bound
+
+
+def test_branches_share_memory_where_it_would_cost_too_much():
+    graph = parse(_BRANCHES)
+    assert plan_memory(graph, parallel=True) == plan_memory(graph)
 
 
 def test_views_keep_their_root_alive_and_slices_share_it():
