@@ -27,16 +27,55 @@ def one_anchor(body: Graph) -> str | None:
 
 
 @dataclass(frozen=True)
+class Proposal:
+    """A rewrite that rule `rule` could make, in words, with the graph of the regions concerned `before` and `after`.
+    Both have the same inputs; the outputs of `after` may hold several of those of `before`."""
+
+    rule: str
+    text: str
+    before: Graph
+    after: Graph
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What a judge found of a proposal: what it gains (microseconds if measured), and how that is known."""
+
+    gain: float
+    text: str
+
+    @property
+    def accepted(self) -> bool:
+        return self.gain > 0
+
+
+Judge = Callable[[Sequence[Proposal]], Sequence[Verdict]]
+"""Whether the rewrites proposed are worth it: one verdict each. Asked once for all the proposals of a pass."""
+
+
+def fewer_kernels(proposals: Sequence[Proposal]) -> list[Verdict]:
+    """The judge where nothing can be measured."""
+    verdicts = []
+    for proposal in proposals:
+        before, after = (sum(n.has(Trait.OPAQUE) for n in g.nodes) for g in (proposal.before, proposal.after))
+        verdicts.append(Verdict(float(before - after), f"{before} kernels become {after} (not measured)"))
+    return verdicts
+
+
+@dataclass(frozen=True)
 class PassContext:
     """What every pass is told.
 
-    `precision` is what float32 becomes. `accepts` says whether a kernel exists for a body. `outputs` names the values
-    to compute (None: what the graph returns). `report` collects the decisions; `pass_name` signs them.
+    `precision` is what float32 becomes. `accepts` says whether a kernel exists for a body, `judge` whether a rewrite is
+    worth it. `outputs` names the values to compute (None: what the graph returns), `without` the passes to leave out.
+    `report` collects the decisions; `pass_name` signs them.
     """
 
     precision: Precision = "fp32"
     accepts: Accepts = one_anchor
+    judge: Judge = fewer_kernels
     outputs: Sequence[str] | None = None
+    without: Sequence[str] = ()
     report: Report = field(default_factory=Report)
     pass_name: str = ""
 

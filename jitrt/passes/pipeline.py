@@ -20,9 +20,12 @@ from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.layout import layout
 from jitrt.passes.merge_views import merge_views
 from jitrt.passes.precision import precision
+from jitrt.passes.proposal import Rule, judged
 from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
+
+RULES: tuple[Rule, ...] = ()
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),
@@ -39,6 +42,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("specialize", layout),
     Pass("fuse", fuse_vertical),
     Pass("fuse", fuse_pointwise),
+    *(Pass("fuse", judged(rule)) for rule in RULES),
     Pass("fuse", eliminate_concat),
     Pass("finalize", schedule),
 )
@@ -47,8 +51,8 @@ PIPELINE: tuple[Pass, ...] = (
 def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequence[Pass] = PIPELINE) -> Graph:
     """An optimised copy of `graph`; what was done and what was not is in `context.report`.
 
-    The graph is verified after every pass. Raises PassError naming the pass that broke it and those that ran before;
-    OptionError if an option does not fit the graph.
+    Rules named in `context.without` are left out. The graph is verified after every pass. Raises PassError naming the
+    pass that broke it and those that ran before; OptionError if an option does not fit the graph, or names no rule.
 
     >>> from jitrt.graph import Graph, TensorType, f32
     >>> from jitrt.graph.ops import Dropout, Relu
@@ -58,10 +62,13 @@ def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequen
     ['region']
     """
     context = context or PassContext()
+    _check_without(context.without)
     graph = graph.clone()
     verify(graph)
     ran: list[str] = []
     for step in passes:
+        if step.name in context.without:
+            continue
         try:
             step.run(graph, context.within(step.name))
             verify(graph)
@@ -74,3 +81,10 @@ def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequen
             raise PassError(message) from error
         ran.append(step.name)
     return graph
+
+
+def _check_without(names: Sequence[str]) -> None:
+    rules = [rule.name for rule in RULES]
+    for name in names:
+        if name not in rules:
+            raise OptionError(f"without names {name!r}, which is no rule; the rules are {', '.join(rules)}")

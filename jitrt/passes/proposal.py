@@ -1,0 +1,107 @@
+"""Rules: rewrites of regions that may be faster or not, each judged before it is applied.
+
+A rule finds places (`find`) and rewrites one (`rewrite`). For every place the driver cuts out the regions concerned as
+a graph of its own, rewrites a copy of it, and asks the judge which of the two is faster: on a GPU both are built and
+timed (jitrt/judge.py), elsewhere fewer kernels win. Only then is the graph itself rewritten; both times are reported.
+Where matches overlap, the one that gains most goes first.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.passes.base import PassContext, Proposal
+from jitrt.passes.edit import remove_dead
+from jitrt.passes.region import strided
+from jitrt.passes.storage import root_of
+
+
+@dataclass(frozen=True)
+class Match:
+    """A place where a rule could apply: the outputs of the regions it would replace, and in words what it would do."""
+
+    values: tuple[Value, ...]
+    text: str
+
+
+class Rule(Protocol):
+    """A rewrite of regions. `name` signs its decisions.
+
+    `find` lists the places where the rewrite is possible and reports to `context` why it is not, where somebody might
+    expect it. `rewrite` does it, in the graph searched or in one that was cut out of it: `values` are those of a match,
+    in that graph. Values that others read keep their names.
+    """
+
+    name: str
+
+    def find(self, graph: Graph, context: PassContext) -> list[Match]: ...
+
+    def rewrite(self, graph: Graph, values: Sequence[Value]) -> None: ...
+
+
+def judged(rule: Rule) -> Callable[[Graph, PassContext], None]:
+    """The pass that applies `rule` wherever the judge is for it."""
+
+    def run(graph: Graph, context: PassContext) -> None:
+        matches = rule.find(graph, context)
+        proposals = [_propose(rule, graph, match) for match in matches]
+        verdicts = context.judge(proposals)
+        heard = sorted(zip(matches, verdicts, strict=True), key=lambda pair: -pair[1].gain)
+        replaced: set[str] = set()
+        for match, verdict in heard:
+            node = _producer(match.values[0])
+            if not verdict.accepted:
+                context.refused(node, f"not done: {match.text}: {verdict.text}")
+            elif replaced.isdisjoint(value.name for value in match.values):
+                replaced.update(value.name for value in match.values)
+                context.applied(node, f"{match.text}: {verdict.text}")
+                rule.rewrite(graph, match.values)
+        remove_dead(graph)
+
+    run.__name__ = rule.name
+    return run
+
+
+def cut_out(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]:
+    """(a graph of the nodes that make `values`, the values in it). Its inputs are what they read from elsewhere, its
+    outputs what is read elsewhere; names are kept, constants shared, storages are each value's own."""
+    nodes = [node for node in graph.nodes if any(value in values for value in node.outputs)]
+    made = {value for node in nodes for value in node.outputs}
+    out = Graph(graph.name)
+    inside: dict[Value, Value] = {}
+    for value in dict.fromkeys(v for node in nodes for v in node.inputs if v not in made):
+        if value.data is not None:
+            inside[value] = out.add_constant(value.data, value.name, value.type)
+        else:
+            inside[value] = out.add_input(value.name, strided(value.type))
+    for node in nodes:
+        copy = out.append(
+            node.op,
+            [inside[v] for v in node.inputs],
+            loc=node.loc,
+            names=[v.name for v in node.outputs],
+            types=[strided(v.type) for v in node.outputs],
+        )
+        inside.update(zip(node.outputs, copy.outputs, strict=True))
+    for value in made:
+        if value in graph.outputs or any(user not in nodes for user in value.users):
+            out.mark_output(inside[value])
+    return out, [inside[value] for value in values]
+
+
+def _propose(rule: Rule, graph: Graph, match: Match) -> Proposal:
+    before, _ = cut_out(graph, match.values)
+    after, values = cut_out(graph, match.values)
+    rule.rewrite(after, values)
+    remove_dead(after)
+    # A view cannot be the output of a plan; what it shows can.
+    after.outputs = list(dict.fromkeys(root_of(after, value) for value in after.outputs))
+    return Proposal(rule.name, match.text, before, after)
+
+
+def _producer(value: Value) -> Node:
+    assert value.producer is not None
+    return value.producer
