@@ -2,32 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import Any
 
-import numpy as np
 import torch
 
+from jitrt.frontend.builder import Builder, Number, axis_of
 from jitrt.frontend.torch.arrays import dtype_of
-from jitrt.graph import Graph, TensorType, Value
+from jitrt.graph import Graph, TensorType
 from jitrt.graph.dtype import DType
-from jitrt.graph.op import Array, Op
-from jitrt.graph.ops import Cast, Concat, Expand, Permute, Reshape, Slice
 
-Number = bool | int | float
+__all__ = ["Context", "Number", "axis_of", "type_of"]
 
 
-class Context:
+class Context(Builder):
     """The graph under construction and the torch node being imported.
 
-    `out` is the node's (first) result in PyTorch, a fake tensor, or None if it has none; `loc` is the user's line.
+    `out` is the node's (first) result in PyTorch, a fake tensor, or None if it has none.
     """
 
     def __init__(self, graph: Graph):
-        self.graph = graph
+        super().__init__(graph)
         self.node: torch.fx.Node | None = None
-        self.loc = ""
-        self._reshaped: dict[tuple[Value, tuple[int, ...]], Value] = {}
 
     @property
     def out(self) -> Any:
@@ -44,76 +39,6 @@ class Context:
     def shape(self) -> tuple[int, ...]:
         """The shape of the (first) result."""
         return tuple(int(size) for size in self.out.shape)
-
-    def add(self, op: Op, *operands: Value) -> Value:
-        """Append a node and return its output."""
-        return self.graph.add(op, *operands, loc=self.loc)
-
-    def constant(self, data: Array, dtype: DType | None = None) -> Value:
-        """A constant, of its own dtype unless given."""
-        return self.graph.add_constant(data if dtype is None else np.asarray(data).astype(dtype.numpy))
-
-    def full(self, shape: tuple[int, ...], number: Number, dtype: DType) -> Value:
-        """A constant of one number."""
-        return self.graph.add_constant(np.full(shape, number).astype(dtype.numpy))
-
-    def operand(self, x: Value | Number, dtype: DType) -> Value:
-        """`x` in `dtype`: a number becomes a constant of rank 0, a tensor of another dtype is cast."""
-        if not isinstance(x, Value):
-            return self.graph.scalar(x, dtype)
-        return x if x.type.dtype == dtype else self.add(Cast(dtype), x)
-
-    def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
-        return x if x.type.shape == shape else self.add(Reshape(shape), x)
-
-    def permute(self, x: Value, order: tuple[int, ...]) -> Value:
-        return x if order == tuple(range(x.type.rank)) else self.add(Permute(order), x)
-
-    def expand(self, x: Value, shape: tuple[int, ...]) -> Value:
-        return x if x.type.shape == shape else self.add(Expand(shape), x)
-
-    def slice(self, x: Value, axis: int, start: int, stop: int, step: int = 1) -> Value:
-        """x[start:stop:step] along one axis; bounds already within the dimension."""
-        if (start, stop, step) == (0, x.type.shape[axis], 1):
-            return x
-        starts, stops, steps = [0] * x.type.rank, list(x.type.shape), [1] * x.type.rank
-        starts[axis], stops[axis], steps[axis] = start, stop, step
-        return self.add(Slice(tuple(starts), tuple(stops), tuple(steps)), x)
-
-    def put(self, base: Value, new: Value, start: Sequence[int], stop: Sequence[int], axis: int = 0) -> Value:
-        """`base` with `new` at start:stop of every dimension from `axis` on."""
-        if axis == base.type.rank:
-            return new
-        size, first, last = base.type.shape[axis], start[axis], stop[axis]
-        if (first, last) == (0, size):
-            return self.put(base, new, start, stop, axis + 1)
-        rest_whole = all((start[d], stop[d]) == (0, base.type.shape[d]) for d in range(axis + 1, base.type.rank))
-        middle = new if rest_whole else self.put(self.slice(base, axis, first, last), new, start, stop, axis + 1)
-        before = [self.slice(base, axis, 0, first)] if first > 0 else []
-        after = [self.slice(base, axis, last, size)] if last < size else []
-        return self.add(Concat(axis), *before, middle, *after)
-
-    def per_channel(self, parameter: Value, rank: int) -> Value:
-        """A vector as (k, 1, ..., 1), to broadcast along dimension 1 of a tensor of `rank` dimensions."""
-        shape = (parameter.type.shape[0], *([1] * (rank - 2)))
-        if parameter.data is None or rank == 2:
-            return self.reshape(parameter, shape)
-        key = (parameter, shape)
-        if key not in self._reshaped:
-            self._reshaped[key] = self.graph.add_constant(parameter.data.reshape(shape), parameter.name)
-        return self._reshaped[key]
-
-    def finish(self) -> None:
-        """Drop constants nobody reads; a reshaped parameter takes over the name of the one it replaced."""
-        self.graph.drop_unused_constants()
-        for (parameter, _), value in self._reshaped.items():
-            if parameter.name not in self.graph.constants:
-                self.graph.rename(value, parameter.name)
-
-
-def axis_of(axis: int, rank: int) -> int:
-    """A dimension counted from the front. A rank of 0 has dimension 0 (and -1), as in PyTorch."""
-    return axis % max(rank, 1)
 
 
 def type_of(tensor: torch.Tensor) -> TensorType:

@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from jitrt.errors import TrainingModeError
+from jitrt.frontend.layers import norm as layers
 from jitrt.frontend.torch.context import Context
 from jitrt.frontend.torch.registry import register
 from jitrt.graph import Value
 from jitrt.graph import ops as g
-
-
-def _or_constant(ctx: Context, x: Value | None, shape: tuple[int, ...], number: float) -> Value:
-    return ctx.full(shape, number, ctx.dtype) if x is None else x
 
 
 @register("aten.batch_norm.default")
@@ -35,8 +32,7 @@ def batch_norm(
         raise TrainingModeError(
             f"batch norm at {where} takes its statistics from the batch{kept}. Call model.eval() first."
         )
-    k = (x.type.shape[1],)
-    return ctx.add(g.BatchNorm(eps), x, _or_constant(ctx, weight, k, 1), _or_constant(ctx, bias, k, 0), mean, var)
+    return layers.batch_norm(ctx, x, weight, bias, mean, var, eps)
 
 
 @register("aten._native_batch_norm_legit_no_training.default")
@@ -63,10 +59,7 @@ def layer_norm(
     eps: float = 1e-5,
     cudnn_enable: bool = True,
 ) -> Value:
-    shape = tuple(normalized_shape)
-    return ctx.add(
-        g.LayerNorm(len(shape), eps), x, _or_constant(ctx, weight, shape, 1), _or_constant(ctx, bias, shape, 0)
-    )
+    return layers.layer_norm(ctx, x, len(normalized_shape), weight, bias, eps)
 
 
 @register("aten.group_norm.default")
@@ -79,8 +72,7 @@ def group_norm(
     eps: float = 1e-5,
     cudnn_enabled: bool = True,
 ) -> Value:
-    k = (x.type.shape[1],)
-    return ctx.add(g.GroupNorm(groups, eps), x, _or_constant(ctx, weight, k, 1), _or_constant(ctx, bias, k, 0))
+    return layers.group_norm(ctx, x, groups, weight, bias, eps)
 
 
 @register("aten.instance_norm.default")
@@ -98,23 +90,14 @@ def instance_norm(
 ) -> Value:
     if not use_input_stats:
         return batch_norm(ctx, x, weight, bias, mean, var, False, momentum, eps)
-    return group_norm(ctx, x, x.type.shape[1], weight, bias, eps)
+    return layers.instance_norm(ctx, x, weight, bias, eps)
 
 
 @register("aten.rms_norm.default")
 def rms_norm(
     ctx: Context, x: Value, normalized_shape: Sequence[int], weight: Value | None = None, eps: float | None = None
 ) -> Value:
-    epsilon = float(_TINY[ctx.dtype.value]) if eps is None else eps
-    axes = tuple(range(x.type.rank - len(normalized_shape), x.type.rank))
-    mean = ctx.add(g.ReduceMean(axes, keepdims=True), ctx.add(g.Mul(), x, x))
-    scale = ctx.add(g.Rsqrt(), ctx.add(g.Add(), mean, ctx.graph.scalar(epsilon, ctx.dtype)))
-    y = ctx.add(g.Mul(), x, scale)
-    return y if weight is None else ctx.add(g.Mul(), y, weight)
-
-
-# torch.nn.RMSNorm without eps takes the machine epsilon of the dtype it computes in: float32 for 16-bit floats.
-_TINY = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-23, "bf16": 2.0**-23}
+    return layers.rms_norm(ctx, x, len(normalized_shape), weight, eps)
 
 
 _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropout")

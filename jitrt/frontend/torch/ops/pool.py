@@ -5,21 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from jitrt.frontend.builder import spread
+from jitrt.frontend.layers.pool import pooled
 from jitrt.frontend.torch.context import Context
-from jitrt.frontend.torch.ops.conv import spread
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import Value
-from jitrt.graph.op import Op
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
 
 Sizes = int | Sequence[int]
-
-
-def _pooled(ctx: Context, x: Value, dims: int, op: Op) -> Value:
-    if x.type.rank == dims + 2:
-        return ctx.add(op, x)
-    y = ctx.add(op, ctx.reshape(x, (1, *x.type.shape)))
-    return ctx.reshape(y, y.type.shape[1:])
 
 
 def _numbered(stem: str, dims: Sequence[int] = (1, 2, 3)) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -50,7 +43,7 @@ def max_pool(
 ) -> Value:
     size = spread(kernel, dims)
     op = MaxPool(size, spread(stride or size, dims), spread(padding, dims), ceil_mode, spread(dilation, dims))
-    return _pooled(ctx, x, dims, op)
+    return pooled(ctx, x, dims, op)
 
 
 @_numbered("max_pool{}d_with_indices", (2, 3))
@@ -74,14 +67,14 @@ def avg_pool(
         raise Unsupported(f"divisor_override={divisor_override}")
     size = spread(kernel, dims)
     op = AvgPool(size, spread(stride or size, dims), spread(padding, dims), ceil_mode, count_include_pad)
-    return _pooled(ctx, x, dims, op)
+    return pooled(ctx, x, dims, op)
 
 
 @_numbered("adaptive_avg_pool{}d")
 def adaptive_avg_pool(ctx: Context, dims: int, x: Value, size: Sizes) -> Value:
-    return _pooled(ctx, x, dims, AdaptiveAvgPool(spread(size, dims)))
+    return pooled(ctx, x, dims, AdaptiveAvgPool(spread(size, dims)))
 
 
 @_numbered("adaptive_max_pool{}d")
 def adaptive_max_pool(ctx: Context, dims: int, x: Value, size: Sizes) -> tuple[Value, None]:
-    return _pooled(ctx, x, dims, AdaptiveMaxPool(spread(size, dims))), None
+    return pooled(ctx, x, dims, AdaptiveMaxPool(spread(size, dims))), None

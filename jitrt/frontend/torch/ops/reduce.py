@@ -3,28 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 
-from jitrt.frontend.torch.context import Context, Number, axis_of
+from jitrt.frontend.layers import reduce as layers
+from jitrt.frontend.layers.reduce import Dims, Reduction
+from jitrt.frontend.torch.context import Context, Number
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
-from jitrt.graph.op import Op
-
-Dims = int | Sequence[int] | None
-Reduction = Callable[..., Op]
 
 
 def reduced(ctx: Context, op: Reduction, x: Value, dim: Dims, keepdim: bool, dtype: DType | None = None) -> Value:
     """`op` over `dim` (all dimensions if None or empty), computed in `dtype` (the result's unless given)."""
-    x = ctx.operand(x, dtype or ctx.dtype)
-    dims = [dim] if isinstance(dim, int) else list(dim or range(x.type.rank))
-    if x.type.rank == 0:
-        return ctx.reshape(ctx.add(op((0,), keepdims=False), ctx.reshape(x, (1,))), ())
-    return ctx.add(op(tuple(sorted(axis_of(d, x.type.rank) for d in dims)), keepdims=keepdim), x)
+    return layers.reduced(ctx, op, ctx.operand(x, dtype or ctx.dtype), dim, keepdim)
 
 
 @register("aten.mean.default", "aten.mean.dim")
@@ -147,18 +141,11 @@ def logsumexp(ctx: Context, x: Value, dim: Dims, keepdim: bool = False) -> Value
     return ctx.add(g.Add(), ctx.add(g.Log(), total), ctx.reshape(high, total.type.shape))
 
 
-def _soft(ctx: Context, op: Callable[[int], Op], x: Value, dim: int) -> Value:
-    x = ctx.operand(x, ctx.dtype)
-    if x.type.rank == 0:
-        return ctx.reshape(ctx.add(op(0), ctx.reshape(x, (1,))), ())
-    return ctx.add(op(axis_of(dim, x.type.rank)), x)
-
-
 @register("aten.softmax.int", "aten._softmax.default")
 def softmax(ctx: Context, x: Value, dim: int, dtype: object = None) -> Value:
-    return _soft(ctx, g.Softmax, x, dim)
+    return layers.along(ctx, g.Softmax, ctx.operand(x, ctx.dtype), dim)
 
 
 @register("aten.log_softmax.int", "aten._log_softmax.default")
 def log_softmax(ctx: Context, x: Value, dim: int, dtype: object = None) -> Value:
-    return _soft(ctx, g.LogSoftmax, x, dim)
+    return layers.along(ctx, g.LogSoftmax, ctx.operand(x, ctx.dtype), dim)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jitrt.frontend.torch.context import Context, Number, axis_of
+from jitrt.frontend.builder import axis_of
+from jitrt.frontend.torch.context import Context, Number
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import Value
 from jitrt.graph.ops import Concat, Pad

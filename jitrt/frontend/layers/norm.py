@@ -1,0 +1,49 @@
+"""Normalisations, at inference. A weight left out is 1, a bias left out 0."""
+
+from __future__ import annotations
+
+from jitrt.frontend.builder import Builder
+from jitrt.graph import Value
+from jitrt.graph import ops as g
+
+# torch.nn.RMSNorm without eps takes the machine epsilon of the dtype it computes in: float32 for 16-bit floats.
+_TINY = {"f64": 2.0**-52, "f32": 2.0**-23, "f16": 2.0**-23, "bf16": 2.0**-23}
+
+
+def _or_full(b: Builder, parameter: Value | None, number: float, x: Value, shape: tuple[int, ...]) -> Value:
+    return b.full(shape, number, x.type.dtype) if parameter is None else parameter
+
+
+def batch_norm(
+    b: Builder, x: Value, weight: Value | None, bias: Value | None, mean: Value, var: Value, eps: float
+) -> Value:
+    """By the given statistics of each channel (dimension 1)."""
+    k = (x.type.shape[1],)
+    return b.add(g.BatchNorm(eps), x, _or_full(b, weight, 1, x, k), _or_full(b, bias, 0, x, k), mean, var)
+
+
+def layer_norm(b: Builder, x: Value, dims: int, weight: Value | None, bias: Value | None, eps: float) -> Value:
+    """Over the last `dims` dimensions, whose shape the parameters have."""
+    shape = x.type.shape[x.type.rank - dims :]
+    return b.add(g.LayerNorm(dims, eps), x, _or_full(b, weight, 1, x, shape), _or_full(b, bias, 0, x, shape))
+
+
+def group_norm(b: Builder, x: Value, groups: int, weight: Value | None, bias: Value | None, eps: float) -> Value:
+    """Over groups of channels; the parameters are one number a channel."""
+    k = (x.type.shape[1],)
+    return b.add(g.GroupNorm(groups, eps), x, _or_full(b, weight, 1, x, k), _or_full(b, bias, 0, x, k))
+
+
+def instance_norm(b: Builder, x: Value, weight: Value | None, bias: Value | None, eps: float) -> Value:
+    """Each channel of each image by its own statistics: as many groups as channels."""
+    return group_norm(b, x, x.type.shape[1], weight, bias, eps)
+
+
+def rms_norm(b: Builder, x: Value, dims: int, weight: Value | None, eps: float | None) -> Value:
+    """x / sqrt(mean(x * x) + eps) over the last `dims` dimensions, times weight."""
+    dtype = x.type.dtype
+    axes = tuple(range(x.type.rank - dims, x.type.rank))
+    mean = b.add(g.ReduceMean(axes, keepdims=True), b.add(g.Mul(), x, x))
+    epsilon = b.graph.scalar(float(_TINY[dtype.value]) if eps is None else eps, dtype)
+    y = b.add(g.Mul(), x, b.add(g.Rsqrt(), b.add(g.Add(), mean, epsilon)))
+    return y if weight is None else b.add(g.Mul(), y, weight)

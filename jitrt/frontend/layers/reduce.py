@@ -1,0 +1,27 @@
+"""Reductions and softmax."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+from jitrt.frontend.builder import Builder, axis_of
+from jitrt.graph import Value
+from jitrt.graph.op import Op
+
+Dims = int | Sequence[int] | None
+Reduction = Callable[..., Op]
+
+
+def reduced(b: Builder, op: Reduction, x: Value, dim: Dims, keepdim: bool) -> Value:
+    """`op` over `dim`: all dimensions if None or empty."""
+    dims = [dim] if isinstance(dim, int) else list(dim or range(x.type.rank))
+    if x.type.rank == 0:
+        return b.reshape(b.add(op((0,), keepdims=False), b.reshape(x, (1,))), ())
+    return b.add(op(tuple(sorted(axis_of(d, x.type.rank) for d in dims)), keepdims=keepdim), x)
+
+
+def along(b: Builder, op: Callable[[int], Op], x: Value, dim: int) -> Value:
+    """`op` along one dimension; a tensor of rank 0 has one, of size 1."""
+    if x.type.rank == 0:
+        return b.reshape(b.add(op(0), b.reshape(x, (1,))), ())
+    return b.add(op(axis_of(dim, x.type.rank)), x)
