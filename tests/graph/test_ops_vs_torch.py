@@ -123,6 +123,19 @@ def conv_case(x: Shape, w: Shape, stride: Any, padding: Any, dilation: Any, grou
     return Case(op, conv(stride, padding, dilation, groups), (x, w))
 
 
+def conv_transpose_case(
+    x: Shape, w: Shape, stride: Any, padding: Any, extra: Any, dilation: Any, groups: int = 1
+) -> Case:
+    """torch crops both sides alike: `padding` is one number a dimension."""
+    op = g.ConvTranspose(stride, tuple((p, p) for p in padding), extra, dilation, groups)
+    kind = {1: F.conv_transpose1d, 2: F.conv_transpose2d, 3: F.conv_transpose3d}[len(stride)]
+
+    def call(x: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        return kind(x.float(), w.float(), None, stride, padding, extra, groups, dilation).to(x.dtype)
+
+    return Case(op, call, (x, w))
+
+
 def in_float32(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:
     return lambda *tensors: function(*(t.float() for t in tensors)).to(tensors[0].dtype)
 
@@ -144,6 +157,12 @@ CASES = [
     conv_case((0, 3, 7, 7), (4, 3, 3, 3), (1, 1), ((0, 0), (0, 0)), (1, 1)),
     conv_case((2, 3, 11), (4, 3, 3), (2,), ((1, 1),), (2,)),
     conv_case((1, 2, 5, 6, 4), (3, 2, 2, 3, 1), (1, 2, 1), ((1, 0), (1, 1), (0, 0)), (1, 1, 1)),
+    conv_transpose_case((2, 3, 5, 4), (3, 5, 4, 4), (2, 2), (1, 1), (0, 0), (1, 1)),
+    conv_transpose_case((2, 4, 5, 4), (4, 3, 3, 2), (2, 3), (1, 0), (1, 2), (2, 1), 2),
+    conv_transpose_case((1, 6, 3, 3), (6, 1, 3, 3), (1, 1), (2, 0), (0, 0), (1, 1), 6),
+    conv_transpose_case((0, 3, 3, 3), (3, 2, 2, 2), (2, 2), (0, 0), (0, 0), (1, 1)),
+    conv_transpose_case((2, 3, 7), (3, 4, 3), (2,), (1,), (1,), (1,)),
+    conv_transpose_case((1, 2, 2, 3, 2), (2, 3, 2, 3, 1), (1, 2, 3), (0, 1, 0), (0, 1, 2), (1, 1, 1)),
     Case(g.Linear(), in_float32(F.linear), [(3, 5, 7), (4, 7)]),
     Case(g.Linear(), in_float32(F.linear), [(7,), (4, 7)]),
     Case(g.Matmul(), in_float32(torch.matmul), [(3, 1, 5, 7), (2, 7, 4)]),
@@ -352,6 +371,12 @@ BAD = [
     (g.Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), [(1, 3, 5, 5), (4, 2, 3, 3)]),  # channels
     (g.Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), [(1, 3, 2, 2), (4, 3, 3, 3)]),  # filter larger than the input
     (g.Conv((1,), ((0, 0),), (1,)), [(1, 3, 5, 5), (4, 3, 3, 3)]),  # attributes of another rank
+    (g.ConvTranspose((1, 1), ((0, 0), (0, 0)), (0, 0), (1, 1)), [(1, 3, 5, 5), (4, 2, 3, 3)]),  # channels
+    (g.ConvTranspose((1, 1), ((0, 0), (0, 0)), (0, 0), (1, 1), 2), [(1, 3, 5, 5), (3, 2, 3, 3)]),  # groups
+    (g.ConvTranspose((2, 2), ((0, 0), (0, 0)), (2, 0), (1, 1)), [(1, 3, 5, 5), (3, 2, 3, 3)]),  # output padding
+    (g.ConvTranspose((1, 1), ((3, 3), (0, 0)), (0, 0), (1, 1)), [(1, 3, 2, 2), (3, 2, 3, 3)]),  # all is cut off
+    (g.ConvTranspose((1, 1), ((-1, 0), (0, 0)), (0, 0), (1, 1)), [(1, 3, 2, 2), (3, 2, 3, 3)]),  # negative padding
+    (g.ConvTranspose((1,), ((0, 0),), (0,), (1,)), [(1, 3, 5, 5), (3, 4, 3, 3)]),  # attributes of another rank
     (g.Linear(), [(2, 3), (4, 5)]),
     (g.Matmul(), [(2, 3), (4, 5)]),
     (g.Matmul(), [(2, 4, 3), (3, 3, 5)]),

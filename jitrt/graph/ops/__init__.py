@@ -1,6 +1,6 @@
 """All ops, by family; importing this package registers them under their names."""
 
-from jitrt.graph.ops.conv import Conv
+from jitrt.graph.ops.conv import Conv, ConvTranspose
 from jitrt.graph.ops.elementwise import (
     Abs,
     Add,

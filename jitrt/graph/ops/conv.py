@@ -80,3 +80,74 @@ class Conv(Op):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return 2 * outputs[0].numel * math.prod(inputs[1].shape[1:])
+
+
+@dataclass(frozen=True)
+class ConvTranspose(Op):
+    """n-d transposed convolution ("deconvolution"), as torch.nn.functional.conv_transpose2d without its bias: every
+    input pixel adds its multiple of the filter to the output, `stride` apart.
+
+    y[n, g(k), i * stride - padding_before + r * dilation] += x[n, c, i] * w[c, k, r...], summed over c of group g, i, r
+
+    x is (n, c, spatial...), w is (c, k / groups, filter...). `padding` is a pair (before, after) a spatial dim that is
+    cut off the result; `output_padding` positions are added after it, to which filters may reach too.
+    `tf32` as for `conv`.
+    """
+
+    name: ClassVar[str] = "conv_transpose"
+    traits: ClassVar[Trait] = Trait.ANCHOR
+    stride: tuple[int, ...]
+    padding: tuple[tuple[int, int], ...]
+    output_padding: tuple[int, ...]
+    dilation: tuple[int, ...]
+    groups: int = 1
+    tf32: bool = False
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        x, w = types
+        dims = x.rank - 2
+        self.check(dims >= 1 and w.rank == x.rank, f"x has rank {x.rank}, w has rank {w.rank}")
+        attributes = (self.stride, self.padding, self.output_padding, self.dilation)
+        self.check(all(len(a) == dims for a in attributes), f"attributes are not {dims}-d")
+        self.check(x.dtype == w.dtype, f"x is {x.dtype.value}, w is {w.dtype.value}")
+        self.check(self.groups >= 1 and x.shape[1] % self.groups == 0, f"{x.shape[1]} channels in {self.groups} groups")
+        self.check(x.shape[1] == w.shape[0], f"x has {x.shape[1]} channels, w has filters for {w.shape[0]}")
+        for extra, stride, dilation in zip(self.output_padding, self.stride, self.dilation, strict=True):
+            self.check(
+                0 <= extra < max(stride, dilation),
+                f"output_padding {extra} must be smaller than stride {stride} or dilation {dilation}",
+            )
+        self.check(all(cut >= 0 for pair in self.padding for cut in pair), f"padding {self.padding} is negative")
+        self.check(all(size > 0 for size in x.shape[2:]), f"x has no pixels: {x}")
+        spatial = tuple(
+            full + extra - sum(cut)
+            for full, extra, cut in zip(self._full(x.shape, w.shape), self.output_padding, self.padding, strict=True)
+        )
+        self.check(all(size > 0 for size in spatial), f"the padding leaves an output of {list(spatial)}")
+        return (TensorType(x.dtype, (x.shape[0], w.shape[1] * self.groups, *spatial)),)
+
+    def _full(self, x: Sequence[int], w: Sequence[int]) -> list[int]:
+        """The spatial sizes that all filters together reach."""
+        steps = zip(x[2:], w[2:], self.stride, self.dilation, strict=True)
+        return [(size - 1) * stride + dilation * (taps - 1) + 1 for size, taps, stride, dilation in steps]
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        x, w = (wide(a) for a in arrays)
+        n, g, size = x.shape[0], self.groups, x.shape[2:]
+        per_group = x.shape[1] // g
+        full = self._full(x.shape, w.shape)
+        y = np.zeros((n, g, w.shape[1], *(f + extra for f, extra in zip(full, self.output_padding))), x.dtype)
+        rows = x.reshape(n, g, per_group, math.prod(size))
+        filters = w.reshape(g, per_group, *w.shape[1:])
+        for tap in np.ndindex(*w.shape[2:]):
+            weights = filters[(slice(None), slice(None), slice(None), *tap)].transpose(0, 2, 1)
+            window = tuple(
+                slice(t * dilation, t * dilation + (s - 1) * stride + 1, stride)
+                for t, dilation, s, stride in zip(tap, self.dilation, size, self.stride, strict=True)
+            )
+            y[(slice(None),) * 3 + window] += np.matmul(weights, rows).reshape(n, g, w.shape[1], *size)
+        kept = (slice(before, y.shape[3 + d] - after) for d, (before, after) in enumerate(self.padding))
+        return (y.reshape(n, g * w.shape[1], *y.shape[3:])[(slice(None), slice(None), *kept)],)
+
+    def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return 2 * inputs[0].numel * math.prod(inputs[1].shape[1:])
