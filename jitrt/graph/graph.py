@@ -171,9 +171,10 @@ class Graph:
             self._names.discard(value.name)
         self.nodes.remove(node)
 
-    def drop_unused_constants(self) -> int:
-        """Forget constants nobody reads; returns how many."""
-        dead = [v for v in self.constants.values() if not v.uses and v not in self.outputs]
+    def drop_unused_constants(self, among: Iterable[Value] | None = None) -> int:
+        """Forget constants nobody reads (of all, or `among` these); returns how many."""
+        candidates = list(self.constants.values() if among is None else among)
+        dead = [v for v in candidates if not v.uses and v not in self.outputs]
         for value in dead:
             del self.constants[value.name]
             self._names.discard(value.name)
@@ -237,10 +238,20 @@ class Graph:
 
         return rebuild(self)
 
-    def __str__(self) -> str:
+    def text(self, *, locations: bool = True, names: bool = True) -> str:
+        """The text form, which `parse` reads. Without `locations` and `names` it is what two graphs built in different
+        ways have in common: the title is "_", values are numbered (see `numbered`), source lines left out."""
+        from jitrt.graph.numbered import numbered
         from jitrt.graph.text import to_text
 
-        return to_text(self)
+        if names:
+            return to_text(self, locations=locations)
+        graph = numbered(self)
+        graph.name = "_"
+        return to_text(graph, locations=locations)
+
+    def __str__(self) -> str:
+        return self.text()
 
     def __eq__(self, other: object) -> bool:
         """Same text: same ops, attributes, types, names and constants (by digest)."""

@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from jitrt.graph import Graph, TensorType, Value, interpret, parse, verify
+from jitrt.graph import Graph, interpret, parse, verify
+from jitrt.graph.numbered import numbered
 from jitrt.graph.op import Array
-from jitrt.graph.types import Layout
 from jitrt.passes import PassContext, Report
 
 Run = Callable[[Graph, PassContext], None]
@@ -36,32 +36,7 @@ class Outcome:
 def canonical(graph: Graph) -> Graph:
     """The same graph with values numbered in order and constants in order of first use: two graphs that differ only in
     names become equal. Inputs and outputs keep their names."""
-    kept = {*graph.inputs, *graph.outputs}
-    used = list(dict.fromkeys(v for node in graph.nodes for v in node.inputs if v.is_constant))
-    used += [v for v in graph.constants.values() if v not in used]
-    names = {v: v.name if v in kept else f"c{i}" for i, v in enumerate(used)}
-    results = [v for node in graph.nodes for v in node.outputs]
-    names |= {v: v.name if v in kept else f"v{i}" for i, v in enumerate(results)}
-    names |= {v: v.name for v in graph.inputs}
-    renamed = {value.name: name for value, name in names.items()}
-
-    def type_of(value: Value) -> TensorType:
-        layout = value.type.layout
-        if layout is None or layout.storage is None:
-            return value.type
-        return value.type.with_layout(Layout(layout.strides, layout.offset, renamed[layout.storage]))
-
-    out = Graph(graph.name)
-    mapping = {v: out.add_input(names[v], type_of(v)) for v in graph.inputs}
-    mapping |= {v: out.add_constant(v.data, names[v], type_of(v)) for v in used if v.data is not None}
-    for node in graph.nodes:
-        types = [type_of(v) for v in node.outputs]
-        made = out.append(
-            node.op, [mapping[v] for v in node.inputs], names=[names[v] for v in node.outputs], types=types
-        )
-        mapping.update(zip(node.outputs, made.outputs, strict=True))
-    out.mark_output(*(mapping[v] for v in graph.outputs))
-    return out
+    return numbered(graph, keep={*graph.inputs, *graph.outputs})
 
 
 def inputs_for(graph: Graph) -> list[Array]:
