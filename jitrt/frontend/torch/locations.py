@@ -16,23 +16,16 @@ import torch
 from torch.fx import traceback as fx_traceback
 from torch.overrides import TorchFunctionMode
 
+from jitrt.frontend.lines import JITRT, short_name
+
 _KEY = "jitrt_line"
-_JITRT = str(Path(__file__).parents[2]) + os.sep
-_NOT_THE_USERS = (str(Path(str(torch.__file__)).parent) + os.sep, _JITRT, "<")
+_NOT_THE_USERS = (str(Path(str(torch.__file__)).parent) + os.sep, JITRT, "<")
 _TYPED_IN = "<ipython-input-"  # how IPython in a terminal names what is typed; a notebook's cells look like files
 _FRAME = re.compile(r'File "(.+?)", line (\d+)')
 
 
 def _is_users(filename: str) -> bool:
     return filename.startswith(_TYPED_IN) or not filename.startswith(_NOT_THE_USERS)
-
-
-def _short_name(filename: str) -> str:
-    """A source file's name without its folder; for a cell of a notebook "In[3]", its number."""
-    ipython = sys.modules.get("IPython")
-    shell = ipython.get_ipython() if ipython is not None else None
-    cell = shell.compile.format_code_name(filename) if shell is not None else None
-    return cell[1] if cell else Path(filename).name
 
 
 class _RecordLines(TorchFunctionMode):
@@ -47,7 +40,7 @@ class _RecordLines(TorchFunctionMode):
             frame = frame.f_back
         if frame is None or not _is_below_mark(frame):
             return func(*args, **(kwargs or {}))
-        with fx_traceback.annotate({_KEY: f"{_short_name(frame.f_code.co_filename)}:{frame.f_lineno}"}):
+        with fx_traceback.annotate({_KEY: f"{short_name(frame.f_code.co_filename)}:{frame.f_lineno}"}):
             return func(*args, **(kwargs or {}))
 
 
@@ -92,7 +85,7 @@ def module_path(path: str) -> str:
 def _last_line(stack: str) -> str:
     """The innermost of the user's lines in a formatted stack trace."""
     frames = [(name, line) for name, line in _FRAME.findall(stack) if _is_users(name)]
-    return f"{_short_name(frames[-1][0])}:{frames[-1][1]}" if frames else ""
+    return f"{short_name(frames[-1][0])}:{frames[-1][1]}" if frames else ""
 
 
 def users_line(trace: TracebackType | None) -> str:
@@ -100,4 +93,4 @@ def users_line(trace: TracebackType | None) -> str:
     frames = [frame for frame in traceback.extract_tb(trace) if _is_users(frame.filename)]
     if not frames:
         return ""
-    return f"{_short_name(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}: {frames[-1].line}"
+    return f"{short_name(frames[-1].filename)}:{frames[-1].lineno} in {frames[-1].name}: {frames[-1].line}"
