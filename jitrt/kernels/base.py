@@ -50,8 +50,13 @@ class Problem:
 
     @cached_property
     def anchor(self) -> Node | None:
-        """The node that does the real work; None in a pointwise region."""
+        """The node that does the real work, the last of them if there are several; None in a pointwise region."""
         return anchor_of(self.body)
+
+    @property
+    def anchors(self) -> list[Node]:
+        """All nodes that do real work, in order."""
+        return anchors_of(self.body)
 
     @classmethod
     def of(cls, node: Node) -> Problem:
@@ -75,11 +80,15 @@ def _alignment(type: TensorType) -> int:
 
 
 def anchor_of(body: Graph) -> Node | None:
-    """The anchor of a region's body. Raises GraphError if there are two."""
-    anchors = [node for node in body.nodes if node.has(Trait.ANCHOR)]
-    if len(anchors) > 1:
-        raise GraphError(f"region {body.name} has {len(anchors)} anchors")
-    return anchors[0] if anchors else None
+    """The anchor of a region's body; the last if there are several. A template that knows of one refuses the others
+    then, which are neither elementwise ops before it nor after it."""
+    anchors = anchors_of(body)
+    return anchors[-1] if anchors else None
+
+
+def anchors_of(body: Graph) -> list[Node]:
+    """Every anchor of a region's body, in order."""
+    return [node for node in body.nodes if node.has(Trait.ANCHOR)]
 
 
 # -- what lower() returns --------------------------------------------------------------------------------------------

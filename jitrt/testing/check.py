@@ -102,9 +102,9 @@ def disagrees(problem: Problem, arrays: Sequence[Array], got: Array) -> str | No
     """None if `got` is what the problem's body makes of `arrays`, by the table in `jitrt.tune.tolerance`."""
     body, dtype = problem.body, problem.output.type.dtype
     (exact,) = interpret(body, arrays, exact=True)
-    anchor = problem.anchor
+    length = max(1, sum(reduction_length(anchor) for anchor in problem.anchors))
     tf32 = any(getattr(node.op, "tf32", False) for node in body.nodes)
-    bound = tolerance(dtype, reduction_length(anchor) if anchor else 1, tf32=tf32)
+    bound = tolerance(dtype, length, tf32=tf32)
     if not dtype.is_float:
         return disagreement(got, exact, dtype, bound)
     # Infinities must be met exactly, except where float32 arithmetic overflows and float64 does not. Large terms that

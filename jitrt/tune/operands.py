@@ -26,7 +26,7 @@ def draw_operands(body: Graph, problem: Problem, rng: np.random.Generator, speci
     special = special and not any(is_cast_to_integer(node) for node in body.nodes)
     odd = np.random.default_rng(1)
     positive = any(_singular(node) for node in problem.body.nodes)
-    scales = {} if problem.anchor is None else _scales(problem.anchor)
+    scales = {value: scale for anchor in problem.anchors for value, scale in _scales(anchor).items()}
     arrays = []
     for index, (value, whole) in enumerate(zip(body.inputs, problem.body.inputs, strict=True)):
         # A dimension of stride 0 repeats one element.

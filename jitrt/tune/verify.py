@@ -131,8 +131,7 @@ def _reference(body: Graph, operands: Sequence[Array]) -> tuple[Array, Array]:
 
 
 def _bound(problem: Problem, special: bool) -> Tolerance:
-    anchor = problem.anchor
-    length = 1 if anchor is None else reduction_length(anchor)
+    length = max(1, sum(reduction_length(anchor) for anchor in problem.anchors))
     tf32 = any(getattr(node.op, "tf32", False) for node in problem.body.nodes)
     bound = tolerance(problem.output.type.dtype, length, tf32=tf32)
     if special:  # exp(80) is exact to five digits at most, and rules the norm
