@@ -1,14 +1,15 @@
 """Convolution and linear layers as an implicit matrix product, with everything that follows in the epilogue.
 
-Formula: y[m, k] = f(sum over (r, s, c) of x[pixel(m) + (r, s), c] * w[k, r, s, c]), m = (n, p, q) flattened. A linear
-layer is the case of one pixel. Fires on sm_80 and later for any filter, stride, padding, dilation and strides in
-memory. Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * R * S / the tensor cores' rate.
+Formula: y[m, k] = f(sum over taps t and channels c of x[pixel(m) + t, c] * w[k, t, c]), m counting all positions.
+A 1-d convolution is the case of one row, a linear layer that of one pixel; a third dimension costs a few more
+instructions where there is one. Fires on sm_80 and later for any filter, stride, padding, dilation and strides in
+memory. Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * taps / the tensor cores' rate.
 
 These choices make it cover the networks:
 
 * `SPLIT_K` programs share a tile where there are too few tiles to fill the chip. Each stores its float32 partial sum;
   the last one to arrive adds them in a fixed order, so the result is deterministic, and leaves the counter zero.
-* `FLATTEN` runs the reduction over (r, s, c) as one index where c is too short for a block (a network's first layer).
+* `FLATTEN` runs the reduction over (taps, c) as one index where c is too short for a block (a network's first layer).
 * `EARLY` puts the loads of a residual under way before the main loop, at the price of registers.
 * Groups run in bundles: enough neighbouring groups at a time to fill a tensor-core tile, with the weights of the bundle
   packed block-diagonally. The zeros cost arithmetic that a memory-bound layer has to spare; a NaN or an infinity in one
@@ -18,20 +19,17 @@ These choices make it cover the networks:
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import triton
 import triton.language as tl
 
-from jitrt.codegen.epilogue import Epilogue, make_epilogue, prologue_nodes, refuse_epilogue
+from jitrt.codegen.epilogue import Epilogue, make_epilogue
 from jitrt.codegen.target import Target
-from jitrt.codegen.tile import TileSpace, merge
+from jitrt.codegen.tile import merge
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
-from jitrt.graph.op import Array
-from jitrt.graph.ops import Cast, Conv, Linear
+from jitrt.graph.ops import Conv, Linear
 from jitrt.graph.types import TensorType
 from jitrt.kernels.base import (
     Config,
@@ -45,6 +43,7 @@ from jitrt.kernels.base import (
     Zeros,
     anchor_of,
 )
+from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, pack_bundles, refuse_conv
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 
 __all__ = ["Conv2d"]
@@ -62,14 +61,15 @@ def conv2d(
     FILTERS: tl.constexpr,
     CHANNELS: tl.constexpr,
     BUNDLES: tl.constexpr,
-    SIZE: tl.constexpr,  # (height, width) of x
-    OUT: tl.constexpr,  # (height, width) of y
-    FILTER: tl.constexpr,  # (height, width)
+    SIZE: tl.constexpr,  # (depth, height, width) of x
+    OUT: tl.constexpr,  # the same of y
+    FILTER: tl.constexpr,
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,  # before
     DILATION: tl.constexpr,
-    X_STRIDES: tl.constexpr,  # n, c, h, w
-    W_STRIDES: tl.constexpr,  # k, c, r, s
+    X_STRIDES: tl.constexpr,  # n, c, d, h, w
+    W_STRIDES: tl.constexpr,  # k, c, t, r, s
+    DEEP: tl.constexpr,  # there is a depth
     MASKED: tl.constexpr,  # some tap can fall outside x
     WIDE: tl.constexpr,  # offsets of x or w pass 2^31
     FLATTEN: tl.constexpr,
@@ -86,7 +86,7 @@ def conv2d(
 ):
     tiles_n: tl.constexpr = (FILTERS + BLOCK_N - 1) // BLOCK_N
     blocks_c: tl.constexpr = (CHANNELS + BLOCK_K - 1) // BLOCK_K
-    taps: tl.constexpr = FILTER[0] * FILTER[1]
+    taps: tl.constexpr = FILTER[0] * FILTER[1] * FILTER[2]
     reduction: tl.constexpr = taps * CHANNELS
     steps: tl.constexpr = (reduction + BLOCK_K - 1) // BLOCK_K if FLATTEN else taps * blocks_c
 
@@ -101,9 +101,9 @@ def conv2d(
     m_mask = (rm < ROWS)[:, None]
     n_mask = (rn < FILTERS)[None, :]
 
-    h0 = (rm // OUT[1]) % OUT[0] * STRIDE[0] - PADDING[0]
-    w0 = rm % OUT[1] * STRIDE[1] - PADDING[1]
-    image = rm // (OUT[0] * OUT[1])
+    h0 = (rm // OUT[2]) % OUT[1] * STRIDE[1] - PADDING[1]
+    w0 = rm % OUT[2] * STRIDE[2] - PADDING[2]
+    image = rm // (OUT[0] * OUT[1] * OUT[2])
     channel = bundle * CHANNELS
     filters = bundle * FILTERS + rn
     m = rm[:, None]
@@ -111,7 +111,11 @@ def conv2d(
     if WIDE:  # one image alone may be that large
         image, h0, w0 = image.to(tl.int64), h0.to(tl.int64), w0.to(tl.int64)
         channel, filters, rk = channel.to(tl.int64), filters.to(tl.int64), rk.to(tl.int64)
-    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[2] + w0 * X_STRIDES[3] + channel * X_STRIDES[1]
+    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[3] + w0 * X_STRIDES[4] + channel * X_STRIDES[1]
+    if DEEP:
+        d0 = rm // (OUT[1] * OUT[2]) % OUT[0] * STRIDE[0] - PADDING[0]
+        d0 = d0.to(tl.int64) if WIDE else d0
+        x_row += d0 * X_STRIDES[2]
     w_row = filters * W_STRIDES[0]
 
     if DEPENDENT:
@@ -127,32 +131,46 @@ def conv2d(
         if FLATTEN:
             e = step * BLOCK_K + rk
             c = e % CHANNELS
-            s = e // CHANNELS % FILTER[1]
-            r = e // (CHANNELS * FILTER[1])
+            s = e // CHANNELS % FILTER[2]
+            r = e // (CHANNELS * FILTER[2])
+            if DEEP:
+                t = r // FILTER[1]
+                r = r % FILTER[1]
             x_mask = m_mask & (e < reduction)[None, :]
             w_mask = (e < reduction)[:, None] & n_mask
             if MASKED:
-                hh = h0[:, None] + (r * DILATION[0])[None, :]
-                ww = w0[:, None] + (s * DILATION[1])[None, :]
-                x_mask = x_mask & (hh >= 0) & (hh < SIZE[0]) & (ww >= 0) & (ww < SIZE[1])
-            x_step = r * (DILATION[0] * X_STRIDES[2]) + s * (DILATION[1] * X_STRIDES[3]) + c * X_STRIDES[1]
-            w_step = r * W_STRIDES[2] + s * W_STRIDES[3] + c * W_STRIDES[1]
+                hh = h0[:, None] + (r * DILATION[1])[None, :]
+                ww = w0[:, None] + (s * DILATION[2])[None, :]
+                x_mask = x_mask & (hh >= 0) & (hh < SIZE[1]) & (ww >= 0) & (ww < SIZE[2])
+                if DEEP:
+                    dd = d0[:, None] + (t * DILATION[0])[None, :]
+                    x_mask = x_mask & (dd >= 0) & (dd < SIZE[0])
         else:
             tap = step // blocks_c
-            r = tap // FILTER[1]
-            s = tap % FILTER[1]
+            r = tap // FILTER[2]
+            s = tap % FILTER[2]
+            if DEEP:
+                t = r // FILTER[1]
+                r = r % FILTER[1]
             c = (step % blocks_c) * BLOCK_K + rk
             x_mask = m_mask
             w_mask = n_mask
             if MASKED:
-                hh = h0 + r * DILATION[0]
-                ww = w0 + s * DILATION[1]
-                x_mask = x_mask & ((hh >= 0) & (hh < SIZE[0]) & (ww >= 0) & (ww < SIZE[1]))[:, None]
+                hh = h0 + r * DILATION[1]
+                ww = w0 + s * DILATION[2]
+                inside = (hh >= 0) & (hh < SIZE[1]) & (ww >= 0) & (ww < SIZE[2])
+                if DEEP:
+                    inside = inside & (d0 + t * DILATION[0] >= 0) & (d0 + t * DILATION[0] < SIZE[0])
+                x_mask = x_mask & inside[:, None]
             if CHANNELS % BLOCK_K != 0:
                 x_mask = x_mask & (c < CHANNELS)[None, :]
                 w_mask = w_mask & (c < CHANNELS)[:, None]
-            x_step = r * (DILATION[0] * X_STRIDES[2]) + s * (DILATION[1] * X_STRIDES[3]) + c * X_STRIDES[1]
-            w_step = r * W_STRIDES[2] + s * W_STRIDES[3] + c * W_STRIDES[1]
+        x_step = r * (DILATION[1] * X_STRIDES[3]) + s * (DILATION[2] * X_STRIDES[4]) + c * X_STRIDES[1]
+        w_step = r * W_STRIDES[3] + s * W_STRIDES[4] + c * W_STRIDES[1]
+        if DEEP:
+            t = t.to(tl.int64) if WIDE else t
+            x_step += t * (DILATION[0] * X_STRIDES[2])
+            w_step += t * W_STRIDES[2]
         a = tl.load(x + (x_row[:, None] + x_step[None, :]), mask=x_mask, other=0.0).to(w.dtype.element_ty)
         b = tl.load(w + (w_row[None, :] + w_step[:, None]), mask=w_mask, other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
@@ -174,137 +192,11 @@ def conv2d(
             STORE(y, FINISH(total, FETCH(aux, m, k, m_mask, n_mask)), m, k, m_mask, n_mask)
 
 
-@dataclass(frozen=True)
-class ConvShape:
-    """A conv or linear node in the kernel's terms. Channels and filters are those of one bundle of groups."""
-
-    rows: int
-    filters: int
-    channels: int
-    bundles: int
-    size: tuple[int, int]
-    out: tuple[int, int]
-    filter: tuple[int, int]
-    stride: tuple[int, int]
-    padding: tuple[int, int]
-    dilation: tuple[int, int]
-    x_strides: tuple[int, int, int, int]
-    w_strides: tuple[int, int, int, int]
-    masked: bool
-    groups_a_bundle: int = 1
-
-    @property
-    def weights_span(self) -> int:
-        """Elements from the first weight to the end of the last filter."""
-        return self.filters * self.bundles * self.w_strides[0]
-
-    @property
-    def reduction(self) -> int:
-        return self.channels * self.filter[0] * self.filter[1]
-
-
-def bundle_of(groups: int, channels: int) -> int:
-    """How many groups of `channels` channels run as one dense block: the least divisor that gives 32 or more."""
-    if groups == 1:
-        return 1
-    return next((b for b in range(1, groups + 1) if groups % b == 0 and b * channels >= 32), groups)
-
-
-def describe(anchor: Node, x: TensorType, w: TensorType) -> ConvShape:
-    """The shape of a conv or linear node, given the types its operands really have."""
-    op = anchor.op
-    if isinstance(op, Linear):
-        rows = x.numel // x.shape[-1]
-        lead = merge(list(zip(x.shape[:-1], x.strides[:-1], strict=True)))
-        row_stride = lead[0][1] if lead else 0
-        one = (1, 1)
-        x_strides = (row_stride, x.strides[-1], 0, 0)
-        across = (w.strides[0], w.strides[1], 0, 0)
-        return ConvShape(rows, w.shape[0], w.shape[1], 1, one, one, one, one, (0, 0), one, x_strides, across, False)
-    assert isinstance(op, Conv)
-    out = anchor.output.type.shape
-    per_group, filters = w.shape[1], w.shape[0] // op.groups
-    bundle = bundle_of(op.groups, per_group)
-    channels = per_group * bundle
-    w_strides: tuple[int, ...] = w.strides
-    if bundle > 1:
-        taps = w.shape[2] * w.shape[3]
-        w_strides = (taps * channels, 1, w.shape[3] * channels, channels)
-    filter_, size = w.shape[2:], x.shape[2:]
-    before = tuple(p[0] for p in op.padding)
-    masked = any(
-        before[d] > 0 or (out[2 + d] - 1) * op.stride[d] - before[d] + (filter_[d] - 1) * op.dilation[d] >= size[d]
-        for d in range(2)
-    )
-    return ConvShape(
-        rows=out[0] * out[2] * out[3],
-        filters=filters * bundle,
-        channels=channels,
-        bundles=op.groups // bundle,
-        size=size,  # type: ignore[arg-type]
-        out=out[2:],  # type: ignore[arg-type]
-        filter=filter_,  # type: ignore[arg-type]
-        stride=op.stride,  # type: ignore[arg-type]
-        padding=before,  # type: ignore[arg-type]
-        dilation=op.dilation,  # type: ignore[arg-type]
-        x_strides=x.strides,  # type: ignore[arg-type]
-        w_strides=w_strides,  # type: ignore[arg-type]
-        masked=masked,
-        groups_a_bundle=bundle,
-    )
-
-
-def pack_bundles(w: Array, groups: int, bundle: int) -> Array:
-    """(k, c/g, r, s) weights of a grouped convolution as (k, r, s, bundle * c/g), block-diagonal in each bundle."""
-    k, per_group, r, s = w.shape
-    filters = k // groups
-    packed = np.zeros((k, r, s, bundle, per_group), w.dtype)
-    place = np.arange(k) // filters % bundle
-    packed[np.arange(k), :, :, place] = w.transpose(0, 2, 3, 1)
-    return packed.reshape(k, r, s, bundle * per_group)
-
-
-def refuse_conv(body: Graph, anchor: Node | None) -> str | None:
-    """What all convolution templates ask: a 2-d conv or a linear, 16- or 32-bit floats, only casts before it."""
-    if anchor is None:
-        return "anchor is missing"
-    if not isinstance(anchor.op, Conv | Linear):
-        return f"anchor {anchor.op.name} is no convolution"
-    if isinstance(anchor.op, Conv) and anchor.inputs[0].type.rank != 4:
-        return f"a {anchor.inputs[0].type.rank - 2}-d convolution has no kernel"
-    if anchor.output.type.dtype not in (DType.f32, DType.f16, DType.bf16):
-        return f"{anchor.output.type.dtype.value} convolutions have no kernel"
-    for node in prologue_nodes(body, anchor):
-        if not isinstance(node.op, Cast):
-            return f"{node.op.name} cannot run inside a convolution's loop"
-        if node.output is not anchor.inputs[0]:
-            return "only the input of a convolution can be cast on the way in"
-    if any(reader is not anchor for reader in anchor.inputs[1].users):
-        return "the weights are read elsewhere too, but may be packed for the convolution"
-    return refuse_epilogue(body, anchor)
-
-
-def operands_of(problem: Problem, anchor: Node) -> tuple[int, int]:
-    """Indices of the region's operands that are x (before its cast) and w."""
-    found = []
-    for value in anchor.inputs[:2]:
-        while value.producer is not None:
-            value = value.producer.inputs[0]
-        found.append(problem.body.inputs.index(value))
-    return found[0], found[1]
-
-
-def output_space(problem: Problem, anchor: Node) -> TileSpace:
-    """Rows (n, p, q), columns k: whatever the strides of the output are."""
-    out = problem.output.type
-    column = 1 if isinstance(anchor.op, Conv) else out.rank - 1
-    return TileSpace(out.shape, tuple(d for d in range(out.rank) if d != column), column)
-
-
 class Conv2d(Template):
-    """Dense and grouped 2-d convolutions and linear layers in plain `tl`."""
+    """Dense and grouped convolutions and linear layers in plain `tl`."""
 
     name = "conv2d"
+    in_place = True
 
     def accepts(self, body: Graph) -> str | None:
         anchor = anchor_of(body)
@@ -342,7 +234,7 @@ class Conv2d(Template):
             columns=shape.filters,
             batches=shape.bundles,
             channels=shape.channels,
-            taps=shape.filter[0] * shape.filter[1],
+            taps=shape.taps,
             itemsize=dtype.itemsize,
             ieee=dtype == DType.f32 and not anchor.op.tf32,  # type: ignore[attr-defined]
             epilogue_reads=sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:]),
@@ -368,6 +260,7 @@ class Conv2d(Template):
             "DILATION": shape.dilation,
             "X_STRIDES": shape.x_strides,
             "W_STRIDES": shape.w_strides,
+            "DEEP": shape.deep,
             "MASKED": shape.masked,
             "WIDE": max(problem.body.inputs[x_index].type.span, shape.weights_span) >= 2**31,
             "FLATTEN": config["FLATTEN"],

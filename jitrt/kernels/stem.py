@@ -28,7 +28,8 @@ from jitrt.graph.graph import Graph
 from jitrt.graph.op import Array
 from jitrt.graph.ops import Conv
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, anchor_of
-from jitrt.kernels.conv2d import conv2d, operands_of, output_space, refuse_conv
+from jitrt.kernels.conv2d import conv2d
+from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, packed_strides, refuse_conv
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 
 _CHANNELS = 4
@@ -38,20 +39,25 @@ _CHANNELS = 4
 def pad_channels(
     out,
     x,
-    SIZE: tl.constexpr,  # channels, height, width of x
-    PADDED: tl.constexpr,  # images, height, width of out
+    SIZE: tl.constexpr,  # channels, depth, height, width of x
+    PADDED: tl.constexpr,  # images, depth, height, width of out
     PADDING: tl.constexpr,
-    X_STRIDES: tl.constexpr,
+    X_STRIDES: tl.constexpr,  # n, c, d, h, w
+    DEEP: tl.constexpr,  # there is a depth
     DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     BLOCK: tl.constexpr,
 ):
     pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
     c = tl.arange(0, 4)[None, :]
-    h = (pixel // PADDED[2] % PADDED[1] - PADDING[0])[:, None]
-    w = (pixel % PADDED[2] - PADDING[1])[:, None]
-    n = (pixel // (PADDED[1] * PADDED[2]))[:, None]
-    inside = (h >= 0) & (h < SIZE[1]) & (w >= 0) & (w < SIZE[2]) & (c < SIZE[0]) & (n < PADDED[0])
-    offset = n * X_STRIDES[0] + c * X_STRIDES[1] + h * X_STRIDES[2] + w * X_STRIDES[3]
+    h = (pixel // PADDED[3] % PADDED[2] - PADDING[1])[:, None]
+    w = (pixel % PADDED[3] - PADDING[2])[:, None]
+    n = (pixel // (PADDED[3] * PADDED[2] * PADDED[1]))[:, None]
+    inside = (h >= 0) & (h < SIZE[2]) & (w >= 0) & (w < SIZE[3]) & (c < SIZE[0]) & (n < PADDED[0])
+    offset = n * X_STRIDES[0] + c * X_STRIDES[1] + h * X_STRIDES[3] + w * X_STRIDES[4]
+    if DEEP:
+        d = (pixel // (PADDED[3] * PADDED[2]) % PADDED[1] - PADDING[0])[:, None]
+        inside = inside & (d >= 0) & (d < SIZE[1])
+        offset += d * X_STRIDES[2]
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
     value = tl.load(x + offset, mask=inside, other=0.0)
@@ -60,44 +66,47 @@ def pad_channels(
 
 @dataclass(frozen=True)
 class StemShape:
-    """The filter is `height` x `taps`, its width rounded up to a power of two so that the run of a row's taps is one
-    and is loaded 16 bytes at a time; `padded` is (images, height, width) of the padded input."""
+    """A convolution whose windows' rows are runs of `taps` pixels: the width of the filter rounded up to a power of
+    two, so that a run is loaded 16 bytes at a time. `lines` is how many rows a window has, `padded` the (images, depth,
+    height, width) of the padded input."""
 
-    filters: int
-    height: int
+    conv: ConvShape
     taps: int
-    rows: int
-    padded: tuple[int, int, int]
+    padded: tuple[int, int, int, int]
 
     @property
     def run(self) -> int:
         return self.taps * _CHANNELS
 
+    @property
+    def lines(self) -> int:
+        return self.conv.filter[0] * self.conv.filter[1]
+
 
 def _describe(problem: Problem) -> StemShape:
     anchor = problem.anchor
-    assert anchor is not None and isinstance(anchor.op, Conv)
-    w = anchor.inputs[1].type
-    out = anchor.output.type.shape
-    taps = 1 << (w.shape[3] - 1).bit_length()
-    padded_height = (out[2] - 1) * anchor.op.stride[0] + (w.shape[2] - 1) * anchor.op.dilation[0] + 1
-    padded_width = (out[3] - 1) * anchor.op.stride[1] + taps
-    padded = (out[0], padded_height, padded_width)
-    return StemShape(w.shape[0], w.shape[2], taps, out[0] * out[2] * out[3], padded)
+    assert anchor is not None
+    x, w = (problem.body.inputs[index].type for index in operands_of(problem, anchor))
+    conv = describe(anchor, x, w)
+    taps = 1 << (conv.filter[2] - 1).bit_length()
+    reach = [d * (f - 1) + 1 for d, f in zip(conv.dilation, (*conv.filter[:2], taps), strict=True)]
+    depth, height, width = ((o - 1) * s + r for o, s, r in zip(conv.out, conv.stride, reach, strict=True))
+    return StemShape(conv, taps, (x.shape[0], depth, height, width))
 
 
 def pack_stem(w: Array, taps: int) -> Array:
-    """(k, c, r, s) weights as (k, r, taps * 4), zeros for the channels and taps there are not."""
-    k, c, r, s = w.shape
-    packed = np.zeros((k, r, taps, _CHANNELS), w.dtype)
-    packed[:, :, :s, :c] = w.transpose(0, 2, 3, 1)
-    return packed.reshape(k, r, taps * _CHANNELS)
+    """(k, c, lines..., s) weights as (k, lines..., taps * 4), zeros for the channels and taps there are not."""
+    k, c, *lines, s = w.shape
+    packed = np.zeros((k, *lines, taps, _CHANNELS), w.dtype)
+    packed[..., :s, :c] = np.moveaxis(w, 1, -1)
+    return packed.reshape(k, *lines, taps * _CHANNELS)
 
 
 class Stem(Template):
     """Convolutions of at most four channels, through a padded copy of the input."""
 
     name = "stem"
+    in_place = True
 
     def accepts(self, body: Graph) -> str | None:
         anchor = anchor_of(body)
@@ -119,9 +128,8 @@ class Stem(Template):
         return None
 
     def spreads_nonfinite(self, problem: Problem) -> bool:
-        anchor = problem.anchor
-        assert anchor is not None
-        return _describe(problem).taps != anchor.inputs[1].type.shape[3]  # zero weights for pixels beside the window
+        shape = _describe(problem)
+        return shape.taps != shape.conv.filter[2]  # zero weights for pixels beside the window
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         shape, anchor = _describe(problem), problem.anchor
@@ -129,29 +137,30 @@ class Stem(Template):
         dtype = anchor.output.type.dtype
         ieee = dtype == DType.f32 and not anchor.op.tf32
         # The reduction over rows of taps is flat, as if all of it were channels.
-        gemm = GemmShape(shape.rows, shape.filters, 1, shape.run * shape.height, 1, dtype.itemsize, ieee, 0)
+        length = shape.run * shape.lines
+        gemm = GemmShape(shape.conv.rows, shape.conv.filters, 1, length, 1, dtype.itemsize, ieee, 0)
         ranked = [c for c in rank_configs(gemm, target) if c["SPLIT_K"] == 1]
         # Few steps or none wasted: the model does not know which counts for more.
         shallow = [{**c, "BLOCK_K": 32} for c in ranked[:4]]
         deep = [{**c, "BLOCK_K": 256, "num_stages": 2} for c in ranked[:4] if c["BLOCK_M"] <= 128]
-        return [*ranked[:6], *(shallow + deep if shape.run * shape.height > 128 else []), *ranked[6:]]
+        return [*ranked[:6], *(shallow + deep if length > 128 else []), *ranked[6:]]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         anchor = problem.anchor
         assert anchor is not None and isinstance(anchor.op, Conv)
-        shape = _describe(problem)
-        x_index, w_index = operands_of(problem, anchor)
-        x = problem.body.inputs[x_index].type
+        shape, (x_index, w_index) = _describe(problem), operands_of(problem, anchor)
+        conv = shape.conv
         dtype = anchor.output.type.dtype
         pixels = math.prod(shape.padded)
         first = KernelCall(
             pad_channels,
             {"out": Workspace(0, dtype.value), "x": Operand(x_index)},
             {
-                "SIZE": x.shape[1:],
+                "SIZE": (conv.channels, *conv.size),
                 "PADDED": shape.padded,
-                "PADDING": tuple(p[0] for p in anchor.op.padding),
-                "X_STRIDES": x.strides,
+                "PADDING": conv.padding,
+                "X_STRIDES": conv.x_strides,
+                "DEEP": conv.deep,
                 "DEPENDENT": target.arch >= 90,
                 "BLOCK": 256,
             },
@@ -159,22 +168,22 @@ class Stem(Template):
             num_warps=4,
         )
         epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
-        line = shape.padded[2] * _CHANNELS
         constexprs: dict[str, Any] = {
             "partials": None,
             "counters": None,
-            "ROWS": shape.rows,
-            "FILTERS": shape.filters,
+            "ROWS": conv.rows,
+            "FILTERS": conv.filters,
             "CHANNELS": shape.run,
             "BUNDLES": 1,
             "SIZE": shape.padded[1:],
-            "OUT": anchor.output.type.shape[2:],
-            "FILTER": (shape.height, 1),
-            "STRIDE": anchor.op.stride,
-            "PADDING": (0, 0),
-            "DILATION": (anchor.op.dilation[0], 1),
-            "X_STRIDES": (shape.padded[1] * line, 1, line, _CHANNELS),
-            "W_STRIDES": (shape.height * shape.run, 1, shape.run, 0),
+            "OUT": conv.out,
+            "FILTER": (*conv.filter[:2], 1),
+            "STRIDE": conv.stride,
+            "PADDING": (0, 0, 0),
+            "DILATION": (*conv.dilation[:2], 1),
+            "X_STRIDES": packed_strides(shape.padded[1:], _CHANNELS),
+            "W_STRIDES": packed_strides((*conv.filter[:2], 1), shape.run),
+            "DEEP": conv.deep,
             "MASKED": False,
             "WIDE": False,
             "FLATTEN": True,
@@ -195,7 +204,7 @@ class Stem(Template):
             "w": Operand(w_index),
             "aux": tuple(Operand(i) for i in epilogue.operands),
         }
-        tiles = -(-shape.rows // config["BLOCK_M"]) * -(-shape.filters // config["BLOCK_N"])
+        tiles = -(-conv.rows // config["BLOCK_M"]) * -(-conv.filters // config["BLOCK_N"])
         second = KernelCall(conv2d, arguments, constexprs, (tiles, 1, 1), config["num_warps"], config["num_stages"])
 
         def pack(weights: Array) -> Array:

@@ -20,9 +20,9 @@ def conv_problem(
     filters: int,
     kernel: Sequence[int],
     *,
-    stride: Sequence[int] = (1, 1),
-    padding: Sequence[Sequence[int]] = ((0, 0), (0, 0)),
-    dilation: Sequence[int] = (1, 1),
+    stride: Sequence[int] = (),
+    padding: Sequence[Sequence[int]] = (),
+    dilation: Sequence[int] = (),
     groups: int = 1,
     dtype: DType = f16,
     tf32: bool = False,
@@ -33,16 +33,17 @@ def conv_problem(
     row_gap: int = 0,
     input_gap: int = 0,
 ) -> Problem:
-    """conv + bias (+ residual) + relu. `row_gap` adds channels between output pixels, as a slice of a concat has;
-    `input_gap` does so for the input."""
+    """conv + bias (+ residual) + relu, in as many dimensions as `kernel` has. `row_gap` adds channels between output
+    pixels, as a slice of a concat has; `input_gap` does so for the input."""
+    one = (1,) * len(kernel)
     body = Graph("region")
     x_type = TensorType(cast_from or dtype, tuple(shape))
     x = body.add_input("x", x_type if nchw_in else gapped(x_type, input_gap))
     w = body.add_input("w", nhwc(TensorType(dtype, (filters, shape[1] // groups, *kernel))))
-    bias = body.add_input("bias", TensorType(dtype, (filters, 1, 1)))
+    bias = body.add_input("bias", TensorType(dtype, (filters, *one)))
     value = body.add(Cast(dtype), x) if cast_from else x
-    pads = tuple((int(a), int(b)) for a, b in padding)
-    value = body.add(Conv(tuple(stride), pads, tuple(dilation), groups, tf32), value, w)
+    pads = tuple((int(a), int(b)) for a, b in padding) or ((0, 0),) * len(kernel)
+    value = body.add(Conv(tuple(stride) or one, pads, tuple(dilation) or one, groups, tf32), value, w)
     value = body.add(Add(), value, bias)
     weights = [False, True, True]
     if residual:
@@ -68,7 +69,6 @@ def linear_problem(shape: Sequence[int], filters: int, *, dtype: DType = f16) ->
 
 
 def gapped(type: TensorType, gap: int) -> TensorType:
-    """NHWC with `gap` channels of somebody else's after each pixel."""
-    _, c, h, w = type.shape
-    step = c + gap
-    return type.with_layout(Layout((h * w * step, 1, w * step, step)))
+    """Channels last, with `gap` channels of somebody else's after each pixel."""
+    n, c, *size = type.shape
+    return type.with_layout(Layout(channels_last((n, c + gap, *size))))

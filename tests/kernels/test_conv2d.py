@@ -9,11 +9,12 @@ from jitrt.codegen.target import TARGETS
 from jitrt.graph import Graph, TensorType, bf16, f16, f32, f64
 from jitrt.graph.ops import Add, Conv, Relu
 from jitrt.kernels.base import Problem, templates
-from jitrt.kernels.conv2d import Conv2d, bundle_of, pack_bundles
+from jitrt.kernels.conv2d import Conv2d
+from jitrt.kernels.conv_shape import bundle_of, pack_bundles
 from jitrt.testing import check_problem, compiles
 from tests.kernels.convolutions import conv_problem, linear_problem
 
-SAME = ((1, 1), (1, 1))
+SAME, SAME3 = ((1, 1),) * 2, ((1, 1),) * 3
 
 
 def config(
@@ -49,6 +50,22 @@ def config(
         pytest.param(conv_problem((1, 24, 5, 5), 12, (3, 3), padding=SAME, groups=3), id="grouped"),
         pytest.param(conv_problem((1, 64, 3, 3), 128, (3, 3), padding=SAME, groups=16), id="bundled groups"),
         pytest.param(linear_problem((3, 5, 37), 19), id="linear"),
+        pytest.param(conv_problem((2, 19, 17), 21, (5,), stride=(2,), padding=((3, 1),), dilation=(2,)), id="1-d"),
+        pytest.param(conv_problem((2, 24, 9), 18, (3,), padding=((1, 1),), groups=3, nchw_in=True), id="1-d grouped"),
+        pytest.param(
+            conv_problem(
+                (2, 19, 4, 5, 3), 21, (3, 2, 3), stride=(2, 1, 1), padding=((1, 1), (0, 1), (2, 0)), dilation=(1, 2, 1)
+            ),
+            id="3-d",
+        ),
+        pytest.param(conv_problem((1, 16, 3, 4, 4), 9, (3, 1, 1), row_gap=3, residual=True), id="3-d, depth alone"),
+        pytest.param(
+            conv_problem((1, 24, 3, 4, 3), 12, (2, 3, 3), padding=((1, 0),) * 3, groups=3, dtype=f32), id="3-d grouped"
+        ),
+        pytest.param(
+            conv_problem((1, 16, 1, 4, 4), 8, (1, 1, 1), stride=(2, 1, 1), padding=((1, 0), (0, 0), (0, 0))),
+            id="3-d, flat but padded",
+        ),
     ],
 )
 def test_numbers(problem: Problem) -> None:
@@ -69,6 +86,8 @@ def test_early_residual() -> None:
 def test_flattened_reduction_of_few_channels() -> None:
     problem = conv_problem((1, 3, 11, 9), 12, (7, 7), stride=(2, 2), padding=((3, 3), (3, 3)), nchw_in=True)
     check_problem(problem, Conv2d(), [config(flatten=True), config(k=64, flatten=True, split=2)])
+    clip = conv_problem((1, 3, 3, 7, 5), 12, (3, 3, 3), stride=(1, 2, 1), padding=SAME3, nchw_in=True)
+    check_problem(clip, Conv2d(), [config(k=64, flatten=True)])
 
 
 @pytest.mark.parametrize("dtype", [f16, bf16, f32])
@@ -132,9 +151,9 @@ def test_bundles_divide_the_groups() -> None:
 
 def test_refuses_what_it_cannot_run() -> None:
     body = Graph("region")
-    x, w = body.add_input("x", TensorType(f16, (1, 4, 8))), body.add_input("w", TensorType(f16, (4, 4, 3)))
-    body.mark_output(body.add(Conv((1,), ((0, 0),), (1,)), x, w))
-    assert Conv2d().accepts(body) == "a 1-d convolution has no kernel"
+    x, w = (body.add_input(name, TensorType(f16, (4, 4, 3, 3, 3, 3))) for name in "xw")
+    body.mark_output(body.add(Conv((1,) * 4, ((0, 0),) * 4, (1,) * 4), x, w))
+    assert Conv2d().accepts(body) == "a 4-d convolution has no kernel"
 
     body = Graph("region")
     x, w = body.add_input("x", TensorType(f64, (1, 4, 8, 8))), body.add_input("w", TensorType(f64, (4, 4, 3, 3)))

@@ -34,6 +34,11 @@ SAME = ((1, 1), (1, 1))
             conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, dtype=f32, residual=True), id="fp32"
         ),
         pytest.param(conv_problem((1, 8, 5, 5), 8, (3, 3), padding=SAME, groups=8, cast_from=f32), id="cast"),
+        pytest.param(conv_problem((2, 9, 13), 9, (3,), stride=(2,), padding=((1, 1),), groups=9), id="1-d"),
+        pytest.param(conv_problem((2, 8, 33), 16, (31,), padding=((15, 15),), groups=8), id="1-d, long"),
+        pytest.param(
+            conv_problem((1, 8, 3, 5, 4), 8, (3, 3, 2), stride=(1, 2, 1), padding=((1, 1),) * 3, groups=8), id="3-d"
+        ),
     ],
 )
 def test_numbers(problem: Problem) -> None:
@@ -43,6 +48,15 @@ def test_numbers(problem: Problem) -> None:
 def test_compiles_without_spills() -> None:
     problem = conv_problem((1, 96, 56, 56), 96, (7, 7), padding=((3, 3), (3, 3)), groups=96)
     compiles(problem, Depthwise(), Depthwise().candidates(problem, TARGETS[90])[0])
+
+
+def test_live_weights_are_read_where_they_lie() -> None:
+    for problem in (
+        conv_problem((1, 8, 5, 4), 8, (3, 3), padding=SAME, groups=8),
+        conv_problem((1, 8, 24), 8, (15,), groups=8),
+    ):
+        live = Problem(problem.body, (False, False, True), problem.alignment)
+        check_problem(live, Depthwise(), [{"BLOCK_M": 8, "BLOCK_C": 16, "num_warps": 2}])
 
 
 def test_few_channels_have_candidates_too() -> None:

@@ -36,6 +36,11 @@ CONFIG = {
         pytest.param(
             conv_problem((1, 2, 9, 9), 8, (3, 2), dilation=(2, 1), nchw_in=True, dtype=f32), id="fp32, dilated rows"
         ),
+        pytest.param(conv_problem((2, 1, 41), 8, (10,), stride=(5,), nchw_in=True), id="1-d, sound"),
+        pytest.param(
+            conv_problem((1, 3, 3, 7, 6), 8, (3, 3, 3), stride=(1, 2, 2), padding=((1, 1),) * 3, nchw_in=True),
+            id="3-d, video",
+        ),
     ],
 )
 def test_numbers(problem: Problem) -> None:
