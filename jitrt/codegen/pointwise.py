@@ -91,6 +91,10 @@ def _cast(dtype: DType, x: str) -> str:
     return x  # the result's register type does the rest
 
 
+def _divided(name: str, a: str, b: str) -> str:
+    return f"special.{name}({a if a.isidentifier() else f'tl.zeros_like({b}) + {a}'}, {b})"
+
+
 _GELU_TANH = "0.7978845608028654 * ({x} + 0.044715 * {x} * {x} * {x})"
 
 EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
@@ -139,6 +143,16 @@ EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
         if op.approximate
         else f"0.5 * {x} * (1 + tl.erf({x} * 0.7071067811865476))"
     ),
+    ops.Round: lambda op, x: f"special.round({x})",
+    ops.Log1p: lambda op, x: f"special.log1p({x})",
+    ops.Expm1: lambda op, x: f"special.expm1({x})",
+    ops.Atan: lambda op, x: f"special.atan({x})",
+    ops.FloorDiv: lambda op, a, b: _divided("floor_div", a, b),
+    ops.Remainder: lambda op, a, b: _divided("remainder", a, b),
+    ops.Fmod: lambda op, a, b: _divided("fmod", a, b),
+    ops.BitwiseAnd: lambda op, a, b: f"{a} & {b}",
+    ops.BitwiseOr: lambda op, a, b: f"{a} | {b}",
+    ops.BitwiseXor: lambda op, a, b: f"{a} ^ {b}",
     ops.Contiguous: lambda op, x: x,
     ops.Cast: lambda op, x: _cast(op.dtype, x),
 }

@@ -27,6 +27,10 @@ def define(source: str, name: str) -> Any:
     filename = f"<jitrt generated {digest}>"
     linecache.cache[filename] = (len(source), None, source.splitlines(keepends=True), filename)
     scope: dict[str, Any] = {"__name__": f"jitrt_generated_{digest}", "triton": triton, "tl": tl}
+    if "special." in source:
+        from jitrt.codegen import special
+
+        scope["special"] = special
     if "gluon" in source:
         from triton.experimental import gluon
         from triton.experimental.gluon import language as gl

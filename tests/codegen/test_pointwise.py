@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
 from jitrt.codegen.pointwise import EXPRESSIONS, TRITON_TYPES, literal, register_type
-from jitrt.graph import DType, Graph, TensorType, b8, bf16, f16, f32, i32, i64, u8
+from jitrt.codegen.target import TARGETS
+from jitrt.graph import DType, Graph, TensorType, b8, bf16, f16, f32, f64, i32, i64, u8
 from jitrt.graph import ops as o
 from jitrt.graph.op import OPS, Op, Trait
 from jitrt.graph.ops.elementwise import Elementwise
-from jitrt.kernels.base import Problem
+from jitrt.kernels.base import Problem, Tactic
 from jitrt.kernels.pointwise import Pointwise
-from jitrt.testing import check_problem, compiles, make_problem
+from jitrt.testing import check_problem, compiles, make_problem, run_interpreted
 
 ATTRIBUTES = {
     "cast": [{"dtype": b8}],
@@ -28,7 +30,10 @@ ELEMENTWISE = [
 ]
 COMPARISONS = (o.Equal, o.NotEqual, o.Less, o.LessEqual, o.Greater, o.GreaterEqual)
 LOGICAL = (o.Where, o.LogicalAnd, o.LogicalOr, o.LogicalNot)
-INTEGER = (*COMPARISONS, *LOGICAL, o.Add, o.Sub, o.Mul, o.Maximum, o.Minimum, o.Relu, o.Abs, o.Neg)
+BITS = (o.BitwiseAnd, o.BitwiseOr, o.BitwiseXor)
+DIVISIONS = (o.FloorDiv, o.Remainder, o.Fmod)
+INTEGER = (*COMPARISONS, *LOGICAL, o.Add, o.Sub, o.Mul, o.Maximum, o.Minimum, o.Relu, o.Abs, o.Neg, *BITS, *DIVISIONS)
+UNLIKE_IN_FLOAT32 = (o.Pow, *DIVISIONS)  # far from what float64 says of large operands
 
 
 def apply(op: Op, dtypes: list[DType], size: int = 33) -> Problem:
@@ -48,7 +53,8 @@ def test_every_elementwise_op_has_an_expression() -> None:
 
 @pytest.mark.parametrize("op", ELEMENTWISE, ids=str)
 def test_expression_agrees_with_numpy(op: Elementwise) -> None:
-    check_problem(apply(op, operands(op, f32)), Pointwise(), extremes=not isinstance(op, o.Pow))
+    dtype = i32 if isinstance(op, BITS) else f32
+    check_problem(apply(op, operands(op, dtype)), Pointwise(), extremes=not isinstance(op, UNLIKE_IN_FLOAT32))
 
 
 @pytest.mark.parametrize("dtype", [f16, bf16], ids=str)
@@ -67,7 +73,7 @@ def test_integers_are_exact(op: Elementwise, dtype: DType) -> None:
     check_problem(apply(op, operands(op, dtype)), Pointwise())
 
 
-@pytest.mark.parametrize("op", [o.LogicalAnd(), o.LogicalOr(), o.LogicalNot(), o.Equal(), o.NotEqual()], ids=str)
+@pytest.mark.parametrize("op", [kind() for kind in (*LOGICAL[1:], *BITS, o.Equal, o.NotEqual)], ids=str)
 def test_booleans(op: Elementwise) -> None:
     check_problem(apply(op, [b8] * op.arity), Pointwise())
 
@@ -94,6 +100,31 @@ def test_powers_with_a_constant_exponent(exponent: float) -> None:
     check_problem(make_problem(g), Pointwise())
 
 
+@pytest.mark.parametrize("op", [o.Pow(), *(kind() for kind in DIVISIONS)], ids=str)
+def test_a_number_on_the_left(op: Elementwise) -> None:
+    g = Graph()
+    x = g.add_input("x", TensorType(f32, (3, 33)))
+    g.mark_output(g.add(op, g.scalar(2.5, f32), x))
+    check_problem(make_problem(g), Pointwise(), extremes=False)
+    compiles(make_problem(g), Pointwise(), targets=(90,))
+
+
+@pytest.mark.parametrize("op", [o.Round(), o.Log1p(), o.Expm1(), o.Atan(), *(kind() for kind in DIVISIONS)], ids=str)
+def test_float64_is_computed_in_float64(op: Elementwise) -> None:
+    check_problem(apply(op, [f64] * op.arity), Pointwise(), extremes=False)
+
+
+def test_divisions_are_exact_where_the_quotient_is_whole() -> None:
+    """6 / 3 is 2, not just less; and whether 0.1 goes a whole time more into 1e6 the rounded quotient does not say."""
+    a = np.array([7, 6, -6, 7, -7, 5.5, -5.5, 1e6, 3, -3, 0, -0.3], np.float32)
+    b = np.array([0.7, 3, 3, -0.7, 0.7, 5.5, 5.5, 0.1, np.inf, np.inf, 3, 0.1], np.float32)
+    for op in (o.FloorDiv(), o.Remainder(), o.Fmod()):
+        problem = apply(op, [f32, f32], 4)
+        tactic = Tactic.make(Pointwise(), Pointwise().candidates(problem, TARGETS[90])[0])
+        got = run_interpreted(problem, tactic, [a.reshape(3, 4), b.reshape(3, 4)])
+        np.testing.assert_array_equal(got.ravel(), op.formula(a, b), err_msg=op.name)
+
+
 @pytest.mark.parametrize("dtype", list(DType), ids=str)
 def test_every_dtype_has_a_pointer_and_a_register_type(dtype: DType) -> None:
     assert TRITON_TYPES[dtype]
@@ -108,6 +139,8 @@ def test_every_expression_compiles(dtype: DType) -> None:
     condition = g.add_input("c", TensorType(b8, (3, 33)))
     total = g.add(o.Cast(f32), inputs[0])
     for op in ELEMENTWISE:
+        if isinstance(op, BITS) and dtype.is_float:
+            continue
         if dtype.is_float or isinstance(op, INTEGER):
             operands = [condition, *inputs] if isinstance(op, o.Where) else inputs[: op.arity]
             total = g.add(o.Add(), total, g.add(o.Cast(f32), g.add(op, *operands)))

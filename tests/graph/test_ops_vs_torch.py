@@ -85,6 +85,10 @@ UNARY = {
     "sign": torch.sign,
     "floor": torch.floor,
     "ceil": torch.ceil,
+    "round": torch.round,
+    "log1p": torch.log1p,
+    "expm1": torch.expm1,
+    "atan": torch.atan,
 }
 POSITIVE = {"log": torch.log, "sqrt": torch.sqrt, "rsqrt": torch.rsqrt, "reciprocal": torch.reciprocal}
 BINARY = {
@@ -100,6 +104,9 @@ BINARY = {
     "less_equal": torch.le,
     "greater": torch.gt,
     "greater_equal": torch.ge,
+    "floor_div": torch.floor_divide,
+    "remainder": torch.remainder,
+    "fmod": torch.fmod,
 }
 
 
@@ -303,6 +310,13 @@ def test_nan_under_a_pooling_window_wins() -> None:
     check(run(g.AdaptiveMaxPool((2, 2)), [x])[0], F.adaptive_max_pool2d(x, 2), 0)
 
 
+@pytest.mark.parametrize(("op", "function"), [(g.FloorDiv(), torch.floor_divide), (g.Remainder(), torch.remainder)])
+def test_division_of_integers(op: Op, function: Callable[..., torch.Tensor]) -> None:
+    a, b = torch.arange(-9, 10), torch.tensor([-4, -1, 3])[:, None]
+    check(run(op, [a, b])[0], function(a, b), 0)
+    check(run(op, [a, torch.zeros_like(a)])[0], torch.zeros_like(a), 0)  # where PyTorch raises
+
+
 def test_padding_of_max_pool_never_wins() -> None:
     x = torch.full((1, 1, 3, 3), float("-inf"))
     check(run(g.MaxPool((3, 3), (2, 2), (1, 1)), [x])[0], F.max_pool2d(x, 3, 2, 1), 0)
@@ -345,6 +359,15 @@ def test_logic_and_where() -> None:
     check(run(g.LogicalNot(), [a])[0], ~a, 0)
     x, y = torch.randn(3, 4), torch.randn(3, 1, dtype=torch.float64)
     check(run(g.Where(), [a, x, y])[0], torch.where(a, x, y), 0)
+    for op, function in (
+        (g.BitwiseAnd(), torch.bitwise_and),
+        (g.BitwiseOr(), torch.bitwise_or),
+        (g.BitwiseXor(), torch.bitwise_xor),
+    ):
+        for x, y in ((a, b), (torch.arange(-3, 5), torch.tensor(6))):
+            check(run(op, [x, y])[0], function(x, y), 0)
+        with pytest.raises(ShapeError, match="expected integers or booleans"):
+            run(op, [torch.zeros(2), torch.zeros(2)])
     with pytest.raises(ShapeError, match="condition"):
         run(g.Where(), [x, x, x])
 
@@ -359,6 +382,7 @@ def test_integers_in_unary_ops_and_pooling(dtype: torch.dtype) -> None:
 
 
 COVERED_ELSEWHERE = {"cast", "where", "logical_and", "logical_or", "logical_not", "max_pool", "avg_pool"}
+COVERED_ELSEWHERE |= {"bitwise_and", "bitwise_or", "bitwise_xor"}
 COVERED_ELSEWHERE |= {"adaptive_avg_pool", "adaptive_max_pool", "region"}  # the last: tests/graph/test_ops.py
 
 

@@ -1,5 +1,17 @@
 """All ops, by family; importing this package registers them under their names."""
 
+from jitrt.graph.ops.arithmetic import (
+    Atan,
+    BitwiseAnd,
+    BitwiseOr,
+    BitwiseXor,
+    Expm1,
+    FloorDiv,
+    Fmod,
+    Log1p,
+    Remainder,
+    Round,
+)
 from jitrt.graph.ops.conv import Conv, ConvTranspose
 from jitrt.graph.ops.elementwise import (
     Abs,

@@ -14,6 +14,7 @@ from jitrt.frontend.torch import registry as registry_module
 from jitrt.frontend.torch.arrays import from_numpy, to_numpy
 from jitrt.frontend.torch.registry import importer_of, importers
 from jitrt.graph import interpret, verify
+from tests.frontend.torch import more_families
 
 aten = torch.ops.aten
 Functions = dict[str, Callable[..., Any]]
@@ -331,6 +332,7 @@ POOL: Functions = {
 }
 
 W = {d: randn(6, 4, *([3] * d), seed=d) for d in (1, 2, 3)}
+UP = {d: randn(4, 6 if d == 1 else 3, *([3] * d), seed=d) for d in (1, 2, 3)}
 GROUPED, BIAS = randn(6, 2, 3, 3, seed=4), randn(6, seed=5)
 W1_EVEN, W3_EVEN = randn(2, 6, 2, seed=7), randn(2, 2, 2, 3, 3, seed=8)
 M = randn(5, 7, seed=6)
@@ -353,7 +355,16 @@ PRODUCTS: Functions = {
         F.conv3d(x, W3_EVEN, padding="same"),
     ),
     "conv unbatched": lambda x, y, i, m: F.conv2d(x[0], W[2], BIAS),
-    "convolution": lambda x, y, i, m: aten.convolution(x, W[2], BIAS, [1], [1], [1], False, [0], 1),
+    "convolution": lambda x, y, i, m: (
+        aten.convolution(x, W[2], BIAS, [1], [1], [1], False, [0], 1),
+        aten.convolution(x, UP[2], BIAS, [2], [1], [1], True, [1], 2),
+    ),
+    "conv_transpose": lambda x, y, i, m: (
+        F.conv_transpose1d(x[:, :, 0], UP[1], BIAS, 3, 1, 2),
+        F.conv_transpose1d(x[0, :, 0], UP[1]),
+        F.conv_transpose2d(x, UP[2], BIAS, (2, 1), (1, 0), (1, 0), 2, (1, 2)),
+        F.conv_transpose3d(x.unsqueeze(2).expand(2, 4, 3, 6, 5), UP[3], BIAS, 2, groups=2),
+    ),
     "linear": lambda x, y, i, m: (F.linear(x, M.t()), F.linear(x, M.t(), M[0]), F.linear(x[0, 0, 0], M.t())),
     "matmul": lambda x, y, i, m: (x @ M, x @ y.mT, x[0, 0, 0] @ M, x @ M[:, 0], M[:, 0] @ x[0, 0, 0]),
     "mm": lambda x, y, i, m: (
@@ -380,6 +391,7 @@ FAMILIES = {
     "norm": NORM,
     "pool": POOL,
     "products": PRODUCTS,
+    **more_families.FAMILIES,
 }
 
 

@@ -7,14 +7,13 @@ from typing import Any, cast
 
 import torch
 
+from jitrt.frontend.layers.arithmetic import Operand, binary, choose, trunc
 from jitrt.frontend.torch.arrays import dtype_of
 from jitrt.frontend.torch.context import Context, Number
-from jitrt.frontend.torch.registry import Unsupported, register
+from jitrt.frontend.torch.registry import register
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 from jitrt.graph.op import Op
-
-Operand = Value | Number
 
 _UNARY: dict[str, type[Op]] = {
     "relu": g.Relu,
@@ -36,6 +35,9 @@ _UNARY: dict[str, type[Op]] = {
     "sign": g.Sign,
     "floor": g.Floor,
     "ceil": g.Ceil,
+    "log1p": g.Log1p,
+    "expm1": g.Expm1,
+    "atan": g.Atan,
     "logical_not": g.LogicalNot,
 }
 _ARITHMETIC: dict[str, tuple[type[Op], tuple[str, ...]]] = {  # and their overloads
@@ -44,6 +46,9 @@ _ARITHMETIC: dict[str, tuple[type[Op], tuple[str, ...]]] = {  # and their overlo
     "pow": (g.Pow, ("Tensor_Tensor", "Tensor_Scalar", "Scalar")),
     "maximum": (g.Maximum, ("default",)),
     "minimum": (g.Minimum, ("default",)),
+    "remainder": (g.Remainder, ("Tensor", "Scalar", "Scalar_Tensor")),
+    "fmod": (g.Fmod, ("Tensor", "Scalar")),
+    "floor_divide": (g.FloorDiv, ("default", "Scalar")),
 }
 _COMPARISONS: dict[str, type[Op]] = {
     "eq": g.Equal,
@@ -53,7 +58,11 @@ _COMPARISONS: dict[str, type[Op]] = {
     "gt": g.Greater,
     "ge": g.GreaterEqual,
 }
-_LOGICAL: dict[str, type[Op]] = {"and": g.LogicalAnd, "or": g.LogicalOr}
+_LOGICAL: dict[str, tuple[type[Op], type[Op]]] = {  # of truths, and of bits
+    "and": (g.LogicalAnd, g.BitwiseAnd),
+    "or": (g.LogicalOr, g.BitwiseOr),
+    "xor": (g.NotEqual, g.BitwiseXor),
+}
 
 
 def common_dtype(ctx: Context) -> DType:
@@ -61,11 +70,6 @@ def common_dtype(ctx: Context) -> DType:
     assert ctx.node is not None
     a, b = (x.meta["val"] if isinstance(x, torch.fx.Node) else cast(Number, x) for x in ctx.node.args[:2])
     return dtype_of(torch.result_type(a, b))
-
-
-def binary(ctx: Context, op: Op, a: Operand, b: Operand, dtype: DType) -> Value:
-    """`op` on both operands in `dtype`."""
-    return ctx.add(op, ctx.operand(a, dtype), ctx.operand(b, dtype))
 
 
 def _register_unary(name: str, op: type[Op]) -> None:
@@ -87,14 +91,16 @@ def _register_comparison(name: str, op: type[Op]) -> None:
         return binary(ctx, op(), a, b, common_dtype(ctx))
 
 
-def _register_logical(name: str, op: type[Op]) -> None:
-    bitwise = (f"aten.{stem}.{form}" for stem in (f"bitwise_{name}", f"__{name}__") for form in ("Tensor", "Scalar"))
-
-    @register(f"aten.logical_{name}.default", *bitwise)
-    def logical(ctx: Context, a: Operand, b: Operand) -> Value:
-        if ctx.dtype != DType.b8:
-            raise Unsupported("on integers")
+def _register_logical(name: str, op: type[Op], of_bits: type[Op]) -> None:
+    @register(f"aten.logical_{name}.default")
+    def logical(ctx: Context, a: Value, b: Value) -> Value:
         return binary(ctx, op(), a, b, DType.b8)
+
+    stems = (f"bitwise_{name}", f"__{name}__")
+
+    @register(*(f"aten.{stem}.{form}" for stem in stems for form in ("Tensor", "Scalar")))
+    def bitwise(ctx: Context, a: Operand, b: Operand) -> Value:
+        return binary(ctx, op() if ctx.dtype == DType.b8 else of_bits(), a, b, ctx.dtype)
 
 
 for _name, _op in _UNARY.items():
@@ -103,8 +109,8 @@ for _name, (_op, _forms) in _ARITHMETIC.items():
     _register_arithmetic(_name, _op, _forms)
 for _name, _op in _COMPARISONS.items():
     _register_comparison(_name, _op)
-for _name, _op in _LOGICAL.items():
-    _register_logical(_name, _op)
+for _name, (_op, _of_bits) in _LOGICAL.items():
+    _register_logical(_name, _op, _of_bits)
 
 
 @register("aten.add.Tensor", "aten.add.Scalar")
@@ -130,15 +136,14 @@ def _scaled(ctx: Context, x: Operand, alpha: Number) -> Operand:
 
 @register("aten.div.Tensor_mode", "aten.div.Scalar_mode")
 def div_mode(ctx: Context, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
-    if rounding_mode == "trunc" or not ctx.dtype.is_float:
-        raise Unsupported(f"rounding_mode={rounding_mode!r} on {ctx.dtype.value}")
-    quotient = binary(ctx, g.Div(), a, b, ctx.dtype)
-    return quotient if rounding_mode is None else ctx.add(g.Floor(), quotient)
-
-
-@register("aten.floor_divide.default", "aten.floor_divide.Scalar")
-def floor_divide(ctx: Context, a: Operand, b: Operand) -> Value:
-    return div_mode(ctx, a, b, "floor")
+    if rounding_mode == "floor":
+        return binary(ctx, g.FloorDiv(), a, b, ctx.dtype)
+    if rounding_mode is None or ctx.dtype.is_float:
+        quotient = binary(ctx, g.Div(), a, b, ctx.dtype)
+        return quotient if rounding_mode is None else trunc(ctx, quotient)
+    left = ctx.operand(a, ctx.dtype)
+    rest = binary(ctx, g.Fmod(), left, b, ctx.dtype)
+    return binary(ctx, g.FloorDiv(), ctx.add(g.Sub(), left, rest), b, ctx.dtype)
 
 
 @register("aten.square.default")
@@ -148,9 +153,7 @@ def square(ctx: Context, x: Value) -> Value:
 
 @register("aten.bitwise_not.default")
 def bitwise_not(ctx: Context, x: Value) -> Value:
-    if x.type.dtype != DType.b8:
-        raise Unsupported("on integers")
-    return ctx.add(g.LogicalNot(), x)
+    return ctx.add(g.LogicalNot(), x) if ctx.dtype == DType.b8 else binary(ctx, g.BitwiseXor(), x, -1, ctx.dtype)
 
 
 @register("aten.isnan.default")
@@ -178,23 +181,13 @@ def lerp(ctx: Context, start: Value, end: Value, weight: Operand) -> Value:
 
 @register("aten.where.self", "aten.where.ScalarSelf", "aten.where.ScalarOther", "aten.where.Scalar")
 def where(ctx: Context, condition: Value, a: Operand, b: Operand) -> Value:
-    return ctx.add(g.Where(), condition, ctx.operand(a, ctx.dtype), ctx.operand(b, ctx.dtype))
-
-
-@register("aten.masked_fill.Scalar", "aten.masked_fill.Tensor")
-def masked_fill(ctx: Context, x: Value, mask: Value, value: Operand) -> Value:
-    return ctx.add(g.Where(), mask, ctx.operand(value, ctx.dtype), ctx.operand(x, ctx.dtype))
-
-
-@register("aten.hardtanh.default")
-def hardtanh(ctx: Context, x: Value, low: Number = -1.0, high: Number = 1.0) -> Value:
-    return clamp(ctx, x, low, high)
+    return choose(ctx, condition, a, b, ctx.dtype)
 
 
 @register("aten.clamp.default", "aten.clip.default", "aten.clamp.Tensor", "aten.clip.Tensor")
 def clamp(ctx: Context, x: Value, min: Operand | None = None, max: Operand | None = None) -> Value:
     x = ctx.operand(x, ctx.dtype)
-    if min is not None and max is not None and not isinstance(min, Value) and not isinstance(max, Value):
+    if isinstance(min, int | float) and isinstance(max, int | float) and ctx.dtype.is_float:
         return ctx.add(g.Clamp(float(min), float(max)), x)
     # One bound alone must let infinities of the other sign through, which Clamp's finite default would not.
     x = x if min is None else clamp_min(ctx, x, min)
@@ -211,76 +204,6 @@ def clamp_min(ctx: Context, x: Value, min: Operand) -> Value:
 @register("aten.clamp_max.default", "aten.clamp_max.Tensor")
 def clamp_max(ctx: Context, x: Value, max: Operand) -> Value:
     return binary(ctx, g.Minimum(), x, max, ctx.dtype)
-
-
-@register("aten.relu6.default")
-def relu6(ctx: Context, x: Value) -> Value:
-    return ctx.add(g.Clamp(0.0, 6.0), x)
-
-
-@register("aten.leaky_relu.default")
-def leaky_relu(ctx: Context, x: Value, negative_slope: float = 0.01) -> Value:
-    return ctx.add(g.LeakyRelu(float(negative_slope)), x)
-
-
-@register("aten.prelu.default")
-def prelu(ctx: Context, x: Value, weight: Value) -> Value:
-    slope = ctx.per_channel(weight, max(x.type.rank, 2)) if weight.type.numel > 1 else ctx.reshape(weight, ())
-    zero = ctx.graph.scalar(0, x.type.dtype)
-    return ctx.add(g.Where(), ctx.add(g.Greater(), x, zero), x, ctx.add(g.Mul(), x, slope))
-
-
-@register("aten.elu.default")
-def elu(ctx: Context, x: Value, alpha: float = 1.0, scale: float = 1.0, input_scale: float = 1.0) -> Value:
-    if input_scale != 1:
-        raise Unsupported(f"input_scale={input_scale}")
-    y = ctx.add(g.Elu(float(alpha)), x)
-    return y if scale == 1 else binary(ctx, g.Mul(), y, scale, ctx.dtype)
-
-
-@register("aten.selu.default")
-def selu(ctx: Context, x: Value) -> Value:
-    return elu(ctx, x, 1.6732632423543772, 1.0507009873554805)  # the paper's constants, as in torch.nn.SELU
-
-
-@register("aten.gelu.default")
-def gelu(ctx: Context, x: Value, *, approximate: str = "none") -> Value:
-    return ctx.add(g.Gelu(approximate == "tanh"), x)
-
-
-@register("aten.softplus.default")
-def softplus(ctx: Context, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
-    # PyTorch switches to y = x above the threshold; from 20 on both agree in float32, so the formula serves for both.
-    if threshold < 20:
-        raise Unsupported(f"threshold={threshold}")
-    if beta == 1:
-        return ctx.add(g.Softplus(), x)
-    inner = ctx.add(g.Softplus(), binary(ctx, g.Mul(), x, beta, ctx.dtype))
-    return binary(ctx, g.Div(), inner, beta, ctx.dtype)
-
-
-@register("aten.mish.default")
-def mish(ctx: Context, x: Value) -> Value:
-    return ctx.add(g.Mul(), x, ctx.add(g.Tanh(), ctx.add(g.Softplus(), x)))
-
-
-@register("aten.log_sigmoid.default")
-def log_sigmoid(ctx: Context, x: Value) -> Value:
-    return ctx.add(g.Neg(), ctx.add(g.Softplus(), ctx.add(g.Neg(), x)))
-
-
-@register("aten.threshold.default")
-def threshold(ctx: Context, x: Value, threshold: Number, value: Number) -> Value:
-    above = binary(ctx, g.Greater(), x, threshold, x.type.dtype)
-    return ctx.add(g.Where(), above, x, ctx.graph.scalar(value, x.type.dtype))
-
-
-@register("aten.glu.default")
-def glu(ctx: Context, x: Value, dim: int = -1) -> Value:
-    axis = dim % x.type.rank
-    half = x.type.shape[axis] // 2
-    gate = ctx.add(g.Sigmoid(), ctx.slice(x, axis, half, 2 * half))
-    return ctx.add(g.Mul(), ctx.slice(x, axis, 0, half), gate)
 
 
 _CASTS = ("to.dtype", "to.dtype_layout", "to.device", "to.other", "_to_copy.default", "type_as.default")

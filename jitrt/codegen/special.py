@@ -1,0 +1,122 @@
+"""Elementwise functions too long for an expression, as `@triton.jit` functions that generated source calls.
+
+Made of what `triton.language` has on every target and in the interpreter. Operands are float32 or float64 tensors, or,
+for divisions, integers; a second operand may be a literal.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def round(x):
+    """Nearest integer, ties to even; infinities and NaN stay."""
+    low = tl.floor(x)
+    above = x - low
+    odd = low - 2 * tl.floor(low * 0.5)
+    return tl.where((above > 0.5) | ((above == 0.5) & (odd == 1)), low + 1, low)
+
+
+@triton.jit
+def log1p(x):
+    """log(1 + x): the factor x / ((1 + x) - 1) undoes the rounding of 1 + x (Kahan, HP-15C manual, 1982)."""
+    one_more = 1 + x
+    corrected = tl.log(one_more) * (x / (one_more - 1))
+    return tl.where(one_more == 1, x, tl.where(one_more == float("inf"), one_more, corrected))
+
+
+@triton.jit
+def expm1(x):
+    """exp(x) - 1, Kahan's way as `log1p`."""
+    e = tl.exp(x)
+    corrected = (e - 1) * (x / tl.log(e))
+    return tl.where(e == 1, x, tl.where((e == float("inf")) | (e - 1 == -1), e - 1, corrected))
+
+
+@triton.jit
+def atan(x):
+    """Arctangent: reduced to |u| <= tan(pi/8), then a polynomial (Cephes, atanf.c); one step of Newton in float64."""
+    size = tl.abs(x)
+    far = size > 2.414213562373095
+    middle = size > 0.4142135623730950
+    u = tl.where(far, -1 / size, tl.where(middle, (size - 1) / (size + 1), size))
+    z = u * u
+    p = ((8.05374449538e-2 * z - 1.38776856032e-1) * z + 1.99777106478e-1) * z - 3.33329491539e-1
+    p = p * z * u + u
+    if x.dtype == tl.float64:
+        sine = tl.sin(p)
+        cosine = tl.cos(p)
+        p -= (sine - u * cosine) / (cosine + u * sine)
+    y = tl.where(far, 1.5707963267948966, tl.where(middle, 0.7853981633974483, 0.0)) + p
+    return tl.where(x < 0, -y, y)
+
+
+@triton.jit
+def _quotient(a, b):
+    """a / b, correctly rounded."""
+    if a.dtype == tl.float64:
+        return a / b
+    else:
+        return tl.div_rn(a, b)
+
+
+@triton.jit
+def _left(a, b, q):
+    """a - q * b, exactly (in float64, where the product of two float32 numbers fits)."""
+    wide = a.to(tl.float64) - q.to(tl.float64) * b.to(tl.float64)
+    return tl.where(q == 0, a, wide.to(a.dtype))
+
+
+@triton.jit
+def _truncated(x):
+    return tl.where(x < 0, tl.ceil(x), tl.floor(x))
+
+
+@triton.jit
+def floor_div(a, b):
+    """floor(a / b); 0 for integers where b is 0."""
+    b = tl.zeros_like(a) + b
+    if a.dtype.is_floating():
+        q = tl.floor(_quotient(a, b))
+        r = _left(a, b, q)  # shows whether the quotient was rounded up to an integer
+        return tl.where((r != 0) & ((r < 0) != (b < 0)) & (tl.abs(q) < 16777216.0), q - 1, q)
+    else:
+        divisor = tl.where(b == 0, 1, b)
+        q = a // divisor  # truncated
+        r = a - q * divisor
+        q = tl.where((r != 0) & ((r < 0) != (b < 0)), q - 1, q)
+        return tl.where(b == 0, 0, q)
+
+
+@triton.jit
+def remainder(a, b):
+    """a - floor(a / b) * b, with the sign of b; 0 for integers where b is 0."""
+    b = tl.zeros_like(a) + b
+    if a.dtype.is_floating():
+        q = tl.floor(_quotient(a, b))
+        r = _left(a, b, q)
+        r = tl.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
+        return tl.where(tl.abs(r) == tl.abs(b), tl.where(q == 0, r, r * 0), r)
+    else:
+        divisor = tl.where(b == 0, 1, b)
+        r = a - (a // divisor) * divisor
+        r = tl.where((r != 0) & ((r < 0) != (b < 0)), r + b, r)
+        return tl.where(b == 0, 0, r)
+
+
+@triton.jit
+def fmod(a, b):
+    """a - trunc(a / b) * b, with the sign of a; 0 for integers where b is 0."""
+    b = tl.zeros_like(a) + b
+    if a.dtype.is_floating():
+        q = _truncated(_quotient(a, b))
+        r = _left(a, b, q)
+        size = tl.abs(b)
+        r = tl.where((r != 0) & ((r < 0) != (a < 0)), tl.where(a < 0, r - size, r + size), r)
+        return tl.where(tl.abs(r) >= size, r * 0, r)
+    else:
+        divisor = tl.where(b == 0, 1, b)
+        r = a - (a // divisor) * divisor
+        return tl.where(b == 0, 0, r)
