@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 from jitrt.frontend.builder import Builder, spread
 from jitrt.graph import Value
-from jitrt.graph.ops import Add, Conv
+from jitrt.graph.op import Op
+from jitrt.graph.ops import Add, Conv, ConvTranspose
 
 
 def convolve(
@@ -21,10 +22,32 @@ def convolve(
 ) -> Value:
     """x (n, c, spatial...) or without its n; w (k, c / groups, filter...); a pair of paddings a spatial dimension."""
     dims = w.type.rank - 2
-    batched = x if x.type.rank == dims + 2 else b.reshape(x, (1, *x.type.shape))
-    y = b.add(Conv(spread(stride, dims), tuple(padding), spread(dilation, dims), groups), batched, w)
+    return _biased(b, Conv(spread(stride, dims), tuple(padding), spread(dilation, dims), groups), x, w, bias)
+
+
+def convolve_transposed(
+    b: Builder,
+    x: Value,
+    w: Value,
+    bias: Value | None,
+    stride: int | Sequence[int],
+    padding: int | Sequence[int],
+    output_padding: int | Sequence[int],
+    dilation: int | Sequence[int],
+    groups: int,
+) -> Value:
+    """x (n, c, spatial...) or without its n; w (c, k / groups, filter...)."""
+    dims = w.type.rank - 2
+    pairs = tuple((p, p) for p in spread(padding, dims))
+    op = ConvTranspose(spread(stride, dims), pairs, spread(output_padding, dims), spread(dilation, dims), groups)
+    return _biased(b, op, x, w, bias)
+
+
+def _biased(b: Builder, op: Op, x: Value, w: Value, bias: Value | None) -> Value:
+    batched = x if x.type.rank == w.type.rank else b.reshape(x, (1, *x.type.shape))
+    y = b.add(op, batched, w)
     if bias is not None:
-        y = b.add(Add(), y, b.per_channel(bias, dims + 2))
+        y = b.add(Add(), y, b.per_channel(bias, y.type.rank))
     return y if batched is x else b.reshape(y, y.type.shape[1:])
 
 

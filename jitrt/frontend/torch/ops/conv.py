@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from jitrt.frontend.builder import spread
-from jitrt.frontend.layers.conv import convolve, named_padding
+from jitrt.frontend.layers.conv import convolve, convolve_transposed, named_padding
 from jitrt.frontend.torch.context import Context
-from jitrt.frontend.torch.registry import Unsupported, register
+from jitrt.frontend.torch.registry import register
 from jitrt.graph import Value
 
 
@@ -40,6 +40,21 @@ def conv_named_padding(
     return convolve(ctx, x, w, bias, stride, named_padding(padding, w, dilation), dilation, groups)
 
 
+@register("aten.conv_transpose1d.default", "aten.conv_transpose2d.input", "aten.conv_transpose3d.input")
+def conv_transpose(
+    ctx: Context,
+    x: Value,
+    w: Value,
+    bias: Value | None = None,
+    stride: int | Sequence[int] = 1,
+    padding: int | Sequence[int] = 0,
+    output_padding: int | Sequence[int] = 0,
+    groups: int = 1,
+    dilation: int | Sequence[int] = 1,
+) -> Value:
+    return convolve_transposed(ctx, x, w, bias, stride, padding, output_padding, dilation, groups)
+
+
 @register("aten.convolution.default")
 def convolution(
     ctx: Context,
@@ -54,5 +69,5 @@ def convolution(
     groups: int,
 ) -> Value:
     if transposed:
-        raise Unsupported("transposed")
+        return conv_transpose(ctx, x, w, bias, stride, padding, output_padding, groups, dilation)
     return conv(ctx, x, w, bias, stride, padding, dilation, groups)
