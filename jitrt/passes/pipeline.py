@@ -17,6 +17,7 @@ from jitrt.passes.fold_batch_norm import fold_batch_norm
 from jitrt.passes.fold_constants import fold_constants
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_vertical import fuse_vertical
+from jitrt.passes.join_mean_linear import JoinMeanLinear
 from jitrt.passes.layout import layout
 from jitrt.passes.merge_views import merge_views
 from jitrt.passes.precision import precision
@@ -25,7 +26,7 @@ from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
 
-RULES: tuple[Rule, ...] = ()
+RULES: tuple[Rule, ...] = (JoinMeanLinear(),)
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),

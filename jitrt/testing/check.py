@@ -20,8 +20,8 @@ from jitrt.graph.rebuild import rebuild
 from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, Problem, Tactic, Template
 from jitrt.testing.interpreter import run_interpreted
-from jitrt.tune.tolerance import disagreement, tolerance
-from jitrt.tune.verify import reduction_length
+from jitrt.tune.tolerance import disagreement
+from jitrt.tune.verify import bound_of
 
 _EXTREMES = (np.nan, np.inf, -np.inf, 300.0, -300.0, 1e-7, 0.0, -0.0)
 
@@ -102,9 +102,7 @@ def disagrees(problem: Problem, arrays: Sequence[Array], got: Array) -> str | No
     """None if `got` is what the problem's body makes of `arrays`, by the table in `jitrt.tune.tolerance`."""
     body, dtype = problem.body, problem.output.type.dtype
     (exact,) = interpret(body, arrays, exact=True)
-    length = max(1, sum(reduction_length(anchor) for anchor in problem.anchors))
-    tf32 = any(getattr(node.op, "tf32", False) for node in body.nodes)
-    bound = tolerance(dtype, length, tf32=tf32)
+    bound = bound_of(problem)
     if not dtype.is_float:
         return disagreement(got, exact, dtype, bound)
     # Infinities must be met exactly, except where float32 arithmetic overflows and float64 does not. Large terms that

@@ -131,9 +131,7 @@ def _reference(body: Graph, operands: Sequence[Array]) -> tuple[Array, Array]:
 
 
 def _bound(problem: Problem, special: bool) -> Tolerance:
-    length = max(1, sum(reduction_length(anchor) for anchor in problem.anchors))
-    tf32 = any(getattr(node.op, "tf32", False) for node in problem.body.nodes)
-    bound = tolerance(problem.output.type.dtype, length, tf32=tf32)
+    bound = bound_of(problem)
     if special:  # exp(80) is exact to five digits at most, and rules the norm
         bound = Tolerance(_COARSE * bound.norm, _COARSE * bound.element)
     jumps = any(_jumps(node) for node in problem.body.nodes)
@@ -144,6 +142,15 @@ def _jumps(node: Node) -> bool:
     """Whether a rounding error on the way in can change the result by much."""
     inexact = any(v.type.dtype.is_float for v in node.inputs)
     return is_cast_to_integer(node) or (inexact and isinstance(node.op, _DISCONTINUOUS))
+
+
+def bound_of(problem: Problem) -> Tolerance:
+    """How far a kernel may be from the exact result. What one anchor hands to the next is rounded to its own type, as
+    it would be on its way through memory."""
+    length = max(1, sum(reduction_length(anchor) for anchor in problem.anchors))
+    tf32 = any(getattr(node.op, "tf32", False) for node in problem.body.nodes)
+    rounded = [problem.output.type.dtype, *(anchor.output.type.dtype for anchor in problem.anchors[:-1])]
+    return max((tolerance(dtype, length, tf32=tf32) for dtype in rounded), key=lambda bound: bound.norm)
 
 
 def reduction_length(anchor: Node) -> int:

@@ -1,0 +1,29 @@
+"""The mean over an image and the linear layer or 1x1 convolution of it as one kernel: a classifier's head, a squeeze.
+
+Saves a launch and the trip of the means through memory. Not where the means have other readers, or where a view other
+than the one that drops the image's dimensions lies between.
+"""
+
+from __future__ import annotations
+
+from jitrt.graph.graph import Node
+from jitrt.graph.op import Op
+from jitrt.graph.ops import Conv, Linear, ReduceMean
+from jitrt.graph.types import TensorType
+from jitrt.passes.join_regions import JoinRegions
+
+
+class JoinMeanLinear(JoinRegions):
+    """The rule for the template `mean_linear`."""
+
+    name = "join_mean_linear"
+
+    def follows(self, first: Node, second: Node) -> bool:
+        if not isinstance(first.op, ReduceMean):
+            return False
+        return isinstance(second.op, Linear) or (isinstance(second.op, Conv) and second.op.groups == 1)
+
+    def reshaped(self, first: Node, type: TensorType) -> Op | None:
+        assert isinstance(first.op, ReduceMean)
+        op = ReduceMean(first.op.axes, keepdims=False)
+        return op if op.infer(first.inputs[0].type)[0].shape == type.shape else None

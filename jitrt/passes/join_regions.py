@@ -1,0 +1,131 @@
+"""Two regions, one after the other, as one kernel with both anchors: what the rules of this kind have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.op import Op, Trait
+from jitrt.graph.ops import Region
+from jitrt.graph.types import TensorType
+from jitrt.passes.base import PassContext
+from jitrt.passes.edit import remove_dead
+from jitrt.passes.proposal import Match, cut_out
+from jitrt.passes.region import make_region, strided
+
+
+class JoinRegions:
+    """A rule that joins a region with the one that reads its result, if `follows` says so of their anchors, wherever a
+    kernel exists for both."""
+
+    name: str
+
+    def follows(self, first: Node, second: Node) -> bool:
+        """Whether a region around `first` and one around `second`, which reads it, may be worth one kernel."""
+        raise NotImplementedError
+
+    def reshaped(self, first: Node, type: TensorType) -> Op | None:
+        """What does the work of `first` and results in `type`, that of a view of its result; None if nothing does."""
+        return None
+
+    def find(self, graph: Graph, context: PassContext) -> list[Match]:
+        matches = []
+        for region in graph.nodes:
+            found = self._match(graph, region)
+            if isinstance(found, Match):
+                found = self._refusal(graph, found, context) or found
+            if isinstance(found, str):
+                context.refused(region, f"not joined with what follows: {found}")
+            elif found is not None:
+                matches.append(found)
+        return matches
+
+    def rewrite(self, graph: Graph, values: Sequence[Value]) -> None:
+        first, link, second = values[0].producer, values[-2], values[-1].producer
+        assert first is not None and second is not None
+        nodes, made = _inline(graph, first, {}, before=second)
+        if link.type.shape != made.type.shape:
+            assert made.producer is not None
+            op = self.reshaped(made.producer, link.type)
+            assert op is not None
+            made.producer.op, made.type = op, strided(link.type)
+        more, result = _inline(graph, second, {link: made}, before=second)
+        name = second.output.name
+        graph.replace_uses(second.output, result)
+        graph.erase(second)
+        graph.rename(make_region(graph, [*nodes, *more], result).output, name)
+        remove_dead(graph)
+
+    def _match(self, graph: Graph, region: Node) -> Match | str | None:
+        """The match that begins with `region`; a reason where only little is missing; or None."""
+        first = only_anchor(region)
+        if first is None:
+            return None
+        values = [region.output]
+        while True:
+            value = values[-1]
+            seconds = [(user, anchor) for user in value.users if (anchor := _reader(user, value)) is not None]
+            wanted = [(user, anchor) for user, anchor in seconds if self.follows(first, anchor)]
+            alone = len(value.users) == 1 and value not in graph.outputs
+            if wanted and not alone:
+                return "its result is read elsewhere too"
+            if wanted and not self._leads(region, first, value):
+                return None
+            if wanted:
+                second, anchor = wanted[0]
+                return Match((*values, second.output), f"{first.op.name} and {anchor.op.name} in one kernel")
+            if not alone or not value.users[0].has(Trait.VIEW):
+                return None
+            values.append(value.users[0].output)
+
+    def _leads(self, region: Node, first: Node, link: Value) -> bool:
+        """Whether the first region can result in `link`."""
+        assert isinstance(region.op, Region)
+        if link.type.shape == region.output.type.shape:
+            return True
+        return region.op.body.outputs[0] is first.output and self.reshaped(first, link.type) is not None
+
+    def _refusal(self, graph: Graph, match: Match, context: PassContext) -> str | None:
+        """None, or why no kernel takes the region that joining would make."""
+        copy, values = cut_out(graph, match.values)
+        self.rewrite(copy, values)
+        (region,) = (node for node in copy.nodes if isinstance(node.op, Region))
+        assert isinstance(region.op, Region)
+        return context.accepts(region.op.body)
+
+
+def only_anchor(node: Node) -> Node | None:
+    """The anchor of a region that has just one."""
+    if not isinstance(node.op, Region):
+        return None
+    anchors = [inner for inner in node.op.body.nodes if inner.has(Trait.ANCHOR)]
+    return anchors[0] if len(anchors) == 1 else None
+
+
+def _reader(node: Node, value: Value) -> Node | None:
+    """The only anchor of a region, if it reads `value` as its first operand and nothing else there does."""
+    anchor = only_anchor(node)
+    if anchor is None or node.inputs.count(value) != 1:
+        return None
+    assert isinstance(node.op, Region)
+    inner = node.op.body.inputs[node.inputs.index(value)]
+    return anchor if inner.uses == [(anchor, 0)] else None
+
+
+def _inline(graph: Graph, region: Node, given: Mapping[Value, Value], *, before: Node) -> tuple[list[Node], Value]:
+    """(copies of a region's nodes in the graph around it, their result). Operands in `given` are replaced."""
+    assert isinstance(region.op, Region)
+    body = region.op.body
+    inside = {inner: given.get(outer, outer) for inner, outer in zip(body.inputs, region.inputs, strict=True)}
+    for value in body.constants.values():
+        assert value.data is not None
+        inside[value] = graph.add_constant(value.data, type=value.type)
+    nodes = []
+    for node in body.nodes:
+        types = [value.type for value in node.outputs]
+        copy = graph.append(node.op, [inside[v] for v in node.inputs], loc=node.loc, types=types, before=before)
+        inside.update(zip(node.outputs, copy.outputs, strict=True))
+        nodes.append(copy)
+    result = inside[body.outputs[0]]
+    result.type = region.output.type
+    return nodes, result

@@ -1,0 +1,110 @@
+"""Rules for kernels with two anchors: what the graph becomes, that it means the same, and where they do not fire."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+from jitrt.graph import Graph, TensorType, Value, f32, interpret
+from jitrt.graph.op import Op
+from jitrt.graph.ops import AdaptiveAvgPool, Add, Conv, Linear, ReduceMean, Region, Relu, Reshape
+from jitrt.kernels.base import accepts
+from jitrt.passes import PassContext, Proposal, Verdict
+from jitrt.passes.pipeline import optimize
+
+
+class Net:
+    """A network in the making, and what the passes make of it."""
+
+    def __init__(self, *shape: int):
+        self.graph = Graph("net")
+        self.x = self.graph.add_input("x", TensorType(f32, shape))
+        self._rng = np.random.default_rng(5)
+
+    def __call__(self, op: Op, *operands: Value) -> Value:
+        return self.graph.add(op, *operands)
+
+    def weight(self, *shape: int) -> Value:
+        return self.graph.add_constant(self._rng.standard_normal(shape).astype(np.float32))
+
+    def conv(self, x: Value, filters: int, size: int, stride: int = 1, groups: int = 1) -> Value:
+        """relu(conv(x) + bias), padded by half a filter."""
+        pad = (size - 1) // 2
+        op = Conv((stride, stride), ((pad, pad), (pad, pad)), (1, 1), groups)
+        y = self(op, x, self.weight(filters, x.type.shape[1] // groups, size, size))
+        return self(Relu(), self(Add(), y, self.weight(filters, 1, 1)))
+
+    def linear(self, x: Value, filters: int) -> Value:
+        return self(Add(), self(Linear(), x, self.weight(filters, x.type.shape[-1])), self.weight(filters))
+
+    def optimized(self, *outputs: Value, faster: bool = True) -> tuple[list[str], list[str], list[str]]:
+        """(the ops of each kernel, what the rules did, what they did not)."""
+        self.graph.mark_output(*outputs)
+        context = PassContext(accepts=accepts, judge=_judge if faster else _slower)
+        after = optimize(self.graph, context)
+        inputs = [self._rng.standard_normal(v.type.shape).astype(np.float32) for v in self.graph.inputs]
+        expected = interpret(self.graph, inputs, exact=True)
+        for actual, wanted in zip(interpret(after, inputs, exact=True), expected, strict=True):
+            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
+        regions = [node for node in after.nodes if isinstance(node.op, Region)]
+        kernels = ["+".join(n.op.name for n in node.op.body.nodes) for node in regions if isinstance(node.op, Region)]
+        decisions = [d for d in context.report if d.pass_name.startswith("join")]
+        return kernels, [d.text for d in decisions if d.applied], [d.text for d in decisions if not d.applied]
+
+
+def _judge(proposals: Sequence[Proposal]) -> list[Verdict]:
+    return [Verdict(1.0, "faster") for _ in proposals]
+
+
+def _slower(proposals: Sequence[Proposal]) -> list[Verdict]:
+    return [Verdict(-1.0, "slower") for _ in proposals]
+
+
+# -- mean + linear -----------------------------------------------------------------------------------------------------
+
+
+def head(net: Net, x: Value) -> Value:
+    return net(Reshape((x.type.shape[0], x.type.shape[1])), net(AdaptiveAvgPool((1, 1)), x))
+
+
+def test_a_head_is_one_kernel() -> None:
+    net = Net(2, 8, 5, 5)
+    y = net.linear(head(net, net.conv(net.x, 16, 3)), 10)
+    kernels, done, _ = net.optimized(y)
+    assert kernels == ["conv+add+relu", "reduce_mean+linear+add"]
+    assert done == ["reduce_mean and linear in one kernel: faster"]
+
+
+def test_a_squeeze_is_one_kernel() -> None:
+    net = Net(2, 8, 5, 5)
+    kernels, _, _ = net.optimized(net.conv(net(ReduceMean((2, 3), True), net.conv(net.x, 16, 3)), 4, 1))
+    assert kernels == ["conv+add+relu", "reduce_mean+conv+add+relu"]
+
+
+def test_a_head_stays_two_kernels_where_one_is_slower() -> None:
+    net = Net(2, 8, 5, 5)
+    kernels, _, refused = net.optimized(net.linear(head(net, net.conv(net.x, 16, 3)), 10), faster=False)
+    assert kernels == ["conv+add+relu", "reduce_mean", "linear+add"]
+    assert refused == ["not done: reduce_mean and linear in one kernel: slower"]
+
+
+def test_means_that_are_read_twice_or_returned_stay() -> None:
+    net = Net(2, 8, 5, 5)
+    means = head(net, net.conv(net.x, 16, 3))
+    kernels, _, refused = net.optimized(net.linear(means, 10), net.linear(net(Relu(), means), 3))
+    assert "reduce_mean" in kernels and refused == ["not joined with what follows: its result is read elsewhere too"]
+    net = Net(2, 8, 5, 5)
+    means = head(net, net.conv(net.x, 16, 3))
+    kernels, _, refused = net.optimized(net.linear(means, 10), means)
+    assert "reduce_mean" in kernels and refused == ["not joined with what follows: its result is read elsewhere too"]
+
+
+def test_means_of_an_nchw_image_or_of_something_else_stay() -> None:
+    net = Net(2, 8, 5, 5)
+    _, done, refused = net.optimized(net.linear(head(net, net.x), 10))
+    assert not done and "innermost" in refused[0]
+    net = Net(2, 8, 5, 5)  # two rows of means, seen as four
+    means = net(Reshape((4, 8)), net(ReduceMean((2, 3), True), net.conv(net.x, 16, 3)))
+    kernels, done, _ = net.optimized(net.linear(means, 10))
+    assert not done and "reduce_mean" in kernels
