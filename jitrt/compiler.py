@@ -9,55 +9,42 @@ from __future__ import annotations
 
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from typing import TYPE_CHECKING
 
-from jitrt.errors import CompileError, OptionError, TargetError
-from jitrt.graph.graph import Graph, Node
-from jitrt.graph.ops import Region
-from jitrt.passes.base import Accepts, PassContext, one_anchor
+from jitrt.errors import TargetError
+from jitrt.graph.graph import Graph
+from jitrt.passes.base import Accepts, Judge, PassContext, fewer_kernels, one_anchor
 from jitrt.passes.pipeline import optimize
-from jitrt.passes.plan_memory import MemoryPlan, plan_memory
-from jitrt.passes.report import Report
+from jitrt.passes.report import Decision
+from jitrt.planner import Optimized, Options, check_buildable, plan_of, problems_of
+
+__all__ = ["Optimized", "Options", "build", "build_plan", "optimize_for_reference", "optimize_graph", "plan_of"]
 
 if TYPE_CHECKING:
     from jitrt.codegen.target import Target
-    from jitrt.kernels.base import Problem
     from jitrt.plan.schema import PlanFile
     from jitrt.runtime import Engine
     from jitrt.tune.progress import Progress
-    from jitrt.tune.select import Choice
+    from jitrt.tune.tuner import Tuner
 
 
-@dataclass(frozen=True)
-class Options:
-    """What a caller may ask of a build; the same names as the arguments of `jitrt.compile`. With `parallel`,
-    independent branches of the graph are independent in the CUDA graph."""
-
-    precision: str = "fp32"
-    tune: str = "60s"
-    outputs: tuple[str, ...] | None = None
-    workspace_limit: int | None = None
-    cache: bool = True
-    parallel: bool = True
-
-
-@dataclass(frozen=True)
-class Optimized:
-    """A graph after all passes, what they decided, and the graph as it came."""
-
-    source: Graph
-    graph: Graph
-    report: Report
-
-
-def optimize_graph(graph: Graph, options: Options, *, accepts: Accepts | None = None) -> Optimized:
-    """Run every pass. `accepts` defaults to the kernels jitrt has; the reference target takes any region."""
+def optimize_graph(
+    graph: Graph, options: Options, *, accepts: Accepts | None = None, judge: Judge = fewer_kernels
+) -> Optimized:
+    """Run every pass. `accepts` defaults to the kernels jitrt has; the reference target takes any region. `judge` says
+    which optional rewrites are worth it."""
     if accepts is None:
         from jitrt.kernels.base import accepts as kernels_accept
 
         accepts = kernels_accept
-    context = PassContext(options.precision, accepts, options.outputs)  # type: ignore[arg-type]
+    context = PassContext(
+        precision=options.precision,  # type: ignore[arg-type]
+        accepts=accepts,
+        judge=judge,
+        outputs=options.outputs,
+        without=options.without,
+    )
     return Optimized(graph, optimize(graph, context), context.report)
 
 
@@ -80,9 +67,11 @@ def build(
     Progress is shown on stderr unless `progress` takes it. Raises NoGpuError or TargetError for a target that cannot
     be, OptionError, CompileError or TuningError.
     """
+    from jitrt.judge import MeasuredJudge
     from jitrt.plan_cache import PlanCache, plan_key
     from jitrt.progress import TuningProgress
     from jitrt.runtime import Engine
+    from jitrt.tune.tuner import Tuner
 
     chip, device, description = _resolve(target)
     plans = PlanCache() if options.cache else None
@@ -90,9 +79,12 @@ def build(
     found = plans.get(key) if plans else None
     if found is not None:
         return Engine(found)
-    optimized = optimize_graph(graph, options)
-    with TuningProgress(also=progress) as shown:
-        file = build_plan(optimized, chip, options, structure=structure, device=device, progress=shown)
+    with (
+        TuningProgress(also=progress) as shown,
+        Tuner(chip, device, mode=options.tune, cache=options.cache, progress=shown) as tuner,
+    ):
+        judge = MeasuredJudge(tuner, options) if tuner.measures else fewer_kernels
+        file = build_plan(optimize_graph(graph, options, judge=judge), tuner, options, structure=structure)
     if plans and not shown.interrupted:
         plans.put(key, file)
     return Engine(file)
@@ -118,124 +110,39 @@ def _resolve(target: str | Sequence[str] | None) -> tuple[Target, int | None, st
     return chip, None, str(chip)
 
 
-def build_plan(
-    optimized: Optimized,
-    target: Target,
-    options: Options,
-    *,
-    structure: object = None,
-    device: int | None = None,
-    progress: Progress | None = None,
-) -> PlanFile:
+def build_plan(optimized: Optimized, tuner: Tuner, options: Options, *, structure: object = None) -> PlanFile:
     """Choose a tactic for every region, compile it and put the plan together.
 
-    With a `device` the candidates are measured there; without one the cost model decides. Raises CompileError listing
+    Where the tuner measures, branches are made parallel only if the plan is faster so. Raises CompileError listing
     every region that no template can run.
     """
-    from jitrt.tune.select import select
-
     started = time.perf_counter()
-    _check_filled(optimized.graph)
-    problems = problems_of(optimized.graph)
-    _check_covered(problems, [node.loc for node in _regions(optimized.graph)], target)
-    choices = select(problems, target, mode=options.tune, device=device, use_cache=options.cache, progress=progress)
-    return plan_of(optimized, choices, target, options, structure=structure, started=started)
+    check_buildable(optimized.graph, tuner.target)
+    choices = tuner.select(problems_of(optimized.graph))
+
+    def plan(parallel: bool) -> PlanFile:
+        chosen = replace(options, parallel=parallel)
+        return plan_of(optimized, choices, tuner.target, chosen, structure=structure, started=started)
+
+    file = plan(options.parallel)
+    if not tuner.measures or not any(len(launch.after) != 1 for launch in file.plan.launches[1:]):
+        return file
+    return _faster(optimized, file, plan(False), tuner)
 
 
-def problems_of(graph: Graph) -> list[Problem]:
-    """The problem of every region of an optimised graph, in order."""
-    from jitrt.kernels.base import Problem
+def _faster(optimized: Optimized, parallel: PlanFile, serial: PlanFile, tuner: Tuner) -> PlanFile:
+    """The faster of a plan with parallel branches and one without; the times go into the report."""
+    from jitrt.tune.worker import WorkerFailure
 
-    return [Problem.of(node) for node in _regions(graph)]
-
-
-def plan_of(
-    optimized: Optimized,
-    choices: Sequence[Choice],
-    target: Target,
-    options: Options,
-    *,
-    structure: object = None,
-    started: float | None = None,
-) -> PlanFile:
-    """The plan that runs every region by its choice, in order. `started` is when the build began."""
-    from jitrt.assemble import Step, assemble
-
-    regions, problems = _regions(optimized.graph), problems_of(optimized.graph)
-    lowered = [choice.tactic.lower(problem, target) for choice, problem in zip(choices, problems, strict=True)]
-    workspace = {node.output.name: low.workspace_bytes for node, low in zip(regions, lowered, strict=True)}
-    memory = plan_memory(optimized.graph, workspace, parallel=options.parallel)
-    _check_workspace(workspace, options.workspace_limit)
-    steps = [
-        Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds)
-        for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
-    ]
-    seconds = 0.0 if started is None else time.perf_counter() - started
-    return assemble(
-        optimized.graph,
-        steps,
-        memory,
-        arch=target.arch,
-        structure=structure,
-        notes=_notes(optimized, target, options, memory, choices, seconds),
-        parallel=options.parallel,
-    )
-
-
-def _regions(graph: Graph) -> list[Node]:
-    return [node for node in graph.nodes if isinstance(node.op, Region)]
-
-
-def _check_filled(graph: Graph) -> None:
-    """Raise CompileError for an input or output that has no elements: no kernel can be launched for it."""
-    for what, values in (("input", graph.inputs), ("output", graph.outputs)):
-        for value in values:
-            if value.type.numel == 0:
-                raise CompileError(
-                    f"{what} %{value.name} is empty (shape {value.type.shape}), which a plan cannot hold: leave it "
-                    "out, or use target='reference'"
-                )
-
-
-def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Target) -> None:
-    from jitrt.kernels.base import accepts, templates
-
-    lines = []
-    for problem, location in zip(problems, locations, strict=True):
-        fitting = [t for t in templates().values() if t.accepts(problem.body) is None]
-        refusals = [t.supports(problem, target) for t in fitting]
-        if fitting and None in refusals:
-            continue
-        reason = next((r for r in refusals if r), None) or accepts(problem.body)
-        ops = "+".join(node.op.name for node in problem.body.nodes)
-        lines.append(f"  {ops} at {location or 'unknown location'}: {reason}")
-    if lines:
-        raise CompileError(f"{len(lines)} region(s) have no kernel for {target}:\n" + "\n".join(lines))
-
-
-def _check_workspace(workspace: dict[str, int], limit: int | None) -> None:
-    if limit is None:
-        return
-    name, size = max(workspace.items(), key=lambda item: item[1], default=("", 0))
-    if size > limit:
-        raise OptionError(f"%{name} needs a workspace of {size} bytes, above workspace_limit={limit}; raise the limit")
-
-
-def _notes(
-    optimized: Optimized, target: Target, options: Options, memory: MemoryPlan, choices: Sequence[Any], seconds: float
-) -> dict[str, object]:
-    from jitrt.codegen.compile import describe_toolchain
-
-    return {
-        "toolchain": dict(describe_toolchain()),
-        "target": {"arch": target.arch, "name": target.name, "sms": target.sms},
-        "options": asdict(options),
-        "decisions": optimized.report.to_json(),
-        "memory": {
-            "arena_bytes": memory.arena_bytes,
-            "naive_bytes": memory.naive_bytes,
-            "lower_bound_bytes": memory.lower_bound,
-        },
-        "tactics": {"measured": sum(c.source == "measured" for c in choices), "of": len(choices)},
-        "build_seconds": round(seconds, 3),
-    }
+    try:
+        side_by_side, in_line = tuner.contest([parallel, serial])
+    except WorkerFailure as failure:
+        text = f"branches run side by side, which could not be timed: {failure}"
+        optimized.report.add(Decision("parallel", "the plan", "", True, text))
+        return parallel
+    won = side_by_side < in_line
+    times = f"{side_by_side:.1f} us side by side, {in_line:.1f} us one after another"
+    text = f"branches run {'side by side' if won else 'one after another'}: {times}"
+    optimized.report.add(Decision("parallel", "the plan", "", won, text))
+    file = parallel if won else serial
+    return replace(file, plan=replace(file.plan, notes={**file.plan.notes, "decisions": optimized.report.to_json()}))

@@ -19,6 +19,7 @@ from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_mean_linear import JoinMeanLinear
 from jitrt.passes.layout import layout
+from jitrt.passes.merge_siblings import MergeSiblings
 from jitrt.passes.merge_views import merge_views
 from jitrt.passes.precision import precision
 from jitrt.passes.proposal import Rule, judged
@@ -26,7 +27,7 @@ from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
 
-RULES: tuple[Rule, ...] = (JoinMeanLinear(),)
+RULES: tuple[Rule, ...] = (MergeSiblings(), JoinMeanLinear())
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),

@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.graph import Graph, Value
 from jitrt.passes.base import PassContext, Proposal
 from jitrt.passes.edit import remove_dead
 from jitrt.passes.region import strided
@@ -50,13 +50,15 @@ def judged(rule: Rule) -> Callable[[Graph, PassContext], None]:
         proposals = [_propose(rule, graph, match) for match in matches]
         verdicts = context.judge(proposals)
         heard = sorted(zip(matches, verdicts, strict=True), key=lambda pair: -pair[1].gain)
-        replaced: set[str] = set()
+        replaced: set[Value] = set()
         for match, verdict in heard:
-            node = _producer(match.values[0])
+            node = match.values[0].producer
+            if node is None or not replaced.isdisjoint(match.values):
+                continue  # part of a match that gained more
             if not verdict.accepted:
                 context.refused(node, f"not done: {match.text}: {verdict.text}")
-            elif replaced.isdisjoint(value.name for value in match.values):
-                replaced.update(value.name for value in match.values)
+            else:
+                replaced.update(match.values)
                 context.applied(node, f"{match.text}: {verdict.text}")
                 rule.rewrite(graph, match.values)
         remove_dead(graph)
@@ -69,7 +71,7 @@ def cut_out(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]:
     """(a graph of the nodes that make `values`, the values in it). Its inputs are what they read from elsewhere, its
     outputs what is read elsewhere; names are kept, constants shared, storages are each value's own."""
     nodes = [node for node in graph.nodes if any(value in values for value in node.outputs)]
-    made = {value for node in nodes for value in node.outputs}
+    made = dict.fromkeys(value for node in nodes for value in node.outputs)
     out = Graph(graph.name)
     inside: dict[Value, Value] = {}
     for value in dict.fromkeys(v for node in nodes for v in node.inputs if v not in made):
@@ -100,8 +102,3 @@ def _propose(rule: Rule, graph: Graph, match: Match) -> Proposal:
     # A view cannot be the output of a plan; what it shows can.
     after.outputs = list(dict.fromkeys(root_of(after, value) for value in after.outputs))
     return Proposal(rule.name, match.text, before, after)
-
-
-def _producer(value: Value) -> Node:
-    assert value.producer is not None
-    return value.producer

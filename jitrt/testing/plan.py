@@ -15,10 +15,9 @@ from typing import Any
 
 import numpy as np
 
-from jitrt import compiler
+from jitrt import compiler, planner
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import TARGETS, Target
-from jitrt.compiler import Options
 from jitrt.errors import KernelError
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
@@ -37,6 +36,7 @@ from jitrt.kernels.base import (
 )
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.plan.verify import check_plan
+from jitrt.planner import Options
 from jitrt.testing.interpreter import ask
 from jitrt.tune.candidates import Candidate, candidates_of
 from jitrt.tune.select import Choice
@@ -146,14 +146,14 @@ def plan_interpreted(
     Raises what a build raises, and PlanError if the runtime would refuse the plan.
     """
     optimized = compiler.optimize_graph(graph, options)
-    problems = compiler.problems_of(optimized.graph)
+    problems = planner.problems_of(optimized.graph)
     choices = []
     for number, problem in enumerate(problems):
         candidate = pick(candidates_of(problem, target, templates(), None))
         calls = candidate.lower(problem, target).calls
         binaries = tuple(_no_binary(f"{number}.{i}", call.num_warps) for i, call in enumerate(calls))
         choices.append(Choice(candidate.tactic, binaries, 0.0, "heuristic", (), ""))
-    file = compiler.plan_of(optimized, choices, target, options, structure=structure)
+    file = planner.plan_of(optimized, choices, target, options, structure=structure)
     check_plan(file)
     layers = tuple((problem, choice.tactic) for problem, choice in zip(problems, choices, strict=True))
     return Planned(file, layers, target)

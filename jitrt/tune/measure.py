@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Protocol
 
+from jitrt.plan.schema import PlanFile
 from jitrt.runtime.driver import cuda_driver
 from jitrt.runtime.seam import Device
 from jitrt.tune import rig
+from jitrt.tune.contest import time_plans
 from jitrt.tune.rig import Job, Outcome
 from jitrt.tune.timing_cache import Record
 from jitrt.tune.worker import Worker, WorkerFailure
@@ -54,6 +57,15 @@ class GpuMeasurer:
         if outcome.fatal:
             self._worker.kill()
         return outcome
+
+    def contest(self, files: Sequence[PlanFile]) -> list[float]:
+        """Microseconds of one run of each plan. Raises WorkerFailure if they cannot be timed."""
+        try:
+            times: list[float] = self._worker.call(time_plans, self._index, files, limit=LIMIT)
+        except WorkerFailure:
+            self._worker.kill()
+            raise
+        return times
 
     def close(self) -> None:
         """End the worker."""

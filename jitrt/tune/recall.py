@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 from jitrt.codegen.target import Target
 from jitrt.errors import CacheError
@@ -15,13 +16,20 @@ from jitrt.tune.timing_cache import Record, Setting, TimingCache
 class Recall:
     """What is known, and will be, of tactics on one device. `note` is told whatever is wrong with the cache."""
 
-    def __init__(self, device: Device, target: Target, templates: Mapping[str, Template], note: Callable[[str], None]):
+    def __init__(
+        self,
+        device: Device,
+        target: Target,
+        templates: Mapping[str, Template],
+        note: Callable[[str], None],
+        folder: Path | None = None,
+    ):
         sources = {name: source_of(template) for name, template in templates.items()}
         self._setting = Setting(device_text(device), toolchain(target), sources)
         self._note = note
         self._cache: TimingCache | None = None
         try:
-            self._cache = TimingCache()
+            self._cache = TimingCache(folder)
         except CacheError as error:
             self._lose(error)
         self._pass_on()

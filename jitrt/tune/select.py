@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from jitrt.codegen.compile import Binary
@@ -55,6 +56,7 @@ def select(
     mode: str | float = "60s",
     device: int | None = None,
     use_cache: bool = True,
+    folder: Path | None = None,
     progress: Progress | None = None,
     on_candidate: Listener | None = None,
     offered: Mapping[str, Template] | None = None,
@@ -66,8 +68,9 @@ def select(
     `mode` is a time for all of them together ("60s", or seconds), "exhaustive", or "heuristic": the first candidate of
     each that compiles without spills and, on a GPU, is right. Without a `device` nothing can be measured and any mode
     is "heuristic". Ctrl-C ends the search, keeps what was measured, and returns as soon as every problem has a tactic
-    that was verified; a second one interrupts that too. `offered` are the templates, by default all of jitrt.kernels;
-    `compiler` and `measurer` take the place of this machine's cores and GPU.
+    that was verified; a second one interrupts that too. `folder` is the cache's (by default the user's); `offered` are
+    the templates, by default all of jitrt.kernels; `compiler` and `measurer` take the place of this machine's cores and
+    GPU.
 
     Raises TuningError if no candidate of a problem survives, with every reason, OptionError for another `mode` and
     NoGpuError if there is no such device.
@@ -83,10 +86,10 @@ def select(
         offered = offered or templates()
         recall = None
         if use_cache and measurer is not None:
-            recall = stack.enter_context(closing(Recall(measurer.device, target, offered, reporter.note)))
+            recall = stack.enter_context(closing(Recall(measurer.device, target, offered, reporter.note, folder)))
         searches = _plan(problems, target, budget, offered, recall)
         if compiler is None:
-            kernels = KernelCache() if use_cache else None
+            kernels = KernelCache(folder) if use_cache else None
             compiler = stack.enter_context(closing(CompilePool(None, kernels, reporter.note)))
         tuning = Tuning(searches, target, compiler, measurer, recall, clock, reporter, on_candidate)
         tuning.run()

@@ -1,0 +1,300 @@
+"""Horizontal fusion: siblings that read the same tensor in the same way become one wide kernel.
+
+Siblings are regions around a dense convolution (same filter size, stride, padding, dilation) or a linear, with the same
+epilogue up to their weights: any number of them. Their weights and per-channel operands are joined along the output
+channels; each gets its channels of the wide result as a view, so nothing is copied.
+
+A sibling that goes on into a concat has to lie there already when the wide kernel writes it. It does if it is the first
+operand: the wide result then lies across the concat's edge, in a storage that begins with the channels of the other
+siblings, and the concat is a view of the rest of it.
+
+    concat(a, p, q), b: siblings a and b      ->  wide = [b a];  all = concat(wide, p, q);  concat = all[b:]
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Hashable, Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.op import Trait
+from jitrt.graph.ops import Concat, Conv, Linear, Region, Slice
+from jitrt.graph.rebuild import rebuild
+from jitrt.graph.types import Layout, TensorType, strides_in_order
+from jitrt.passes.base import PassContext
+from jitrt.passes.proposal import Match
+from jitrt.passes.region import relaid
+from jitrt.passes.storage import moved_types, owns_storage
+
+
+@dataclass(frozen=True)
+class _Sibling:
+    """A region that could be one of several. `alike` is what its siblings must share to read the input together, `key`
+    what they must share to be merged; `axes` is the channel axis of each operand, None for the shared input."""
+
+    node: Node
+    alike: Hashable
+    key: Hashable
+    axis: int
+    axes: tuple[int | None, ...]
+
+    @property
+    def channels(self) -> int:
+        return self.node.output.type.shape[self.axis]
+
+
+class MergeSiblings:
+    """The rule of horizontal fusion."""
+
+    name = "merge_siblings"
+
+    def find(self, graph: Graph, context: PassContext) -> list[Match]:
+        groups: dict[Hashable, dict[Hashable, list[_Sibling]]] = defaultdict(lambda: defaultdict(list))
+        found = [s for node in graph.nodes if (s := _sibling(graph, node)) is not None]
+        for sibling in found:
+            if sibling.node.output not in graph.outputs:
+                groups[sibling.alike][sibling.key].append(sibling)
+        for sibling in found:
+            if sibling.node.output in graph.outputs and sibling.alike in groups:
+                context.refused(sibling.node, "not merged with its siblings: its result is an output of the graph")
+        matches: list[Match] = []
+        for by_key in groups.values():
+            if len(by_key) > 1:
+                first = next(iter(by_key.values()))[0]
+                context.refused(first.node, f"{len(by_key)} kinds of siblings are not merged: their epilogues differ")
+            for siblings in by_key.values():
+                matches += _matches(graph, siblings, context)
+        return matches
+
+    def rewrite(self, graph: Graph, values: Sequence[Value]) -> None:
+        siblings = [_sibling(graph, value.producer) for value in values if value.producer is not None]
+        _merge(graph, [sibling for sibling in siblings if sibling is not None])
+
+
+def _sibling(graph: Graph, node: Node) -> _Sibling | None:
+    """What `node` is as a sibling; None if it is no region around a dense convolution or linear with weights only."""
+    if not isinstance(node.op, Region) or not owns_storage(node.output):
+        return None
+    body = node.op.body
+    anchors = [n for n in body.nodes if n.has(Trait.ANCHOR)]
+    if len(anchors) != 1 or not isinstance(anchors[0].op, Conv | Linear) or body.outputs[0].uses:
+        return None
+    anchor = anchors[0]
+    if isinstance(anchor.op, Conv) and anchor.op.groups != 1:
+        return None
+    axis = 1 if isinstance(anchor.op, Conv) else anchor.output.type.rank - 1
+    from_right = anchor.output.type.rank - axis
+    channels = anchor.output.type.shape[axis]
+    live = [v for v in node.inputs if not v.is_constant]
+    if len(live) != 1 or anchor.inputs[1] not in body.inputs:
+        return None
+    axes: list[int | None] = []
+    for inner, outer in zip(body.inputs, node.inputs, strict=True):
+        at = 0 if inner is anchor.inputs[1] else inner.type.rank - from_right
+        if outer is live[0]:
+            axes.append(None)
+        elif at < 0 or inner.type.shape[at] != channels or _feeds(inner, anchor) != (inner is anchor.inputs[1]):
+            return None
+        else:
+            axes.append(at)
+    filter = anchor.inputs[1].type.shape[2:] if isinstance(anchor.op, Conv) else ()
+    alike = (live[0].name, anchor.op, filter)
+    return _Sibling(node, alike, _key(body, anchor, axis, axes), axis, tuple(axes))
+
+
+def _feeds(value: Value, anchor: Node) -> bool:
+    return any(user is anchor or any(_feeds(v, anchor) for v in user.outputs) for user in value.users)
+
+
+def _key(body: Graph, anchor: Node, axis: int, axes: Sequence[int | None]) -> Hashable:
+    """All of a body but the number of its output channels."""
+    number = {value: index for index, value in enumerate(body.inputs)}
+    parts: list[Hashable] = [_masked(v.type, at) for v, at in zip(body.inputs, axes, strict=True)]
+    after = False
+    for node in body.nodes:
+        after = after or node is anchor
+        operands = tuple(v.digest if v.is_constant else number[v] for v in node.inputs)
+        number[node.output] = len(number)
+        parts.append((node.op, operands, _masked(node.output.type, axis if after else None)))
+    return tuple(parts)
+
+
+def _masked(type: TensorType, axis: int | None) -> Hashable:
+    shape = tuple(-1 if d == axis else size for d, size in enumerate(type.shape))
+    return type.dtype, shape, type.memory_order
+
+
+def _matches(graph: Graph, siblings: list[_Sibling], context: PassContext) -> Iterator[Match]:
+    """All of them that can be merged; and, where that differs, all but those that go into a concat."""
+    free = [s for s in siblings if not _concats(s.node)]
+    sets = [siblings, free] if len(free) < len(siblings) else [siblings]
+    for chosen in sets:
+        able = list(chosen)
+        while len(able) > 1:
+            refused = {s.node: r for s in able if (r := _obstacle(graph, s, able, context)) is not None}
+            if not refused:
+                break
+            for node, reason in refused.items():
+                if chosen is siblings:
+                    context.refused(node, f"not merged with its siblings: {reason}")
+            able = [s for s in able if s.node not in refused]
+        if len(able) > 1:
+            anchor = "linears" if isinstance(_anchor(able[0].node).op, Linear) else "convolutions"
+            yield Match(tuple(s.node.output for s in able), f"{len(able)} sibling {anchor} in one wide kernel")
+
+
+def _obstacle(graph: Graph, sibling: _Sibling, group: list[_Sibling], context: PassContext) -> str | None:
+    """Why `sibling` cannot have its channels of the group's wide result where they would lie; None if it can."""
+    value = sibling.node.output
+    wide = _wide_type(group)
+    moved: dict[Value, TensorType] = {}
+    if _concats(sibling.node):
+        edge = _edge(group)
+        if edge is None or sibling not in edge.siblings:
+            return "its result goes into a concat, and not as the first of its operands"
+        joined = edge.concat.output
+        if joined in graph.outputs or any(isinstance(user.op, Concat) for user in _readers(joined)):
+            return "the concat it goes into is an output, or part of another concat"
+        others = wide.shape[sibling.axis] - sum(s.channels for s in edge.siblings)
+        larger = _with_channels(joined.type, sibling.axis, joined.type.shape[sibling.axis] + others)
+        lain = moved_types(graph, joined, Layout(larger.strides))
+        if isinstance(lain, str):
+            return lain
+        moved.update(lain)
+        wide = wide.with_layout(Layout(larger.strides))
+    lain = moved_types(graph, value, Layout(wide.strides))
+    if isinstance(lain, str):
+        return lain
+    moved.update(lain)
+    for user in dict.fromkeys(user for v in moved for user in v.users if isinstance(user.op, Region)):
+        reason = context.accepts(relaid(user, moved))
+        if reason is not None:
+            return f"no kernel could read it there: {reason}"
+    return None
+
+
+@dataclass(frozen=True)
+class _Edge:
+    """Siblings, in order, that are the first operands of a concat."""
+
+    concat: Node
+    siblings: list[_Sibling]
+
+
+def _edge(group: Sequence[_Sibling]) -> _Edge | None:
+    by_value = {s.node.output: s for s in group}
+    for sibling in group:
+        for concat in _concats(sibling.node):
+            assert isinstance(concat.op, Concat)
+            leading: list[_Sibling] = []
+            for value in concat.inputs:
+                if value not in by_value or by_value[value] in leading:
+                    break
+                leading.append(by_value[value])
+            if leading and concat.op.axis == sibling.axis and len(leading) < len(concat.inputs):
+                return _Edge(concat, leading)
+    return None
+
+
+def _concats(node: Node) -> list[Node]:
+    return [user for user in _readers(node.output) if isinstance(user.op, Concat)]
+
+
+def _readers(value: Value) -> Iterator[Node]:
+    """Those who read a value, itself or through a view."""
+    for user in value.users:
+        yield user
+        if user.has(Trait.VIEW):
+            yield from _readers(user.output)
+
+
+def _anchor(node: Node) -> Node:
+    assert isinstance(node.op, Region)
+    return next(n for n in node.op.body.nodes if n.has(Trait.ANCHOR))
+
+
+def _with_channels(type: TensorType, axis: int, channels: int) -> TensorType:
+    """The type with another number of channels, dense in the same order in memory."""
+    shape = (*type.shape[:axis], channels, *type.shape[axis + 1 :])
+    return TensorType(type.dtype, shape, Layout(strides_in_order(shape, type.memory_order)))
+
+
+def _wide_type(siblings: Sequence[_Sibling]) -> TensorType:
+    first = siblings[0]
+    return _with_channels(first.node.output.type, first.axis, sum(s.channels for s in siblings))
+
+
+def _merge(graph: Graph, siblings: list[_Sibling]) -> None:
+    edge = _edge(siblings)
+    leading = [] if edge is None else edge.siblings
+    ordered = [*(s for s in siblings if s not in leading), *leading]
+    axis, first = ordered[0].axis, min((s.node for s in ordered), key=graph.nodes.index)
+    type = _wide_type(ordered)
+    region = graph.append(_wide_region(ordered), _operands(graph, ordered), loc=first.loc, types=[type], before=first)
+    start = 0
+    for sibling in ordered:
+        old = sibling.node.output
+        _stand_in(graph, old, region.output, axis, start, before=first)
+        start += sibling.channels
+    for sibling in ordered:
+        graph.erase(sibling.node)
+    if edge is not None:
+        joined = edge.concat.output
+        rest = edge.concat.inputs[len(leading) :]
+        larger = _with_channels(joined.type, axis, start + sum(v.type.shape[axis] for v in rest))
+        whole = graph.append(
+            edge.concat.op, [region.output, *rest], loc=edge.concat.loc, types=[larger], before=edge.concat
+        )
+        _stand_in(graph, joined, whole.output, axis, start - sum(s.channels for s in leading), before=edge.concat)
+        graph.erase(edge.concat)
+
+
+def _wide_region(siblings: Sequence[_Sibling]) -> Region:
+    """The first sibling's body with the channels of all."""
+    first = siblings[0]
+    assert isinstance(first.node.op, Region)
+    body = first.node.op.body
+    channels = sum(s.channels for s in siblings)
+    axes = dict(zip(body.inputs, first.axes, strict=True))
+    anchor = body.nodes.index(next(n for n in body.nodes if n.has(Trait.ANCHOR)))
+    axes |= {node.output: first.axis for node in body.nodes[anchor:]}
+
+    def widened(value: Value) -> TensorType:
+        axis = axes.get(value)
+        return value.type if axis is None else _with_channels(value.type, axis, channels)
+
+    return Region(rebuild(body, type=widened))
+
+
+def _operands(graph: Graph, siblings: Sequence[_Sibling]) -> list[Value]:
+    operands = []
+    for index, axis in enumerate(siblings[0].axes):
+        values = [s.node.inputs[index] for s in siblings]
+        if axis is None:
+            operands.append(values[0])
+            continue
+        data = np.concatenate([value.data for value in values if value.data is not None], axis)
+        type = _with_channels(values[0].type, axis, data.shape[axis])
+        operands.append(graph.add_constant(data, values[0].name, type))
+    return operands
+
+
+def _stand_in(graph: Graph, old: Value, source: Value, axis: int, start: int, *, before: Node) -> None:
+    """Let the channels of `source` from `start` on stand for `old`, which they equal, as a view of that name."""
+    rank, size = old.type.rank, old.type.shape[axis]
+    layout = Layout(source.type.strides, start * source.type.strides[axis], source.name)
+    types = moved_types(graph, old, layout)
+    assert not isinstance(types, str)
+    for value, type in types.items():
+        value.type = type
+    begin = tuple(start if d == axis else 0 for d in range(rank))
+    end = tuple(start + size if d == axis else n for d, n in enumerate(source.type.shape))
+    view = graph.append(Slice(begin, end, (1,) * rank), [source], loc=before.loc, types=[old.type], before=before)
+    name = old.name
+    graph.replace_uses(old, view.output)
+    graph.rename(old, f"{name}.apart")
+    graph.rename(view.output, name)
+    view.output.type = replace(view.output.type, layout=layout)

@@ -1,0 +1,151 @@
+"""From an optimised graph and a tactic for each of its regions to the plan."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import TYPE_CHECKING, Any
+
+from jitrt.errors import CompileError, OptionError
+from jitrt.graph.graph import Graph, Node
+from jitrt.graph.ops import Region
+from jitrt.passes.plan_memory import MemoryPlan, plan_memory
+from jitrt.passes.report import Report
+
+if TYPE_CHECKING:
+    from jitrt.codegen.target import Target
+    from jitrt.kernels.base import Problem
+    from jitrt.plan.schema import PlanFile
+    from jitrt.tune.select import Choice
+
+
+@dataclass(frozen=True)
+class Options:
+    """What a caller may ask of a build; the same names as the arguments of `jitrt.compile`. With `parallel`,
+    independent branches of the graph are independent in the CUDA graph. `without` names rules to leave out."""
+
+    precision: str = "fp32"
+    tune: str = "60s"
+    outputs: tuple[str, ...] | None = None
+    workspace_limit: int | None = None
+    cache: bool = True
+    parallel: bool = True
+    without: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Optimized:
+    """A graph after all passes, what they decided, and the graph as it came."""
+
+    source: Graph
+    graph: Graph
+    report: Report
+
+
+def problems_of(graph: Graph) -> list[Problem]:
+    """The problem of every region of an optimised graph, in order."""
+    from jitrt.kernels.base import Problem
+
+    return [Problem.of(node) for node in _regions(graph)]
+
+
+def plan_of(
+    optimized: Optimized,
+    choices: Sequence[Choice],
+    target: Target,
+    options: Options,
+    *,
+    structure: object = None,
+    started: float | None = None,
+) -> PlanFile:
+    """The plan that runs every region by its choice, in order. `started` is when the build began."""
+    from jitrt.assemble import Step, assemble
+    from jitrt.kernels.base import templates
+    from jitrt.kernels.in_place import in_place_offers
+
+    regions, problems = _regions(optimized.graph), problems_of(optimized.graph)
+    lowered = [choice.tactic.lower(problem, target) for choice, problem in zip(choices, problems, strict=True)]
+    workspace = {node.output.name: low.workspace_bytes for node, low in zip(regions, lowered, strict=True)}
+    offers = {
+        node.output.name: in_place_offers(node, problem, templates()[choice.tactic.template], low)
+        for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
+    }
+    memory = plan_memory(optimized.graph, workspace, parallel=options.parallel, in_place=offers)
+    _check_workspace(workspace, options.workspace_limit)
+    steps = [
+        Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds)
+        for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
+    ]
+    seconds = 0.0 if started is None else time.perf_counter() - started
+    return assemble(
+        optimized.graph,
+        steps,
+        memory,
+        arch=target.arch,
+        structure=structure,
+        notes=_notes(optimized, target, options, memory, choices, seconds),
+        parallel=options.parallel,
+    )
+
+
+def check_buildable(graph: Graph, target: Target) -> None:
+    """Raise CompileError for an input or output that has no elements, as no kernel can be launched for it, or listing
+    every region that no template can run."""
+    _check_filled(graph)
+    _check_covered(problems_of(graph), [node.loc for node in _regions(graph)], target)
+
+
+def _regions(graph: Graph) -> list[Node]:
+    return [node for node in graph.nodes if isinstance(node.op, Region)]
+
+
+def _check_filled(graph: Graph) -> None:
+    """Raise CompileError for an input or output that has no elements: no kernel can be launched for it."""
+    for what, values in (("input", graph.inputs), ("output", graph.outputs)):
+        for value in values:
+            if value.type.numel == 0:
+                raise CompileError(
+                    f"{what} %{value.name} is empty (shape {value.type.shape}), which a plan cannot hold: leave it "
+                    "out, or use target='reference'"
+                )
+
+
+def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Target) -> None:
+    from jitrt.kernels.base import accepts, templates
+
+    lines = []
+    for problem, location in zip(problems, locations, strict=True):
+        fitting = [t for t in templates().values() if t.accepts(problem.body) is None]
+        refusals = [t.supports(problem, target) for t in fitting]
+        if fitting and None in refusals:
+            continue
+        reason = next((r for r in refusals if r), None) or accepts(problem.body)
+        ops = "+".join(node.op.name for node in problem.body.nodes)
+        lines.append(f"  {ops} at {location or 'unknown location'}: {reason}")
+    if lines:
+        raise CompileError(f"{len(lines)} region(s) have no kernel for {target}:\n" + "\n".join(lines))
+
+
+def _check_workspace(workspace: dict[str, int], limit: int | None) -> None:
+    if limit is None:
+        return
+    name, size = max(workspace.items(), key=lambda item: item[1], default=("", 0))
+    if size > limit:
+        raise OptionError(f"%{name} needs a workspace of {size} bytes, above workspace_limit={limit}; raise the limit")
+
+
+def _notes(
+    optimized: Optimized, target: Target, options: Options, memory: MemoryPlan, choices: Sequence[Any], seconds: float
+) -> dict[str, object]:
+    from jitrt.codegen.compile import describe_toolchain
+
+    return {
+        "toolchain": dict(describe_toolchain()),
+        "target": {"arch": target.arch, "name": target.name, "sms": target.sms},
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
+        "decisions": optimized.report.to_json(),
+        "memory": memory.to_json(),
+        "tactics": {"measured": sum(c.source == "measured" for c in choices), "of": len(choices)},
+        "build_seconds": round(seconds, 3),
+    }

@@ -1,0 +1,103 @@
+"""One build's tuning: several selections that share a time budget, the processes and what was measured."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Sequence
+from contextlib import ExitStack, closing
+from pathlib import Path
+from types import TracebackType
+
+from jitrt.codegen.target import Target
+from jitrt.kernels.base import Problem
+from jitrt.knobs import cache_dir
+from jitrt.plan.schema import PlanFile
+from jitrt.tune.budget import Budget, Clock
+from jitrt.tune.compile_pool import CompilePool
+from jitrt.tune.kernel_cache import KernelCache
+from jitrt.tune.measure import GpuMeasurer
+from jitrt.tune.progress import Event, Progress, Reporter
+from jitrt.tune.select import Choice, select
+from jitrt.tune.worker import WorkerFailure
+
+_AT_ONCE = 1e-3  # seconds: what is needed and no more
+_SHARE = 0.4  # of the time left, for a selection that others follow
+
+
+class Tuner:
+    """Selects tactics for one build, on GPU `device` or, without one, by the cost model. A context manager.
+
+    `mode` is the time for all selections together ("60s"), "heuristic" or "exhaustive". Timings and binaries are kept
+    in the user's cache, or with `cache=False` for as long as this object lives.
+    """
+
+    def __init__(
+        self,
+        target: Target,
+        device: int | None = None,
+        *,
+        mode: str | float = "60s",
+        cache: bool = True,
+        progress: Progress | None = None,
+    ):
+        self.target = target
+        self._budget = Budget.parse(mode)
+        self._clock = Clock(self._budget.seconds)
+        self._progress = progress
+        self._interrupted = False
+        self._stack = ExitStack()
+        self._measurer = None if device is None else self._stack.enter_context(closing(GpuMeasurer(device)))
+        self._folder = cache_dir() if cache else Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
+        note = Reporter(self._hear, self._clock).note
+        self._pool = CompilePool(None, KernelCache(self._folder), note)
+        self._stack.enter_context(closing(self._pool))
+
+    @property
+    def measures(self) -> bool:
+        """Whether there is a GPU, and time, to measure anything."""
+        return self._measurer is not None and self._budget.seconds != 0
+
+    def select(self, problems: Sequence[Problem], *, last: bool = True) -> list[Choice]:
+        """As `jitrt.tune.select.select`. Unless it is the `last`, it takes only a share of the time that is left."""
+        return select(
+            problems,
+            self.target,
+            mode=self._mode(last),
+            folder=self._folder,
+            progress=self._hear,
+            compiler=self._pool,
+            measurer=self._measurer,
+        )
+
+    def contest(self, files: Sequence[PlanFile]) -> list[float]:
+        """Microseconds of one run of each plan. Raises WorkerFailure if they could not be timed."""
+        if self._measurer is None:
+            raise WorkerFailure("there is no GPU to time plans on")
+        return self._measurer.contest(files)
+
+    def close(self) -> None:
+        self._stack.close()
+
+    def __enter__(self) -> Tuner:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _hear(self, event: Event) -> None:
+        # Ctrl-C during one selection is meant for all of them.
+        self._interrupted |= event.kind == "note" and event.text.startswith("interrupted")
+        if self._progress is not None:
+            self._progress(event)
+
+    def _mode(self, last: bool) -> str | float:
+        if not self.measures:
+            return "heuristic"
+        if self._interrupted:
+            return _AT_ONCE
+        if self._budget.seconds is None:
+            return "exhaustive"
+        left = max(1.0, self._budget.seconds - self._clock.elapsed)
+        return left if last else left * _SHARE
