@@ -67,6 +67,7 @@ def mean_linear(
     SPLIT_K: tl.constexpr,
     SPLIT_R: tl.constexpr,
     SLICE: tl.constexpr,  # positions of an image that one program sums
+    AT_ONCE: tl.constexpr,  # partial products that the last program loads together
     PRECISION: tl.constexpr,
     DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     LOAD: tl.constexpr,
@@ -120,10 +121,15 @@ def mean_linear(
         tl.store(part + split * (BLOCK_M * BLOCK_N) + spot, acc, mask=m_mask)
         tl.debug_barrier()  # every thread's part is stored before one of them announces it
         if tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu") == splits - 1:
-            whole = tl.load(part + spot, mask=m_mask, other=0.0, cache_modifier=".cg")
-            for other in range(1, splits):
-                more = part + other * (BLOCK_M * BLOCK_N) + spot
-                whole += tl.load(more, mask=m_mask, other=0.0, cache_modifier=".cg")
+            line = tl.arange(0, BLOCK_M)[:, None]
+            m_out = m_start + line
+            m_mask = m_out < ROWS
+            spot = line * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+            whole = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+            for start in range(0, splits, AT_ONCE):  # many at once: each load takes as long as all of them
+                other = (start + tl.arange(0, AT_ONCE))[:, None, None]
+                parts = part + other * (BLOCK_M * BLOCK_N) + spot[None, :, :]
+                whole += tl.sum(tl.load(parts, mask=m_mask[None, :, :], other=0.0, cache_modifier=".cg"), 0)
             tl.store(counters + tile, 0)
             STORE(y, APPLY(whole, aux, m_out, n, m_mask, n_mask), m_out, n, m_mask, n_mask)
 
@@ -233,6 +239,7 @@ class MeanLinear(Template):
             "SPLIT_K": config["SPLIT_K"],
             "SPLIT_R": config["SPLIT_R"],
             "SLICE": slice_,
+            "AT_ONCE": max(1, min(splits, 1024 * config["num_warps"] // (config["BLOCK_M"] * config["BLOCK_N"]))),
             "PRECISION": "tf32" if product.op.tf32 else "ieee",  # type: ignore[attr-defined]
             "DEPENDENT": target.arch >= 90,
             "LOAD": head.prologue.load,
