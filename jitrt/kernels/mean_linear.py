@@ -121,17 +121,17 @@ def mean_linear(
         tl.store(part + split * (BLOCK_M * BLOCK_N) + spot, acc, mask=m_mask)
         tl.debug_barrier()  # every thread's part is stored before one of them announces it
         if tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu") == splits - 1:
-            line = tl.arange(0, BLOCK_M)[:, None]
-            m_out = m_start + line
-            m_mask = m_out < ROWS
-            spot = line * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
+            image = tl.arange(0, BLOCK_M)[:, None]
+            m_last = m_start + image
+            m_valid = m_last < ROWS
+            place = image * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
             whole = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
             for start in range(0, splits, AT_ONCE):  # many at once: each load takes as long as all of them
                 other = (start + tl.arange(0, AT_ONCE))[:, None, None]
-                parts = part + other * (BLOCK_M * BLOCK_N) + spot[None, :, :]
-                whole += tl.sum(tl.load(parts, mask=m_mask[None, :, :], other=0.0, cache_modifier=".cg"), 0)
+                parts = part + other * (BLOCK_M * BLOCK_N) + place[None, :, :]
+                whole += tl.sum(tl.load(parts, mask=m_valid[None, :, :], other=0.0, cache_modifier=".cg"), 0)
             tl.store(counters + tile, 0)
-            STORE(y, APPLY(whole, aux, m_out, n, m_mask, n_mask), m_out, n, m_mask, n_mask)
+            STORE(y, APPLY(whole, aux, m_last, n, m_valid, n_mask), m_last, n, m_valid, n_mask)
 
 
 @dataclass(frozen=True)
