@@ -7,8 +7,7 @@ memory. Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * ta
 
 These choices make it cover the networks:
 
-* `SPLIT_K` programs share a tile where there are too few tiles to fill the chip. Each stores its float32 partial sum;
-  the last one to arrive adds them in a fixed order, so the result is deterministic, and leaves the counter zero.
+* `SPLIT_K` programs share a tile where there are too few tiles to fill the chip.
 * `FLATTEN` runs the reduction over (taps, c) as one index where c is too short for a block (a network's first layer).
 * `EARLY` puts the loads of a residual under way before the main loop, at the price of registers.
 * Groups run in bundles: enough neighbouring groups at a time to fill a tensor-core tile, with the weights of the bundle
@@ -19,6 +18,7 @@ These choices make it cover the networks:
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import triton
@@ -32,6 +32,7 @@ from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Conv, Linear
 from jitrt.graph.types import TensorType
 from jitrt.kernels.base import (
+    Argument,
     Config,
     KernelCall,
     Lowered,
@@ -45,6 +46,7 @@ from jitrt.kernels.base import (
 )
 from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, pack_bundles, refuse_conv
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
+from jitrt.kernels.split_k import store_sum
 
 __all__ = ["Conv2d"]
 
@@ -180,16 +182,7 @@ def conv2d(
             held = FETCH(aux, m, k, m_mask, n_mask)
         STORE(y, FINISH(acc, held), m, k, m_mask, n_mask)
     else:
-        spot = tl.arange(0, BLOCK_M)[:, None] * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
-        part = partials + tile * (SPLIT_K * BLOCK_M * BLOCK_N)
-        tl.store(part + split * (BLOCK_M * BLOCK_N) + spot, acc)
-        tl.debug_barrier()  # every thread's part is stored before one of them announces it
-        if tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu") == SPLIT_K - 1:
-            total = tl.load(part + spot, cache_modifier=".cg")
-            for other in range(1, SPLIT_K):
-                total += tl.load(part + other * (BLOCK_M * BLOCK_N) + spot, cache_modifier=".cg")
-            tl.store(counters + tile, 0)
-            STORE(y, FINISH(total, FETCH(aux, m, k, m_mask, n_mask)), m, k, m_mask, n_mask)
+        store_sum(y, acc, partials, counters, aux, tile, split, m, k, m_mask, n_mask, SPLIT_K, FETCH, FINISH, STORE)
 
 
 class Conv2d(Template):
@@ -243,51 +236,67 @@ class Conv2d(Template):
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         shape, anchor, epilogue = _unpack(problem)
-        x_index, w_index = operands_of(problem, anchor)
-        block_m, block_n, split = config["BLOCK_M"], config["BLOCK_N"], config["SPLIT_K"]
-        tiles = -(-shape.rows // block_m) * -(-shape.filters // block_n) * shape.bundles
+        x, w = operands_of(problem, anchor)
+        wide = max(problem.body.inputs[x].type.span, shape.weights_span) >= 2**31
         tf32 = getattr(anchor.op, "tf32", False)
-        constexprs: dict[str, Any] = {
-            "ROWS": shape.rows,
-            "FILTERS": shape.filters,
-            "CHANNELS": shape.channels,
-            "BUNDLES": shape.bundles,
-            "SIZE": shape.size,
-            "OUT": shape.out,
-            "FILTER": shape.filter,
-            "STRIDE": shape.stride,
-            "PADDING": shape.padding,
-            "DILATION": shape.dilation,
-            "X_STRIDES": shape.x_strides,
-            "W_STRIDES": shape.w_strides,
-            "DEEP": shape.deep,
-            "MASKED": shape.masked,
-            "WIDE": max(problem.body.inputs[x_index].type.span, shape.weights_span) >= 2**31,
-            "FLATTEN": config["FLATTEN"],
-            "BLOCK_M": block_m,
-            "BLOCK_N": block_n,
-            "BLOCK_K": config["BLOCK_K"],
-            "SPLIT_K": split,
-            "EARLY": config["EARLY"],
-            "PRECISION": "tf32" if tf32 else "ieee",
-            "DEPENDENT": target.arch >= 90,
-            "FETCH": epilogue.fetch,
-            "FINISH": epilogue.finish,
-            "STORE": epilogue.store,
-        }
-        arguments: dict[str, Any] = {"y": Result(), "x": Operand(x_index), "w": Operand(w_index)}
-        if split > 1:
-            arguments |= {"partials": Workspace(), "counters": Zeros()}
-        else:
-            constexprs |= {"partials": None, "counters": None}
-        arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
-        call = KernelCall(conv2d, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"])
-        pack = {}
-        if shape.groups_a_bundle > 1:
-            groups, bundle = anchor.op.groups, shape.groups_a_bundle  # type: ignore[attr-defined]
-            pack[w_index] = lambda weights: pack_bundles(weights, groups, bundle)
-        workspace = tiles * split * block_m * block_n * 4 if split > 1 else 0
-        return Lowered((call,), workspace, tiles * 4 if split > 1 else 0, pack)
+        lowered = lower_conv(shape, config, epilogue, Operand(x), Operand(w), tf32=tf32, wide=wide, target=target)
+        if shape.groups_a_bundle == 1:
+            return lowered
+        groups, bundle = anchor.op.groups, shape.groups_a_bundle  # type: ignore[attr-defined]
+        return replace(lowered, pack={w: lambda weights: pack_bundles(weights, groups, bundle)})
+
+
+def lower_conv(
+    shape: ConvShape,
+    config: Config,
+    epilogue: Epilogue,
+    x: Argument,
+    w: Argument,
+    *,
+    tf32: bool,
+    wide: bool,
+    target: Target,
+) -> Lowered:
+    """The launch of the kernel for a shape, with one of `rank_configs`; nothing is packed yet."""
+    block_m, block_n, split = config["BLOCK_M"], config["BLOCK_N"], config["SPLIT_K"]
+    tiles = -(-shape.rows // block_m) * -(-shape.filters // block_n) * shape.bundles
+    constexprs: dict[str, Any] = {
+        "ROWS": shape.rows,
+        "FILTERS": shape.filters,
+        "CHANNELS": shape.channels,
+        "BUNDLES": shape.bundles,
+        "SIZE": shape.size,
+        "OUT": shape.out,
+        "FILTER": shape.filter,
+        "STRIDE": shape.stride,
+        "PADDING": shape.padding,
+        "DILATION": shape.dilation,
+        "X_STRIDES": shape.x_strides,
+        "W_STRIDES": shape.w_strides,
+        "DEEP": shape.deep,
+        "MASKED": shape.masked,
+        "WIDE": wide,
+        "FLATTEN": config["FLATTEN"],
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_K": config["BLOCK_K"],
+        "SPLIT_K": split,
+        "EARLY": config["EARLY"],
+        "PRECISION": "tf32" if tf32 else "ieee",
+        "DEPENDENT": target.arch >= 90,
+        "FETCH": epilogue.fetch,
+        "FINISH": epilogue.finish,
+        "STORE": epilogue.store,
+    }
+    arguments: dict[str, Any] = {"y": Result(), "x": x, "w": w}
+    if split > 1:
+        arguments |= {"partials": Workspace(), "counters": Zeros()}
+    else:
+        constexprs |= {"partials": None, "counters": None}
+    arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
+    call = KernelCall(conv2d, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"])
+    workspace = tiles * split * block_m * block_n * 4 if split > 1 else 0
+    return Lowered((call,), workspace, tiles * 4 if split > 1 else 0)
 
 
 def _source(anchor: Node) -> TensorType:

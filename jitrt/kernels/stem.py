@@ -14,8 +14,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
 
 import numpy as np
 import triton
@@ -27,8 +26,8 @@ from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
 from jitrt.graph.op import Array
 from jitrt.graph.ops import Conv
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, anchor_of
-from jitrt.kernels.conv2d import conv2d
+from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Template, Workspace, anchor_of
+from jitrt.kernels.conv2d import lower_conv
 from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, packed_strides, refuse_conv
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 
@@ -168,46 +167,23 @@ class Stem(Template):
             num_warps=4,
         )
         epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
-        constexprs: dict[str, Any] = {
-            "partials": None,
-            "counters": None,
-            "ROWS": conv.rows,
-            "FILTERS": conv.filters,
-            "CHANNELS": shape.run,
-            "BUNDLES": 1,
-            "SIZE": shape.padded[1:],
-            "OUT": conv.out,
-            "FILTER": (*conv.filter[:2], 1),
-            "STRIDE": conv.stride,
-            "PADDING": (0, 0, 0),
-            "DILATION": (*conv.dilation[:2], 1),
-            "X_STRIDES": packed_strides(shape.padded[1:], _CHANNELS),
-            "W_STRIDES": packed_strides((*conv.filter[:2], 1), shape.run),
-            "DEEP": conv.deep,
-            "MASKED": False,
-            "WIDE": False,
-            "FLATTEN": True,
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_N": config["BLOCK_N"],
-            "BLOCK_K": config["BLOCK_K"],
-            "SPLIT_K": 1,
-            "EARLY": False,
-            "PRECISION": "tf32" if anchor.op.tf32 else "ieee",
-            "DEPENDENT": target.arch >= 90,
-            "FETCH": epilogue.fetch,
-            "FINISH": epilogue.finish,
-            "STORE": epilogue.store,
-        }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x": Workspace(0, dtype.value),
-            "w": Operand(w_index),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        tiles = -(-conv.rows // config["BLOCK_M"]) * -(-conv.filters // config["BLOCK_N"])
-        second = KernelCall(conv2d, arguments, constexprs, (tiles, 1, 1), config["num_warps"], config["num_stages"])
+        lines = (*conv.filter[:2], 1)
+        over_lines = replace(
+            conv,
+            channels=shape.run,
+            size=shape.padded[1:],
+            filter=lines,
+            padding=(0, 0, 0),
+            dilation=(*conv.dilation[:2], 1),
+            x_strides=packed_strides(shape.padded[1:], _CHANNELS),
+            w_strides=packed_strides(lines, shape.run),
+            masked=False,
+        )
+        x, w = Workspace(0, dtype.value), Operand(w_index)
+        flat = {**config, "FLATTEN": True, "EARLY": False}
+        second = lower_conv(over_lines, flat, epilogue, x, w, tf32=anchor.op.tf32, wide=False, target=target)
 
         def pack(weights: Array) -> Array:
             return pack_stem(weights, shape.taps)
 
-        return Lowered((first, second), pixels * _CHANNELS * dtype.itemsize, pack={w_index: pack})
+        return Lowered((first, *second.calls), pixels * _CHANNELS * dtype.itemsize, pack={w_index: pack})

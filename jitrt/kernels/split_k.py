@@ -1,0 +1,42 @@
+"""The end of a kernel in which several programs share the reduction of one tile.
+
+Each program stores its float32 partial sum. The last one to arrive adds them in a fixed order, so the result is
+deterministic, runs the epilogue, stores, and leaves the tile's counter zero.
+"""
+
+from __future__ import annotations
+
+import triton
+import triton.language as tl
+
+
+@triton.jit
+def store_sum(
+    y,
+    acc,  # this program's part: float32
+    partials,  # room for the parts of all tiles
+    counters,  # programs of each tile that have arrived
+    aux,
+    tile,
+    split,  # which part of the tile this is
+    m,
+    k,
+    m_mask,
+    k_mask,
+    PARTS: tl.constexpr,
+    FETCH: tl.constexpr,
+    FINISH: tl.constexpr,
+    STORE: tl.constexpr,
+):
+    rows: tl.constexpr = acc.shape[0]
+    columns: tl.constexpr = acc.shape[1]
+    spot = tl.arange(0, rows)[:, None] * columns + tl.arange(0, columns)[None, :]
+    part = partials + tile * (PARTS * rows * columns)
+    tl.store(part + split * (rows * columns) + spot, acc)
+    tl.debug_barrier()  # every thread's part is stored before one of them announces it
+    if tl.atomic_add(counters + tile, 1, sem="acq_rel", scope="gpu") == PARTS - 1:
+        total = tl.load(part + spot, cache_modifier=".cg")
+        for other in range(1, PARTS):
+            total += tl.load(part + other * (rows * columns) + spot, cache_modifier=".cg")
+        tl.store(counters + tile, 0)
+        STORE(y, FINISH(total, FETCH(aux, m, k, m_mask, k_mask)), m, k, m_mask, k_mask)
