@@ -25,10 +25,11 @@ _HOMES = {
     "verify": ("jitrt.plan.verify", "verify_plan"),
     "explain": ("jitrt.explanation", "explain"),
     "Engine": ("jitrt.runtime", "Engine"),
+    "Network": ("jitrt.frontend.network", "Network"),
     "errors": ("jitrt.errors", None),
 }
 
-__all__ = ["Engine", "compile", "errors", "explain", "jit", "load", "verify"]
+__all__ = ["Engine", "Network", "compile", "errors", "explain", "jit", "load", "verify"]
 
 
 def __getattr__(name: str) -> Any:

@@ -34,7 +34,8 @@ def compile(
 ) -> Engine | ReferenceEngine:
     """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.request.Request`.
 
-    `model` is a torch module in eval mode or a function of tensors, or a `jitrt.graph.Graph` (then without inputs).
+    `model` is a torch module in eval mode or a function of tensors, or, then without inputs, a `jitrt.Network` or a
+    `jitrt.graph.Graph`.
     `inputs` is a tuple of example arguments (one tensor may stand alone): torch, numpy or DLPack tensors, nested as the
     model wants them, of which only shapes and dtypes matter. The engine takes its tensors flat, in that order, and
     returns the model's nesting as lists and dicts. Weights are frozen into it.
@@ -61,15 +62,18 @@ def compile(
 
 def import_model(model: Any, inputs: Any) -> tuple[Graph, object]:
     """The graph of a model of any kind, and the structure of its result."""
+    from jitrt.frontend.network import Network
     from jitrt.graph import Graph
 
-    if isinstance(model, Graph):
-        return model, None
+    if isinstance(model, Graph | Network):
+        if not isinstance(inputs, tuple | list) or len(inputs):
+            raise OptionError(f"a {type(model).__name__} knows its inputs' shapes; leave the example inputs out")
+        return model if isinstance(model, Graph) else model.graph, None
     if isinstance(model, str | os.PathLike):
         raise ImportFailure(f"{model}: this version of jitrt reads no model files; give the PyTorch model itself")
     if not callable(model):
         raise OptionError(
-            f"model is of type {type(model).__name__}; give a torch module, a function of tensors or a Graph"
+            f"model is of type {type(model).__name__}; give a torch module, a function of tensors, a Network or a Graph"
         )
     from jitrt.frontend.torch import import_torch
     from jitrt.frontend.torch.arrays import is_tensor

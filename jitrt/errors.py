@@ -38,6 +38,10 @@ class ShapeError(GraphError):
     """Operand shapes or dtypes do not fit an operator."""
 
 
+class NetworkError(GraphError):
+    """A `jitrt.Network` is put together in a way that cannot be: the message begins with the line that did it."""
+
+
 class PassError(GraphError):
     """A pass failed or left the graph broken; the message names it and those that ran before."""
 

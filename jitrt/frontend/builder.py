@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
@@ -83,12 +83,14 @@ class Builder:
             self._reshaped[key] = self.graph.add_constant(parameter.data.reshape(shape), parameter.name)
         return self._reshaped[key]
 
-    def finish(self) -> None:
-        """Drop constants nobody reads; a reshaped parameter takes over the name of the one it replaced."""
-        self.graph.drop_unused_constants()
+    def finish(self, among: Iterable[Value] | None = None) -> None:
+        """Drop constants nobody reads (of all, or `among` these); a reshaped parameter takes over the name of the one
+        it replaced."""
+        self.graph.drop_unused_constants(among)
         for (parameter, _), value in self._reshaped.items():
-            if parameter.name not in self.graph.constants:
+            if parameter.name not in self.graph.constants and value.name in self.graph.constants:
                 self.graph.rename(value, parameter.name)
+        self._reshaped.clear()
 
 
 def axis_of(axis: int, rank: int) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import sys
 from pathlib import Path
 
 JITRT = str(Path(__file__).parents[1]) + os.sep
+_NOT_THE_CALLER = (JITRT, contextlib.__file__)
 
 
 def short_name(filename: str) -> str:
@@ -20,7 +22,7 @@ def short_name(filename: str) -> str:
 def callers_line() -> str:
     """The innermost line outside jitrt on the stack, as "file.py:12"; "" if there is none."""
     frame = sys._getframe(1)
-    while frame.f_code.co_filename.startswith(JITRT):
+    while frame.f_code.co_filename.startswith(_NOT_THE_CALLER):
         if frame.f_back is None:
             return ""
         frame = frame.f_back

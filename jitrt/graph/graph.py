@@ -17,6 +17,11 @@ from jitrt.graph.types import TensorType
 _NOT_IN_NAMES = re.compile(r"[\s,(){}\[\]<>=@%'\"]")  # what the text form uses itself; front ends may hand in any name
 
 
+def is_name(text: str) -> bool:
+    """Whether a value may be called so: other names are changed to something the text form can hold."""
+    return bool(text) and _NOT_IN_NAMES.search(text) is None
+
+
 class Value:
     """One tensor of the graph: a graph input, a constant (`data` is set) or an output of `producer`."""
 

@@ -1,0 +1,69 @@
+"""Convolutions, 1d to 3d by the rank of x: (n, c, spatial...)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from jitrt.frontend.layers.conv import convolve, named_padding
+from jitrt.frontend.network.frame import Frame, Sizes, layer
+from jitrt.frontend.network.tensor import Tensor
+from jitrt.graph import Value
+
+Padding = str | int | Sequence[int] | Sequence[tuple[int, int]]
+
+
+def spatial_dims(net: Frame, x: Value) -> int:
+    """How many spatial dimensions (n, c, spatial...) has. Raises NetworkError unless 1 to 3."""
+    if not 3 <= x.type.rank <= 5:
+        net.refuse(f"x has shape {x.type.shape}, expected (n, c, ...) with 1 to 3 spatial dimensions")
+    return x.type.rank - 2
+
+
+@layer
+def add_conv(
+    net: Frame,
+    x: Tensor,
+    channels: int,
+    kernel: Sizes,
+    *,
+    weights: Any,
+    bias: Any = None,
+    stride: Sizes = 1,
+    padding: Padding = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    name: str | None = None,
+) -> Value:
+    """Convolution (cross-correlation) to `channels` channels, as torch.nn.Conv1d to Conv3d.
+
+    `weights` are (channels, c / groups, *kernel), `bias` (channels,). `padding` is a number for all sides, one a
+    spatial dimension, a pair (before, after) a dimension, "same" or "valid".
+    """
+    value = net.value(x)
+    dims = spatial_dims(net, value)
+    k, g = net.sizes("channels", channels, 1)[0], _groups(net, value, groups)
+    shape = (k, value.type.shape[1] // g, *net.sizes("kernel", kernel, dims))
+    w = net.weights("weights", weights, shape, value.type.dtype, "channels, input channels / groups, kernel")
+    b = net.optional_weights("bias", bias, (k,), value.type.dtype, "one number a channel")
+    stride, dilation = net.sizes("stride", stride, dims), net.sizes("dilation", dilation, dims)
+    return convolve(net.builder, value, w, b, stride, _pairs(net, padding, w, dilation), dilation, g)
+
+
+def _groups(net: Frame, x: Value, groups: int) -> int:
+    (number,) = net.sizes("groups", groups, 1)
+    if x.type.shape[1] % number:
+        net.refuse(f"groups is {number}, which does not divide the {x.type.shape[1]} channels of x")
+    return number
+
+
+def _pairs(net: Frame, padding: Padding, w: Value, dilation: Sequence[int]) -> list[tuple[int, int]]:
+    if isinstance(padding, str):
+        return named_padding(net.choose("padding", padding, ("same", "valid")), w, dilation)
+    dims = w.type.rank - 2
+    if isinstance(padding, Sequence) and any(isinstance(item, Sequence) for item in padding):
+        if len(padding) != dims:
+            net.refuse(f"padding is {padding!r}; give {dims} pairs (before, after), one a spatial dimension")
+        pairs = [net.sizes("padding", item, 2, least=0) for item in padding]
+        return [(before, after) for before, after in pairs]
+    return [(size, size) for size in net.sizes("padding", padding, dims, least=0)]

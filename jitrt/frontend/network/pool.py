@@ -1,0 +1,55 @@
+"""Pooling, 1d to 3d by the rank of x: (n, c, spatial...)."""
+
+from __future__ import annotations
+
+from jitrt.frontend.network.conv import spatial_dims
+from jitrt.frontend.network.frame import Frame, Sizes, layer
+from jitrt.frontend.network.tensor import Tensor
+from jitrt.graph import Value
+from jitrt.graph.op import Op
+from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
+
+_ADAPTIVE = {"max": AdaptiveMaxPool, "average": AdaptiveAvgPool}
+
+
+@layer
+def add_pool(
+    net: Frame,
+    x: Tensor,
+    kind: str,
+    kernel: Sizes,
+    *,
+    stride: Sizes | None = None,
+    padding: Sizes = 0,
+    dilation: Sizes = 1,
+    ceil_mode: bool = False,
+    count_include_pad: bool = True,
+    name: str | None = None,
+) -> Value:
+    """The "max" or "average" of windows, as torch.nn.MaxPool1d to AvgPool3d; side by side unless a stride is given.
+
+    `dilation` is for "max", `count_include_pad` for "average".
+    """
+    value = net.value(x)
+    dims = spatial_dims(net, value)
+    net.call(net.choose("pool", kind, ("max", "average")) + "_pool")
+    window = net.sizes("kernel", kernel, dims)
+    steps = window if stride is None else net.sizes("stride", stride, dims)
+    pads, spread = net.sizes("padding", padding, dims, least=0), net.sizes("dilation", dilation, dims)
+    if kind == "average" and set(spread) != {1}:
+        net.refuse(f"dilation is {dilation!r}; an average pool has none")
+    op: Op
+    if kind == "max":
+        op = MaxPool(window, steps, pads, bool(ceil_mode), spread)
+    else:
+        op = AvgPool(window, steps, pads, bool(ceil_mode), bool(count_include_pad))
+    return net.builder.add(op, value)
+
+
+@layer
+def add_adaptive_pool(net: Frame, x: Tensor, kind: str, size: Sizes, *, name: str | None = None) -> Value:
+    """The "max" or "average" of as many windows as the result, of spatial `size`, has elements; 1 is a global pool."""
+    value = net.value(x)
+    op = _ADAPTIVE[net.choose("pool", kind, _ADAPTIVE)]
+    net.call(f"adaptive_{kind}_pool")
+    return net.builder.add(op(net.sizes("size", size, spatial_dims(net, value))), value)
