@@ -31,6 +31,7 @@ def compile(
     strict: bool = False,
     workspace_limit: int | None = None,
     cache: bool = True,
+    without: Sequence[str] = (),
 ) -> Engine | ReferenceEngine:
     """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.request.Request`.
 
@@ -55,6 +56,7 @@ def compile(
         strict=strict,
         workspace_limit=workspace_limit,
         cache=cache,
+        without=without,
     )
     graph, structure = import_model(model, inputs)
     return request.engine(graph, None if outputs else structure)

@@ -16,6 +16,9 @@ if TYPE_CHECKING:
     from jitrt.runtime import Engine
 
 
+PARALLEL = "parallel"
+
+
 @dataclass(frozen=True)
 class Request:
     """The keyword arguments of `jitrt.compile`; `jitrt.jit` and torch.compile's options are the same.
@@ -31,6 +34,8 @@ class Request:
                      original, and torch.compile's backend refuses models with unsupported operators.
     workspace_limit  bytes of scratch memory one kernel may use; None: no limit.
     cache            whether to read and write plans and timings on disk.
+    without          optimisations to leave out, to see what they gain: "fuse_horizontal" and the other rules of
+                     `jitrt.passes.pipeline.RULES`, or "parallel" for branches side by side.
 
     Raises OptionError for a value it cannot have, TargetError for an architecture jitrt does not build for, or several.
     """
@@ -44,6 +49,7 @@ class Request:
     strict: bool = False
     workspace_limit: int | None = None
     cache: bool = True
+    without: Sequence[str] = ()
 
     @classmethod
     def of(cls, options: Mapping[str, Any], *, also: Sequence[str] = ()) -> Request:
@@ -72,6 +78,8 @@ class Request:
             outputs=None if self.outputs is None else tuple(self.outputs),
             workspace_limit=self.workspace_limit,
             cache=self.cache,
+            parallel=PARALLEL not in self.without,
+            without=tuple(name for name in self.without if name != PARALLEL),
         )
 
     def engine(self, graph: Graph, structure: object = None) -> Engine | ReferenceEngine:
@@ -102,6 +110,12 @@ class Request:
             )
         if isinstance(self.outputs, str) or not all(isinstance(name, str) for name in self.outputs or ()):
             raise OptionError(f"outputs is {self.outputs!r}; give a sequence of names of the graph's values")
+        if isinstance(self.without, str):
+            raise OptionError(f"without is {self.without!r}; give a sequence of names")
+        if self.without:
+            from jitrt.passes.pipeline import check_without
+
+            check_without([name for name in self.without if name != PARALLEL])
         for name in ("strict", "cache"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} is {getattr(self, name)!r}; it can be True or False")

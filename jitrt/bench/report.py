@@ -16,6 +16,7 @@ from rich.text import Text
 from jitrt.bench.measure import DeviceState, Stats, Timing
 
 US = "jitrt"
+WITHOUT = "without "  # begins the name of jitrt with an optimisation left out
 
 
 @dataclass(frozen=True)
@@ -76,8 +77,12 @@ class Report:
 def speedup(contest: Sequence[Outcome]) -> float | None:
     """How many times faster jitrt is than the best peer of one contest; None unless both ran."""
     ours = next((o.microseconds for o in contest if o.contestant == US), None)
-    theirs = [o.microseconds for o in contest if o.contestant != US and o.microseconds is not None]
+    theirs = [o.microseconds for o in contest if _is_peer(o.contestant) and o.microseconds is not None]
     return min(theirs) / ours if ours and theirs else None
+
+
+def _is_peer(contestant: str) -> bool:
+    return contestant != US and not contestant.startswith(WITHOUT)
 
 
 # -- two tables, as rows of text -------------------------------------------------------------------------------------

@@ -30,7 +30,7 @@ from jitrt.bench.measure import (
     relative_error,
 )
 from jitrt.bench.peers import Contestant
-from jitrt.bench.report import Outcome, Report
+from jitrt.bench.report import US, WITHOUT, Outcome, Report
 from jitrt.errors import OptionError
 from jitrt.frontend.torch import arrays
 from jitrt.plan.file import open_plan
@@ -58,12 +58,16 @@ class Jitrt:
 
     precision: str
     tune: str = "60s"
-    name: str = "jitrt"
+    without: tuple[str, ...] = ()
+
+    @property
+    def name(self) -> str:
+        return WITHOUT + ", ".join(self.without) if self.without else US
 
     def prepare(self, model: nn.Module, inputs: Inputs) -> Call:
         dtype, device = DTYPES[self.precision], inputs[0].device
         ours = copy.deepcopy(model).eval().to(device, dtype)
-        engine: Call = jitrt.compile(ours, inputs, precision=self.precision, tune=self.tune)
+        engine: Call = jitrt.compile(ours, inputs, precision=self.precision, tune=self.tune, without=self.without)
         return engine
 
 

@@ -32,6 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vs", default="all", help="all, none, or some of eager,eager+graph,compile,cudnn-fused")
     parser.add_argument("--precision", default="fp16", help="fp16, bf16, tf32 or fp32 (default: fp16)")
     parser.add_argument("--tune", default="60s", help="as for build (default: 60s)")
+    parser.add_argument(
+        "--without", default="", help="time jitrt without these optimisations too, such as fuse_horizontal,parallel"
+    )
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time a run (default: 2)")
     parser.add_argument("--layers", action="store_true", help="for a plan: the time of every layer too")
     parser.add_argument("--output", metavar="MD", help="append the tables to this Markdown file, and JSON beside it")
@@ -61,7 +64,8 @@ def _models(args: argparse.Namespace) -> Report:
         raise OptionError(f"--precision is {args.precision!r}; choose one of {', '.join(DTYPES)}")
     _need_gpu()
     subjects = [load_subject(name, args.shape, settled=True) for name in args.models]
-    contestants: list[Any] = [Jitrt(args.precision, args.tune), *peers]
+    left_out = [Jitrt(args.precision, args.tune, (name,)) for name in filter(None, args.without.split(","))]
+    contestants: list[Any] = [Jitrt(args.precision, args.tune), *left_out, *peers]
     progress = console(stderr=True)
 
     def say(text: str) -> None:

@@ -15,11 +15,11 @@ from jitrt.passes.eliminate_unused import eliminate_unused
 from jitrt.passes.flatten_channels_last import flatten_channels_last
 from jitrt.passes.fold_batch_norm import fold_batch_norm
 from jitrt.passes.fold_constants import fold_constants
+from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_mean_linear import JoinMeanLinear
 from jitrt.passes.layout import layout
-from jitrt.passes.merge_siblings import MergeSiblings
 from jitrt.passes.merge_views import merge_views
 from jitrt.passes.precision import precision
 from jitrt.passes.proposal import Rule, judged
@@ -27,7 +27,7 @@ from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
 
-RULES: tuple[Rule, ...] = (MergeSiblings(), JoinMeanLinear())
+RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear())
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),
@@ -64,7 +64,7 @@ def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequen
     ['region']
     """
     context = context or PassContext()
-    _check_without(context.without)
+    check_without(context.without)
     graph = graph.clone()
     verify(graph)
     ran: list[str] = []
@@ -85,8 +85,9 @@ def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequen
     return graph
 
 
-def _check_without(names: Sequence[str]) -> None:
+def check_without(names: Sequence[str]) -> None:
+    """Raise OptionError for a name that is none of a rule."""
     rules = [rule.name for rule in RULES]
     for name in names:
         if name not in rules:
-            raise OptionError(f"without names {name!r}, which is no rule; the rules are {', '.join(rules)}")
+            raise OptionError(f"without names {name!r}; what can be left out is {', '.join(rules)}")

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from jitrt.bench.measure import DeviceState, Stats, Timing
 from jitrt.bench.report import DETAIL, Outcome, Report, speedup, to_console, to_markdown, write
+from jitrt.bench.run import Jitrt
 
 
 def timing(us: float) -> Timing:
@@ -31,6 +32,13 @@ def test_the_ratio_is_to_the_best_peer_that_ran() -> None:
     assert speedup([OURS, SLOW, FAST, DEAD]) == 1.5
     assert speedup([SLOW, FAST]) is None
     assert speedup([OURS, DEAD]) is None
+
+
+def test_jitrt_with_something_left_out_is_no_peer() -> None:
+    assert Jitrt("fp16", without=("fuse_horizontal",)).name == "without fuse_horizontal"
+    crippled = Outcome("resnet50", 8, "fp16", "without fuse_horizontal", 1.0, 1e-3, timing(450.0))
+    assert speedup([OURS, crippled, FAST]) == 1.5
+    assert speedup([OURS, crippled]) is None
 
 
 def test_throughput_counts_samples() -> None:

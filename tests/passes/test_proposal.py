@@ -82,5 +82,5 @@ def test_what_is_cut_out_stands_alone():
 
 
 def test_a_rule_can_be_left_out_by_name():
-    with pytest.raises(OptionError, match=r"'nothing', which is no rule; the rules are .*merge_siblings"):
+    with pytest.raises(OptionError, match=r"'nothing'; what can be left out is .*fuse_horizontal"):
         optimize(chain(1), PassContext(without=("nothing",)))

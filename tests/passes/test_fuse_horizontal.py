@@ -11,10 +11,10 @@ from jitrt.passes.eliminate_concat import eliminate_concat
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.layout import layout
-from jitrt.passes.merge_siblings import MergeSiblings
+from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.storage import storage_of
 
-merge_siblings = judged(MergeSiblings())
+fuse_horizontal = judged(FuseHorizontal())
 
 
 class _Net:
@@ -36,7 +36,7 @@ class _Net:
         self.graph.mark_output(*outputs)
         for step in (layout, fuse_vertical, fuse_pointwise):
             step(self.graph, PassContext())
-        outcome = apply(merge_siblings, self.graph, **context)
+        outcome = apply(fuse_horizontal, self.graph, **context)
         for step in then:
             outcome = apply(step, outcome.graph)
         return outcome, {v.name: v for v in outcome.graph.values()}

@@ -46,10 +46,10 @@ class _Sibling:
         return self.node.output.type.shape[self.axis]
 
 
-class MergeSiblings:
+class FuseHorizontal:
     """The rule of horizontal fusion."""
 
-    name = "merge_siblings"
+    name = "fuse_horizontal"
 
     def find(self, graph: Graph, context: PassContext) -> list[Match]:
         groups: dict[Hashable, dict[Hashable, list[_Sibling]]] = defaultdict(lambda: defaultdict(list))
