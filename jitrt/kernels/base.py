@@ -192,11 +192,13 @@ class Lowered:
 class Template:
     """Base of all templates. A subclass in any module of `jitrt.kernels` is found by `templates()`.
 
-    `priority` orders templates that accept the same region when nothing is measured: higher first.
+    `priority` orders templates that accept the same region when nothing is measured: higher first. `in_place` promises
+    what `kernels/in_place.py` asks, so that the result may lie on an operand that dies with it.
     """
 
     name: ClassVar[str]
     priority: ClassVar[int] = 0
+    in_place: ClassVar[bool] = False
 
     def accepts(self, body: Graph) -> str | None:
         """None if this template can run a region with this body, else the reason why not, as a person would say it.

@@ -135,6 +135,7 @@ class MatmulTemplate(Template):
     """Batched products in plain `tl`."""
 
     name = "matmul"
+    in_place = True
 
     def accepts(self, body: Graph) -> str | None:
         anchor = anchor_of(body)

@@ -49,6 +49,7 @@ class Pointwise(Template):
     """Anchor-less regions."""
 
     name = "pointwise"
+    in_place = True
 
     def accepts(self, body: Graph) -> str | None:
         anchors = [node for node in body.nodes if node.has(Trait.ANCHOR)]

@@ -4,6 +4,8 @@ Where launches run side by side, time is not the order of the nodes: two storage
 touches the one must have run before anything writes the other. Else the second of two branches would have to wait for
 the first, to reuse its memory.
 
+A result may lie where an operand lay that dies with it (see in_place.py); the two then count as one block.
+
 Greedy by size: the largest first, each at the lowest offset free for as long as it lives; several orders are tried and
 the smallest arena kept. The same idea as Pisarchyk and Lee, "Efficient Memory Management for Deep Neural Net
 Inference", 2020 (arXiv:2001.03288).
@@ -12,9 +14,10 @@ Inference", 2020 (arXiv:2001.03288).
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 
 from jitrt.graph.graph import Graph, Node
+from jitrt.passes.in_place import InPlace, Offers, find_in_place
 from jitrt.passes.storage import is_structural, root_of, storage_of
 
 __all__ = ["ALIGNMENT", "Block", "MemoryPlan", "lifetimes", "peak", "plan_memory", "root_of"]
@@ -25,12 +28,14 @@ ALIGNMENT = 256  # bytes; every block starts at a multiple, so that vector loads
 
 @dataclass(frozen=True)
 class Block:
-    """Bytes that must exist from step `first` to step `last`, both included; a step is a position in `graph.nodes`."""
+    """Bytes that must exist from step `first` to step `last`, both included; a step is a position among the nodes that
+    launch something."""
 
     name: str
     nbytes: int
     first: int
     last: int
+    workspace: bool = False  # of the region whose output has that name; else a storage
 
     def overlaps(self, other: Block) -> bool:
         """Whether both are live at some step."""
@@ -46,7 +51,8 @@ class MemoryPlan:
     """`offsets` maps each storage in the arena, by the name of the value that owns it, to its first byte; `workspace`
     does so for regions, by the name of their output. `naive_bytes` is the sum of all blocks, what would be needed
     without sharing; `lower_bound` the most that is live at one step: no plan for this order can be smaller. `placed` is
-    every block, workspaces included, with its first byte."""
+    every block with its first byte, storages first, then workspaces. `in_place` says which results took the place of an
+    operand and why others did not."""
 
     offsets: Mapping[str, int]
     workspace: Mapping[str, int]
@@ -54,33 +60,71 @@ class MemoryPlan:
     naive_bytes: int
     lower_bound: int
     placed: tuple[tuple[Block, int], ...]
+    in_place: InPlace = field(default_factory=InPlace)
+
+    def to_json(self) -> dict[str, object]:
+        """Plain data, for a plan's notes: bytes, and lifetimes in layers of the plan."""
+        return {
+            "arena_bytes": self.arena_bytes,
+            "naive_bytes": self.naive_bytes,
+            "lower_bound_bytes": self.lower_bound,
+            "blocks": [{**asdict(block), "offset": start} for block, start in self.placed],
+            "in_place": dict(self.in_place.over),
+            "not_in_place": dict(self.in_place.refused),
+        }
 
 
-def plan_memory(graph: Graph, workspace: Mapping[str, int] | None = None, *, parallel: bool = False) -> MemoryPlan:
-    """Plan the arena of an optimised graph. `workspace` gives bytes a region needs while it runs, by its output's name.
+def plan_memory(
+    graph: Graph,
+    workspace: Mapping[str, int] | None = None,
+    *,
+    parallel: bool = False,
+    in_place: Offers | None = None,
+) -> MemoryPlan:
+    """Plan the arena of an optimised graph. `workspace` gives bytes a region needs while it runs, by its output's name;
+    `in_place` the operands that its kernel may overwrite.
 
     Graph inputs, outputs and constants lie elsewhere. A storage lives from the first write into it to the last read of
     anything in it. With `parallel` branches do not share memory, unless that would take too much more of it.
     """
+    waits = _waits(graph)
+    steps = {value.name: step for step, node in enumerate(waits) for value in node.outputs}
     blocks = lifetimes(graph.nodes, graph)
-    steps = {value.name: step for step, node in enumerate(graph.nodes) for value in node.outputs}
-    scratch = [
-        Block(name, _aligned(nbytes), steps[name], steps[name]) for name, nbytes in (workspace or {}).items() if nbytes
+    wanted = [(name, _aligned(nbytes)) for name, nbytes in (workspace or {}).items() if nbytes]
+    scratch = [Block(name, nbytes, steps[name], steps[name], workspace=True) for name, nbytes in wanted]
+    sizes = {block.name: block.nbytes for block in blocks}
+    found = find_in_place(graph, sizes, in_place or {}, waits if parallel else None)
+    ways = [
+        (each, [*_merged(blocks, each), *scratch]) for each in ((found, found.undone()) if found.over else (found,))
     ]
-    everything = [*blocks, *scratch]
+    chosen, everything = min(ways, key=lambda way: _extent(way[1], arrange(way[1])))
     places = arrange(everything)
     if parallel:
-        apart = arrange(everything, _side_by_side(graph, blocks, scratch))
+        apart = arrange(everything, _side_by_side(waits, chosen, everything))
         if _extent(everything, apart) <= _PRICE * _extent(everything, places):
             places = apart
+    start = {block.name: first_byte for block, first_byte in places.items() if not block.workspace}
+    offsets = {block.name: start[chosen.place_of(block.name)] for block in blocks}
+    placed = [(block, offsets[block.name]) for block in blocks]
     return MemoryPlan(
-        offsets={block.name: places[block] for block in blocks},
+        offsets=offsets,
         workspace={block.name: places[block] for block in scratch},
         arena_bytes=_extent(everything, places),
-        naive_bytes=sum(block.nbytes for block in everything),
+        naive_bytes=sum(block.nbytes for block in (*blocks, *scratch)),
         lower_bound=peak(everything),
-        placed=tuple((block, places[block]) for block in everything),
+        placed=(*placed, *((block, places[block]) for block in scratch)),
+        in_place=chosen,
     )
+
+
+def _merged(blocks: Sequence[Block], in_place: InPlace) -> list[Block]:
+    """The blocks, those in one place made one."""
+    merged: dict[str, Block] = {}
+    for block in blocks:
+        place = in_place.place_of(block.name)
+        known = merged.get(place, block)
+        merged[place] = Block(place, block.nbytes, min(known.first, block.first), max(known.last, block.last))
+    return list(merged.values())
 
 
 def lifetimes(nodes: Sequence[Node], graph: Graph) -> list[Block]:
@@ -89,16 +133,19 @@ def lifetimes(nodes: Sequence[Node], graph: Graph) -> list[Block]:
     first: dict[str, int] = {}
     last: dict[str, int] = {}
     nbytes: dict[str, int] = {}
-    for step, node in enumerate(nodes):
+    step = 0
+    for node in nodes:
+        launches = not is_structural(node)
         for value in (*node.inputs, *node.outputs):
             name = storage_of(value)
             if name in elsewhere:
                 continue
             size = (value.type.offset + value.type.span) * value.type.dtype.itemsize
             nbytes[name] = max(nbytes.get(name, 0), size)
-            if not is_structural(node):
+            if launches:
                 first.setdefault(name, step)
                 last[name] = step
+        step += launches
     return [Block(name, _aligned(nbytes[name]), first[name], last[name]) for name in first]
 
 
@@ -123,25 +170,40 @@ _ORDERS: tuple[Callable[[Block], tuple[int, ...]], ...] = (
 )
 
 
-def _side_by_side(graph: Graph, blocks: Sequence[Block], scratch: Sequence[Block]) -> Together:
-    """Whether two blocks may be in use at the same time, were every node run as soon as what it reads is there. Sets of
-    steps are the bits of an integer."""
-    before: list[int] = []  # the steps that each step waits for
+def _waits(graph: Graph) -> dict[Node, int]:
+    """The nodes that launch something, in order, and the steps that each must wait for because it reads, itself or by
+    way of others, what they write. Sets of steps are the bits of an integer."""
+    before: dict[Node, int] = {}  # of all nodes
+    waits: dict[Node, int] = {}
+    bit: dict[Node, int] = {}
+    for node in graph.nodes:
+        producers = [value.producer for value in node.inputs if value.producer is not None]
+        before[node] = 0
+        for producer in producers:
+            before[node] |= before[producer] | bit[producer]
+        bit[node] = 0
+        if not is_structural(node):
+            bit[node] = 1 << len(waits)
+            waits[node] = before[node]
+    return waits
+
+
+def _side_by_side(waits: Mapping[Node, int], in_place: InPlace, blocks: Sequence[Block]) -> Together:
+    """Whether two blocks may be in use at the same time, were every node run as soon as what it reads is there."""
     touched: dict[str, int] = {}
-    waited: dict[str, int] = {}  # the steps that all writers of a storage wait for
-    steps = {node: step for step, node in enumerate(graph.nodes)}
-    for step, node in enumerate(graph.nodes):
-        before.append(0)
-        for producer in (value.producer for value in node.inputs if value.producer is not None):
-            before[step] |= before[steps[producer]] | 1 << steps[producer]
-        if is_structural(node):
-            continue
+    waited: dict[str, int] = {}  # the steps that all writers of a block wait for
+    for step, (node, before) in enumerate(waits.items()):
         for value in (*node.inputs, *node.outputs):
-            touched[storage_of(value)] = touched.get(storage_of(value), 0) | 1 << step
+            place = in_place.place_of(storage_of(value))
+            touched[place] = touched.get(place, 0) | 1 << step
         for value in node.outputs:
-            waited[storage_of(value)] = waited.get(storage_of(value), -1) & before[step]
-    known = {block: (touched[block.name], waited[block.name]) for block in blocks}
-    known |= {block: (1 << block.first, before[block.first]) for block in scratch}
+            place = in_place.place_of(storage_of(value))
+            waited[place] = waited.get(place, -1) & before
+    order = list(waits.values())
+    known = {
+        block: (1 << block.first, order[block.first]) if block.workspace else (touched[block.name], waited[block.name])
+        for block in blocks
+    }
 
     def together(one: Block, other: Block) -> bool:
         (users, start), (other_users, other_start) = known[one], known[other]

@@ -5,6 +5,7 @@ programs loaded and stored, so that more can be said than that the numbers are r
 
 * nothing is stored but the launch's result, workspace and counters, nothing loaded but its operands and these;
 * what is loaded was stored before;
+* where the result lies on an operand, each element is loaded by no program but the one that overwrites it, and before;
 * two launches that may run at the same time, as the plan's `after` has it, touch no byte that one of them stores;
 * a kernel that may start before its predecessor ends waits for it before it loads or stores anything.
 
@@ -35,14 +36,22 @@ _POISON = 0x7FFF  # repeated, a NaN as f16, bf16, f32 and f64
 
 
 class _Accesses(Patience):
-    """Which bytes of the memory the programs of a launch load and store."""
+    """Which bytes of the memory the programs of a launch load and store. `common` marks those of the result that belong
+    to an operand too."""
 
-    def __init__(self, memory: Array, *, must_wait: bool):
+    def __init__(self, memory: Array, *, must_wait: bool, common: Array):
         self._base = memory.__array_interface__["data"][0]
         self._size = memory.size
         super().__init__(must_wait=must_wait)
         self.loaded = np.zeros(memory.size, bool)
         self.stored = np.zeros(memory.size, bool)
+        self._common = common if common.any() else None
+        self._program = 0
+        self._reader = np.zeros(memory.size if common.any() else 0, np.int32)  # the program that loaded each byte last
+
+    def begin(self, program: tuple[int, int, int]) -> tuple[int, int, int]:
+        self._program += 1
+        return super().begin(program)
 
     def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
         """Mark the bytes. Raises KernelError for one outside the memory, before anything happens there."""
@@ -53,8 +62,19 @@ class _Accesses(Patience):
             raise KernelError(f"the kernel reaches byte {wrong} of {self._size} bytes of memory")
         if (at % itemsize).any():
             raise KernelError(f"the kernel's pointers to {itemsize}-byte elements are not aligned to that")
+        if self._common is not None:
+            self._check_common(at[self._common[at]], store)
         for byte in range(itemsize):
             (self.stored if store else self.loaded)[at + byte] = True
+
+    def _check_common(self, at: Array, store: bool) -> None:
+        """Raise KernelError if a program loads what was overwritten, or overwrites what another one loads."""
+        if not store:
+            if self.stored[at].any():
+                raise KernelError("a program loads an operand's element that the result has overwritten")
+            self._reader[at] = self._program
+        elif not np.isin(self._reader[at], (0, self._program)).all():
+            raise KernelError("a program overwrites an operand's element that another program has loaded")
 
 
 class Machine:
@@ -116,8 +136,8 @@ class Machine:
         if launch.dependent and (not call.dependent or len(launch.after) != 1):
             raise KernelError(f"it may start early, but waits for nothing itself, or for several: {launch.after}")
         bound = dict(_bound(call, launch, step.lowered))
-        may_load, may_store = self._allowed(bound, step)
-        seen = _Accesses(self.memory, must_wait=call.dependent)
+        may_load, may_store, common = self._allowed(bound, step)
+        seen = _Accesses(self.memory, must_wait=call.dependent, common=common)
         arguments = {name: self._argument(argument, step, bound) for name, argument in call.arguments.items()}
         with np.errstate(all="ignore"), watching(seen):
             try:
@@ -130,9 +150,9 @@ class Machine:
         self.defined |= seen.stored
         return np.packbits(seen.loaded), np.packbits(seen.stored)
 
-    def _allowed(self, bound: dict[Argument, Pointer], step: Step) -> tuple[Array, Array]:
-        """Which bytes a launch may load, and which it may store."""
-        load, store = np.zeros(self.memory.size, bool), np.zeros(self.memory.size, bool)
+    def _allowed(self, bound: dict[Argument, Pointer], step: Step) -> tuple[Array, Array, Array]:
+        """Which bytes a launch may load, which it may store, and which belong to an operand and to the result."""
+        load, store, operands, result = (np.zeros(self.memory.size, bool) for _ in range(4))
         sizes = {constant.offset: constant.nbytes for constant in self.plan.constants}
         types = {i: value.type for i, value in enumerate(step.problem.body.inputs)}
         for argument, pointer in bound.items():
@@ -144,15 +164,15 @@ class Machine:
                 end = start + step.lowered.zeros_bytes - argument.offset
                 load[start:end] = store[start:end] = True
             elif isinstance(argument, Result):
-                self._bytes(store, pointer, step.problem.output.type)[...] = True
+                self._bytes(result, pointer, step.problem.output.type)[...] = True
                 _check_alignment(pointer, step.problem.alignment[-1])
             elif isinstance(argument, Operand):
                 _check_alignment(pointer, step.problem.alignment[argument.index])
                 if pointer.space == "constants":
                     load[start : start + sizes[pointer.offset]] = True
                 else:
-                    self._bytes(load, pointer, types[argument.index])[...] = True
-        return load, store
+                    self._bytes(operands, pointer, types[argument.index])[...] = True
+        return load | operands, store | result, operands & result
 
     def _argument(self, argument: Argument, step: Step, bound: dict[Argument, Pointer]) -> Any:
         if isinstance(argument, tuple):

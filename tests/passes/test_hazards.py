@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -45,7 +46,7 @@ def test_slices_of_a_concat_do_not_overlap() -> None:
     first = Footprint.of("arena", 512, tensor((2, 4, 5, 4), strides))
     second = Footprint.of("arena", 512 + 8, tensor((2, 6, 5, 4), strides))
     both = Footprint.of("arena", 512, tensor((2, 10, 5, 4), strides))
-    assert (first.pitch, first.width, second.width) == (20, 8, 12)
+    assert first.dims == ((20, 40), (1, 8))
     assert not first.overlaps(second)
     assert first.overlaps(both)
     assert second.overlaps(both)
@@ -53,6 +54,30 @@ def test_slices_of_a_concat_do_not_overlap() -> None:
     assert not first.overlaps(Footprint.of("output", 512, tensor((2, 4, 5, 4), strides)))
     assert not first.overlaps(Footprint.block("arena", 0, 512))
     assert first.overlaps(Footprint.block("arena", 0, 513))
+
+
+@given(tensors(), st.integers(0, 60), tensors(), st.integers(0, 60))
+def test_footprints_are_exact(a: TensorType, at: int, b: TensorType, other: int) -> None:
+    shared = not bytes_of(at, a).isdisjoint(bytes_of(other, b))
+    assert Footprint.of("arena", at, a).overlaps(Footprint.of("arena", other, b)) == shared
+
+
+def test_slices_of_slices_do_not_overlap() -> None:
+    """Rows 0 and 1, and rows 2 to 4, of channels 3 to 5 of a (1, 10, 5, 4) tensor in NHWC."""
+    strides = channels_last((1, 10, 5, 4))
+    upper = Footprint.of("arena", 6, tensor((1, 3, 2, 4), strides))
+    lower = Footprint.of("arena", 6 + 2 * 2 * strides[2], tensor((1, 3, 3, 4), strides))
+    right = Footprint.of("arena", 6 + 2 * 2 * strides[3], tensor((1, 3, 5, 2), strides))
+    assert not upper.overlaps(lower)
+    assert right.overlaps(upper)
+    assert right.overlaps(lower)
+
+
+def test_what_takes_long_to_tell_counts_as_overlapping(monkeypatch: pytest.MonkeyPatch) -> None:
+    even, odd = (Footprint("arena", first, ((30, 40), (6, 40), (2, 40))) for first in (0, 1))
+    assert not even.overlaps(odd)
+    monkeypatch.setattr("jitrt.passes.hazards._PATIENCE", 3)
+    assert even.overlaps(odd)
 
 
 def test_waits_are_those_that_no_other_wait_implies() -> None:

@@ -90,8 +90,8 @@ def test_views_keep_their_root_alive_and_slices_share_it():
         }"""
     )
     blocks = {block.name: block for block in lifetimes(graph.nodes, graph)}
-    assert blocks["both"] == Block("both", 512, 0, 5)
-    assert blocks["c"] == Block("c", 256, 4, 6)
+    assert blocks["both"] == Block("both", 512, 0, 3)
+    assert blocks["c"] == Block("c", 256, 2, 4)
     assert set(plan_memory(graph).offsets) == {"both", "c"}
 
 

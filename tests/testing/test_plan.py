@@ -88,6 +88,22 @@ def test_a_launch_that_does_not_wait_is_noticed(planned: Planned) -> None:
         wrong.run(X)
 
 
+def test_a_result_over_what_other_programs_read_is_noticed() -> None:
+    """A convolution in place: its programs read their neighbours' pixels."""
+    rng = np.random.default_rng(0)
+    graph = Graph("in place")
+    value = graph.add_input("x", TensorType(f32, (1, 8, 24, 24)))
+    for _ in range(3):
+        w = graph.add_constant(rng.standard_normal((8, 8, 3, 3)).astype(np.float32))
+        value = graph.add(Conv((1, 1), SAME, (1, 1)), value, w)
+    graph.mark_output(value)
+    planned, x = plan_interpreted(graph), [np.ones((1, 8, 24, 24), np.float32)]
+    assert len(planned.run(x)) == 1
+    wrong = changed(planned, 1, lambda launch: replace(launch, arguments=(launch.arguments[1], *launch.arguments[1:])))
+    with pytest.raises(KernelError, match="that another program has loaded|that the result has overwritten"):
+        wrong.run(x)
+
+
 def test_a_shared_workspace_is_noticed() -> None:
     """One after the other, as here, the two convolutions give right numbers; at the same time they would not."""
     planned = split(2)
