@@ -132,10 +132,10 @@ class Graph:
         before: Node | None = None,
     ) -> Node:
         """Add a node at the end, or just before `before`. `types` overrides `op.infer` (to carry layouts)."""
+        out_types = types if types is not None else op.infer(*(v.type for v in inputs))  # first: it may raise
         node = Node(op, list(inputs), loc)
         for index, value in enumerate(node.inputs):
             value.uses.append((node, index))
-        out_types = types if types is not None else op.infer(*(v.type for v in inputs))
         for index, type in enumerate(out_types):
             node.outputs.append(Value(self._fresh(names[index] if names else None), type, producer=node))
         if before is None:

@@ -46,6 +46,7 @@ class Network(Frame):
     add_constant = shape.add_constant
 
     add_conv = conv.add_conv
+    add_conv_transpose = conv.add_conv_transpose
     add_linear = linear.add_linear
     add_matmul = linear.add_matmul
 
@@ -86,7 +87,7 @@ class Network(Frame):
 
         Raises NetworkError for a name that is taken, a size that is not positive, or an unknown dtype.
         """
-        with self.adding("add_input", "input", name) as results:
+        with self.adding("add_input", "input", name or "") as results:
             sizes = self.integers("shape", shape)
             if any(size < 1 for size in sizes):
                 self.refuse(f"shape is {tuple(sizes)}; sizes are positive: one network has one shape")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from jitrt.frontend.layers.conv import convolve, named_padding
+from jitrt.frontend.layers.conv import convolve, convolve_transposed, named_padding
 from jitrt.frontend.network.frame import Frame, Sizes, layer
 from jitrt.frontend.network.tensor import Tensor
 from jitrt.graph import Value
@@ -42,12 +42,56 @@ def add_conv(
     """
     value = net.value(x)
     dims = spatial_dims(net, value)
-    k, g = net.sizes("channels", channels, 1)[0], _groups(net, value, groups)
+    (k,), g = net.sizes("channels", channels, 1), _groups(net, value, groups)
+    if k % g:
+        net.refuse(f"groups is {g}, which does not divide the {k} channels of the result")
     shape = (k, value.type.shape[1] // g, *net.sizes("kernel", kernel, dims))
     w = net.weights("weights", weights, shape, value.type.dtype, "channels, input channels / groups, kernel")
     b = net.optional_weights("bias", bias, (k,), value.type.dtype, "one number a channel")
     stride, dilation = net.sizes("stride", stride, dims), net.sizes("dilation", dilation, dims)
     return convolve(net.builder, value, w, b, stride, _pairs(net, padding, w, dilation), dilation, g)
+
+
+@layer
+def add_conv_transpose(
+    net: Frame,
+    x: Tensor,
+    channels: int,
+    kernel: Sizes,
+    *,
+    weights: Any,
+    bias: Any = None,
+    stride: Sizes = 1,
+    padding: Sizes = 0,
+    output_padding: Sizes = 0,
+    dilation: Sizes = 1,
+    groups: int = 1,
+    name: str | None = None,
+) -> Value:
+    """Transposed convolution ("deconvolution") to `channels` channels, as torch.nn.ConvTranspose1d to ConvTranspose3d.
+
+    `weights` are (c, channels / groups, *kernel), `bias` (channels,). `padding` is taken off both sides of each spatial
+    dimension, `output_padding` added after.
+    """
+    value = net.value(x)
+    dims = spatial_dims(net, value)
+    (k,), g = net.sizes("channels", channels, 1), _groups(net, value, groups)
+    if k % g:
+        net.refuse(f"groups is {g}, which does not divide the {k} channels of the result")
+    shape = (value.type.shape[1], k // g, *net.sizes("kernel", kernel, dims))
+    w = net.weights("weights", weights, shape, value.type.dtype, "input channels, channels / groups, kernel")
+    b = net.optional_weights("bias", bias, (k,), value.type.dtype, "one number a channel")
+    return convolve_transposed(
+        net.builder,
+        value,
+        w,
+        b,
+        net.sizes("stride", stride, dims),
+        net.sizes("padding", padding, dims, least=0),
+        net.sizes("output_padding", output_padding, dims, least=0),
+        net.sizes("dilation", dilation, dims),
+        g,
+    )
 
 
 def _groups(net: Frame, x: Value, groups: int) -> int:

@@ -69,12 +69,14 @@ def add_activation(net: Frame, x: Tensor, kind: str, *, name: str | None = None,
     value = net.value(x)
     build, known = _activations()[net.choose("activation", kind, _activations())]
     net.call(kind)
-    for attribute in attributes:
+    for attribute, number in attributes.items():
         if attribute not in known:
             there = f"it has {', '.join(known)}" if known else "it has none"
             net.refuse(f"{kind} has no attribute {attribute!r}; {there}")
+        if not isinstance(number, bool | int | float):
+            net.refuse(f"{attribute} is {number!r}; give a number")
     _check_fractions(net, kind, value.type.dtype)
-    return build(net.builder, value, **attributes)
+    return build(net.builder, value, **{k: float(v) if type(v) is int else v for k, v in attributes.items()})
 
 
 @layer

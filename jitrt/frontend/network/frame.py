@@ -100,7 +100,7 @@ class Frame:
 
     def integers(self, what: str, given: Any) -> tuple[int, ...]:
         """Whole numbers. Raises NetworkError for anything else."""
-        items = given if isinstance(given, Iterable) else (given,)
+        items = tuple(given) if isinstance(given, Iterable) else (given,)
         if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in items):
             self.refuse(f"{what} is {given!r}; give whole numbers")
         return tuple(operator.index(item) for item in items)
@@ -166,12 +166,14 @@ class Frame:
         return name
 
     def _checked_name(self, name: str) -> str:
-        if not isinstance(name, str) or not is_name(name):
+        if not isinstance(name, str) or not is_name(name) or name.isdigit():
             self.refuse(f"the name is {name!r}; give letters, digits, dots and underscores, or leave it out")
         if name in self._names:
             self.refuse(f"the name {name!r} is taken by the {self._names[name]}; give another")
-        if any(value.name == name for value in self.builder.graph.values()):
-            self.refuse(f"the name {name!r} is taken by a value inside another layer; give another")
+        for value in self.builder.graph.values():
+            if value.name == name:  # a constant inside another layer, whose name nobody has seen
+                self.builder.graph.rename(value, f"{name}.inner")
+                break
         return name
 
     def _name_results(self, results: list[Value]) -> None:

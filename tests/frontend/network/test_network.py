@@ -1,0 +1,459 @@
+"""The frame of a Network: names, lines, handles, outputs, and everything that is refused."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from collections.abc import Callable
+from typing import Any
+
+import ml_dtypes
+import numpy as np
+import pytest
+import torch
+
+import jitrt
+from jitrt import Network
+from jitrt.errors import GraphError, NetworkError, OptionError, ShapeError
+from jitrt.frontend.network import Tensor
+from jitrt.graph import DType, bf16, f16, f32, i64, verify
+
+
+def zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray:
+    return np.zeros(shape, dtype)
+
+
+def made() -> tuple[Network, Tensor]:
+    net = Network("made")
+    return net, net.add_input("x", (2, 3, 8, 8))
+
+
+# -- handles -----------------------------------------------------------------------------------------------------------
+
+
+def test_a_tensor_knows_its_shape_dtype_and_name() -> None:
+    net, x = made()
+    y = net.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), stride=2)
+    assert (x.shape, x.dtype, x.name, x.rank) == ((2, 3, 8, 8), f32, "x", 4)
+    assert (y.shape, y.dtype, y.name) == ((2, 4, 3, 3), f32, "conv")
+    assert repr(y) == "Tensor(%conv: f32[2,4,3,3])"
+    assert repr(net) == "Network('made', inputs [x: f32[2,3,8,8]], 1 nodes, 0 outputs)"
+    assert "%conv = conv(%x, %conv.weights)" in str(net)
+    assert net.inputs == (x,)
+    assert x != y
+    assert len({x, y, net.inputs[0]}) == 2
+
+
+def test_operators_are_layers() -> None:
+    net, x = made()
+    row = np.arange(8, dtype=np.float32)
+    results = [-x, x + 1, 1 + x, x - row, row - x, x * x, 2 * x, x / 2, 1 / x, x**2, x @ x, x[0], x[..., None, 1:5:2]]
+    for result in results:
+        net.mark_output(result)
+    data = np.random.default_rng(0).standard_normal((2, 3, 8, 8)).astype(np.float32)
+    expected = [-data, data + 1, 1 + data, data - row, row - data, data * data, 2 * data, data / 2, 1 / data, data**2]
+    expected += [data @ data, data[0], data[..., None, 1:5:2]]
+    for got, wanted in zip(jitrt.compile(net, target="reference")(data), expected, strict=True):
+        np.testing.assert_allclose(got, wanted, rtol=1e-4, atol=1e-5)
+
+
+def test_indexing_is_numpys() -> None:
+    net = Network()
+    x = net.add_input("x", (4, 5, 6))
+    data = np.arange(120, dtype=np.float32).reshape(4, 5, 6)
+    indices: list[Any] = [
+        2,
+        -1,
+        (1, 2, 3),
+        (slice(None), -2),
+        (slice(1, 9, 2), Ellipsis, slice(-3, None)),
+        (None, 0),
+        ...,
+    ]
+    for index in indices:
+        result = x[index]
+        assert result.shape == data[index].shape, index
+        net.mark_output(net.add_identity(result))
+    for index, got in zip(indices, jitrt.compile(net, target="reference")(data), strict=True):
+        np.testing.assert_array_equal(got, data[index])
+
+
+def test_a_tensor_is_no_list() -> None:
+    _, x = made()
+    with pytest.raises(TypeError, match=r"net\.add_split takes it apart"):
+        list(x)  # type: ignore[call-overload]
+
+
+@pytest.mark.parametrize("dtype", ["f16", "float16", np.float16, np.dtype("float16"), torch.float16, f16], ids=str)
+def test_dtypes_may_be_written_in_many_ways(dtype: Any) -> None:
+    assert Network().add_input("x", (1,), dtype).dtype == f16
+
+
+def test_dtypes_of_other_libraries() -> None:
+    net = Network()
+    assert net.add_input("a", (1,), torch.bfloat16).dtype == net.add_input("b", (1,), ml_dtypes.bfloat16).dtype == bf16
+    assert net.add_input("c", (1,), bool).dtype == DType.b8
+
+
+def test_weights_may_come_from_anywhere_and_are_copied() -> None:
+    array = np.ones((2, 3), np.float32)
+    half = torch.nn.Parameter(torch.ones(2, 3, dtype=torch.bfloat16))
+    net = Network()
+    constants = [
+        net.add_constant(w) for w in (array, half, [[1, 1, 1]] * 2, [[1.0] * 3] * 2, np.float32(1), _Foreign(array))
+    ]
+    array[:] = 7
+    assert [c.dtype for c in constants] == [f32, bf16, i64, f32, f32, f32]
+    for constant in constants:
+        assert constant.value.data is not None
+        assert (constant.value.data == 1).all()
+
+
+class _Foreign:
+    """A tensor of a library that only has DLPack."""
+
+    def __init__(self, array: np.ndarray):
+        self.array = array
+
+    def __dlpack__(self, **options: Any) -> Any:
+        return self.array.__dlpack__(**options)
+
+    def __dlpack_device__(self) -> Any:
+        return self.array.__dlpack_device__()
+
+
+def test_a_tensor_may_be_a_weight() -> None:
+    net, x = made()
+    w = net.add_constant(np.ones((3, 8), np.float32), name="shared")
+    net.mark_output(net.add_linear(net.add_linear(x, 3, weights=w), 8, weights=net.add_transpose(w)))
+    assert list(net.graph.constants) == ["shared"]
+    with pytest.raises(ShapeError, match=r"weights: shape \(3, 8\), expected \(2, 8\)"):
+        net.add_linear(x, 2, weights=w)
+
+
+# -- names and lines ---------------------------------------------------------------------------------------------------
+
+
+def test_layers_have_names_by_kind_or_as_given() -> None:
+    net, x = made()
+    y = net.add_activation(x, "relu")
+    assert [net.add_activation(y, "relu").name, net.add_pool(y, "max", 2).name] == ["relu_1", "max_pool"]
+    z = net.add_conv(y, 4, 1, weights=zeros(4, 3, 1, 1), bias=zeros(4), name="stem")
+    assert z.name == "stem"
+    assert {"stem.weights", "stem.bias"} == set(net.builder.graph.constants)
+    assert [part.name for part in net.add_split(z, [1, 3], 1, name="halves")] == ["halves.0", "halves.1"]
+    assert net.add_reshape(z, z.shape).name == "stem"  # nothing was done
+    assert net.add_reshape(z, z.shape, name="same").name == "same"  # but somebody wants to call it so
+    assert (z + 1).name == "add"
+    assert net.add_identity(z, name="c").name == "c"  # what the constant 1 was called
+
+
+def test_every_node_has_the_callers_line() -> None:
+    net, x = made()
+    y = net.add_linear(x, 2, weights=zeros(2, 8), bias=zeros(2))
+    line = sys._getframe().f_lineno
+    net.mark_output(y + 1)
+    locations = [node.loc for node in net.graph.nodes]
+    assert locations == [f"test_network.py:{line - 1}"] * 2 + [f"test_network.py:{line + 1}"]
+
+
+def test_an_output_may_have_a_name_of_its_own() -> None:
+    net, x = made()
+    y = net.add_activation(x, "relu")
+    net.mark_output(y, "positive")
+    net.mark_output(x, "untouched")
+    net.mark_output(net.add_constant([1.0]), "one")
+    assert [t.name for t in net.outputs] == ["positive", "untouched", "one"]
+    engine = jitrt.compile(net, target="reference")
+    assert [b.name for b in engine.plan.outputs] == ["positive", "untouched", "one"]
+    data = np.linspace(-1, 1, 2 * 3 * 64, dtype=np.float32).reshape(2, 3, 8, 8)
+    for got, wanted in zip(engine(data), (np.maximum(data, 0), data, [1.0]), strict=True):
+        np.testing.assert_array_equal(got, wanted)
+
+
+def test_the_graph_is_a_copy_without_what_nobody_reads() -> None:
+    net, x = made()
+    net.add_constant(zeros(5), name="unread")
+    net.mark_output(net.add_activation(x, "relu"))
+    graph = net.graph
+    verify(graph)
+    assert not graph.constants
+    graph.nodes.clear()
+    assert len(net.graph.nodes) == 1
+
+
+def test_a_network_explains_itself() -> None:
+    net, x = made()
+    y = net.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), bias=zeros(4))
+    net.mark_output(net.add_activation(net.add_dropout(y), "relu"))
+    explanation = jitrt.explain(net)
+    assert explanation.layers.total() == 4
+    assert explanation.kernels.total() == 1
+
+
+def test_a_network_needs_neither_torch_nor_triton() -> None:
+    code = (
+        "import jitrt, sys, numpy as np; net = jitrt.Network(); x = net.add_input('x', (1, 2));"
+        "net.mark_output(net.add_activation(x, 'relu')); engine = jitrt.compile(net, target='reference');"
+        "print(engine(np.ones((1, 2), 'f')), [m for m in ('torch', 'triton', 'onnx') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[[1. 1.]] []"
+
+
+# -- refusals ----------------------------------------------------------------------------------------------------------
+
+_OTHER = Network("other").add_input("theirs", (2, 3, 8, 8))
+
+REFUSALS: list[tuple[Callable[[Network, Tensor], Any], type[GraphError], str]] = [
+    # weights
+    (
+        lambda n, x: n.add_conv(x, 4, 3, weights=zeros(4, 2, 3, 3)),
+        ShapeError,
+        r"add_conv: weights: shape \(4, 2, 3, 3\), e"
+        r"xpected \(4, 3, 3, 3\): channels, input channels / groups, kernel",
+    ),
+    (
+        lambda n, x: n.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), bias=zeros(3)),
+        ShapeError,
+        r"bias: shape \(3,\), expected",
+    ),
+    (
+        lambda n, x: n.add_conv(x, 4, 3, weights=np.zeros((4, 3, 3, 3))),
+        NetworkError,
+        "weights is float64, expected float32",
+    ),
+    (lambda n, x: n.add_conv(x, 4, 3, weights=None), NetworkError, "got a NoneType for a tensor"),
+    (lambda n, x: n.add_conv(x, 4, 3, weights=["a"]), NetworkError, "an array of <U1 is no tensor jitrt knows"),
+    (
+        lambda n, x: n.add_linear(x, 2, weights=[[1.0], [1.0, 2.0]]),
+        NetworkError,
+        "a list that is no rectangle of numbers",
+    ),
+    (lambda n, x: n.add_batch_norm(x, mean=zeros(3), var=zeros(4)), ShapeError, r"var: shape \(4,\), expected \(3,\)"),
+    (
+        lambda n, x: n.add_conv_transpose(x, 4, 2, weights=zeros(4, 3, 2, 2)),
+        ShapeError,
+        r"expected \(3, 4, 2, 2\): input ch",
+    ),
+    (lambda n, x: n.add_constant(zeros(0, 3)), NetworkError, r"an array of shape \(0, 3\) has no elements"),
+    (
+        lambda n, x: n.add_constant(np.zeros(2, np.complex64)),
+        NetworkError,
+        "an array of complex64 .* convert it to one of",
+    ),
+    # shapes
+    (lambda n, x: n.add_conv(x, 4, 9, weights=zeros(4, 3, 9, 9)), ShapeError, "the filter is larger than the input"),
+    (
+        lambda n, x: n.add_conv(x[0, 0], 4, 3, weights=zeros(4, 3, 3)),
+        NetworkError,
+        r"x has shape \(8, 8\), expected \(n, c",
+    ),
+    (lambda n, x: x + zeros(3), ShapeError, r"add: shapes \[\[2, 3, 8, 8\], \[3\]\] do not broadcast"),
+    (lambda n, x: x @ zeros(7, 2), ShapeError, "inner sizes 8 and 7 differ"),
+    (lambda n, x: n.add_reshape(x, (5, -1)), ShapeError, r"that is 384 elements, which \(5, -1\) has not"),
+    (lambda n, x: n.add_reshape(x, (-1, -1)), NetworkError, "sizes are not negative, but for one -1"),
+    (lambda n, x: n.add_expand(x, (3, 3, 8, 8)), ShapeError, "does not broadcast to"),
+    (lambda n, x: n.add_concat([x, x[:, :, 1:]], 1), ShapeError, "does not fit"),
+    (lambda n, x: n.add_stack([x, x[0]]), NetworkError, "they must be alike"),
+    (lambda n, x: n.add_input("y", (1, 0)), NetworkError, r"shape is \(1, 0\); sizes are positive"),
+    (lambda n, x: n.add_input("y", (-1, 3)), NetworkError, r"shape is \(-1, 3\); sizes are positive"),
+    (lambda n, x: n.add_input("y", (1.5,)), NetworkError, r"shape is \(1.5,\); give whole numbers"),
+    # attributes
+    (
+        lambda n, x: n.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), stride=0),
+        NetworkError,
+        "stride is 0; it cannot be below 1",
+    ),
+    (lambda n, x: n.add_conv(x, 0, 3, weights=zeros(0, 3, 3, 3)), NetworkError, "channels is 0; it cannot be below 1"),
+    (lambda n, x: n.add_conv(x, 4, (3, 3, 3), weights=zeros(4, 3, 3, 3)), NetworkError, "give one number or 2"),
+    (
+        lambda n, x: n.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), groups=2),
+        NetworkError,
+        "groups is 2, which does not divide",
+    ),
+    (
+        lambda n, x: n.add_conv(x, 4, 1, weights=zeros(4, 1, 1, 1), groups=3),
+        NetworkError,
+        "does not divide the 4 channels of",
+    ),
+    (
+        lambda n, x: n.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), padding="some"),
+        NetworkError,
+        "unknown padding 'some'; did you",
+    ),
+    (lambda n, x: n.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), padding=[(1, 1)]), NetworkError, "give 2 pairs"),
+    (
+        lambda n, x: n.add_conv(x, 4, 3, weights=zeros(4, 3, 3, 3), padding=-1),
+        NetworkError,
+        "padding is -1; it cannot be below",
+    ),
+    (
+        lambda n, x: n.add_conv_transpose(x, 4, 1, weights=zeros(3, 1, 1, 1), groups=3),
+        NetworkError,
+        "does not divide the 4",
+    ),
+    (lambda n, x: n.add_activation(x, "rellu"), NetworkError, "unknown activation 'rellu'; did you mean 'relu'"),
+    (lambda n, x: n.add_activation(x, "zzz"), NetworkError, "unknown activation 'zzz'; there are abs, "),
+    (lambda n, x: n.add_activation(x, "clamp", lo=0), NetworkError, "clamp has no attribute 'lo'; it has low, high"),
+    (lambda n, x: n.add_activation(x, "relu", slope=0), NetworkError, "relu has no attribute 'slope'; it has none"),
+    (lambda n, x: n.add_activation(x, "clamp", low="a"), NetworkError, "low is 'a'; give a number"),
+    (lambda n, x: n.add_activation(n.add_cast(x, "i32"), "exp"), NetworkError, "exp of int32 numbers: cast them first"),
+    (
+        lambda n, x: n.add_prelu(x, zeros(2)),
+        NetworkError,
+        r"slope has shape \(2,\), expected one number, or one a channel",
+    ),
+    (lambda n, x: n.add_elementwise("plus", x, x), NetworkError, "unknown elementwise layer 'plus'"),
+    (lambda n, x: n.add_elementwise("add", x), NetworkError, r"add takes 2 operand\(s\), got 1"),
+    (lambda n, x: n.add_elementwise("add", 1, 2), NetworkError, "no operand is a tensor; compute it in numpy"),
+    (lambda n, x: n.add_elementwise("where", True, x, x), NetworkError, "the condition is a number; choose in Python"),
+    (lambda n, x: n.add_elementwise("and", x, x), NetworkError, "logical_and of float32 numbers; compare first"),
+    (lambda n, x: x / "a", NetworkError, "got a str for a tensor"),
+    (lambda n, x: n.add_cast(x, "float33"), NetworkError, "unknown dtype 'float33'; there are float64, float32"),
+    (lambda n, x: n.add_cast(x, None), NetworkError, "unknown dtype None"),
+    (lambda n, x: n.add_scale(x), NetworkError, "give scale, shift or power"),
+    (lambda n, x: n.add_scale(x, scale=zeros(2)), NetworkError, "scale has 2 numbers, x has 3 channels"),
+    (lambda n, x: n.add_scale(x, shift=np.zeros(3)), NetworkError, "shift is float64, expected float32"),
+    (lambda n, x: n.add_pool(x, "mean", 2), NetworkError, "unknown pool 'mean'; there are"),
+    (lambda n, x: n.add_pool(x, "max", 2, padding=2), ShapeError, "padding exceeds half the window"),
+    (lambda n, x: n.add_pool(x, "average", 2, dilation=2), NetworkError, "an average pool has none"),
+    (lambda n, x: n.add_adaptive_pool(x, "average", (0, 1)), NetworkError, "size is .0, 1.; it cannot be below 1"),
+    (lambda n, x: n.add_group_norm(x, 2), NetworkError, "groups is 2, which does not divide the 3 channels"),
+    (lambda n, x: n.add_instance_norm(x[0, 0, 0]), NetworkError, r"x has shape \(8,\), expected \(n, c, ...\)"),
+    (lambda n, x: n.add_layer_norm(x, dims=5), NetworkError, "dims is 5; x has 4 dimensions"),
+    (lambda n, x: n.add_reduce(x, "middle"), NetworkError, "unknown reduction 'middle'"),
+    (lambda n, x: n.add_reduce(x, "sum", (1, -3)), NetworkError, "name each dimension once"),
+    (lambda n, x: n.add_reduce(n.add_cast(x, "i32"), "mean"), NetworkError, "a mean is no whole number"),
+    (lambda n, x: n.add_softmax(x, 4), NetworkError, "axis is 4; there are 4 dimensions"),
+    (lambda n, x: n.add_softmax(n.add_cast(x, "i64")), NetworkError, "x is int64; cast it first"),
+    (lambda n, x: n.add_permute(x, (0, 1, 2, 2)), NetworkError, "name each of the 4 dimensions once"),
+    (lambda n, x: n.add_split(x, [1, 1], 1), NetworkError, "make up 3, the size of axis 1"),
+    (lambda n, x: n.add_slice(x, 0, (1, 2)), NetworkError, "give as many of each"),
+    (lambda n, x: n.add_slice(x, 3, 2, axes=2), NetworkError, "3:2 of axis 2 is empty"),
+    (lambda n, x: x[::-1], NetworkError, "step is -1; it cannot be below 1"),
+    (lambda n, x: x[5], NetworkError, "the index of dimension 0 is 5; there are 2 elements"),
+    (lambda n, x: x[0, 0, 0, 0, 0], NetworkError, "5 indices, but x has 4 dimensions"),
+    (lambda n, x: x[..., ...], NetworkError, "an index has one ... at most"),
+    (lambda n, x: x["a"], NetworkError, "an index is 'a'; give numbers, slices"),
+    (lambda n, x: n.add_linear(x[0, 0, 0, 0], 1, weights=zeros(1, 1)), NetworkError, "x is a single number"),
+    (lambda n, x: x[0, 0, 0, 0] @ x, NetworkError, "an operand is a single number"),
+    (lambda n, x: n.add_matmul(x[0, 0, 0], x, transpose_a=True), NetworkError, "has no two dimensions to exchange"),
+    # tensors
+    (
+        lambda n, x: n.add_activation(_OTHER, "relu"),
+        NetworkError,
+        "'theirs' belongs to the network 'other'; a layer reads",
+    ),
+    (lambda n, x: x + _OTHER, NetworkError, "'theirs' belongs to the network 'other'"),
+    (lambda n, x: n.mark_output(_OTHER), NetworkError, "mark_output: 'theirs' belongs to the network 'other'"),
+    (
+        lambda n, x: n.add_activation(zeros(2), "relu"),
+        NetworkError,
+        "got a ndarray for a tensor; net.add_constant makes one",
+    ),
+    (
+        lambda n, x: n.add_concat([x, n.add_cast(x, "f16")], 1),
+        ShapeError,
+        "'x' is float32, 'cast' float16; cast one of them",
+    ),
+    (lambda n, x: n.add_concat([], 1), NetworkError, "no tensors; give at least one"),
+    # names
+    (
+        lambda n, x: n.add_input("x", (1,)),
+        NetworkError,
+        r"add_input: the name 'x' is taken by the input at test_network.py:\d+",
+    ),
+    (lambda n, x: n.add_identity(x, name="x"), NetworkError, "the name 'x' is taken by the input at"),
+    (
+        lambda n, x: n.add_identity(n.add_identity(x, name="y"), name="y"),
+        NetworkError,
+        "'y' is taken by the identity at test_n",
+    ),
+    (lambda n, x: n.mark_output(n.add_identity(x), "x"), NetworkError, "mark_output: the name 'x' is taken"),
+    (lambda n, x: n.add_identity(x, name="a b"), NetworkError, "the name is 'a b'; give letters"),
+    (lambda n, x: n.add_identity(x, name="3"), NetworkError, "the name is '3'; give letters"),
+    (lambda n, x: n.add_input(None, (1,)), NetworkError, "the name is ''"),
+    (lambda n, x: [n.mark_output(x), n.mark_output(x)], NetworkError, "'x' is an output already"),
+]
+
+
+@pytest.mark.parametrize(("act", "kind", "message"), REFUSALS, ids=[m[:40] for _, _, m in REFUSALS])
+def test_what_cannot_be_is_refused_at_the_callers_line(
+    act: Callable[[Network, Tensor], Any], kind: type[GraphError], message: str
+) -> None:
+    net, x = made()
+    with pytest.raises(kind, match=message) as caught:
+        act(net, x)
+    assert str(caught.value).startswith("test_network.py:")
+    assert "\n" not in str(caught.value)
+
+
+def test_an_error_names_the_very_line() -> None:
+    net, x = made()
+    with pytest.raises(NetworkError) as caught:
+        net.add_activation(x, "nonsense")
+    assert str(caught.value).startswith(f"test_network.py:{caught.traceback[0].lineno + 1}: add_activation: unknown")
+
+
+def test_a_refused_layer_leaves_nothing_behind() -> None:
+    net, x = made()
+    before = str(net)
+    w = zeros(4, 3, 1, 1)
+    with pytest.raises(ShapeError):
+        net.add_conv(x, 4, 1, weights=w, bias=zeros(3))
+    with pytest.raises(ShapeError):
+        net.add_scale(x, scale=2.0, shift=zeros(7, 7))
+    with pytest.raises(TypeError):
+        net.add_activation()
+    assert str(net) == before
+    assert net.add_conv(x, 4, 1, weights=w, name="conv").name == "conv"
+
+
+def test_a_network_without_output_is_refused() -> None:
+    net, x = made()
+    net.add_activation(x, "relu")
+    for use in (lambda: net.graph, lambda: jitrt.compile(net, target="reference"), lambda: jitrt.explain(net)):
+        with pytest.raises(NetworkError, match=r"the network 'made' has no output; mark one with net.mark_output"):
+            use()
+
+
+def test_a_network_takes_no_example_inputs() -> None:
+    net, x = made()
+    net.mark_output(net.add_activation(x, "relu"))
+    with pytest.raises(OptionError, match="a Network knows its inputs' shapes; leave the example inputs out"):
+        jitrt.compile(net, (zeros(2, 3, 8, 8),), target="reference")
+
+
+# -- rewiring ----------------------------------------------------------------------------------------------------------
+
+
+def test_a_layer_may_be_put_in_between_later() -> None:
+    net, x = made()
+    y = net.add_activation(x, "relu")
+    net.mark_output(y * 2)
+    net.replace(y, net.add_activation(x, "sigmoid"))
+    assert [node.op.name for node in net.graph.nodes] == ["relu", "sigmoid", "mul"]
+    data = zeros(2, 3, 8, 8)
+    np.testing.assert_array_equal(jitrt.compile(net, target="reference")(data), data + 1)
+
+
+def test_a_cycle_is_refused_in_every_way_to_make_one() -> None:
+    net, x = made()
+    y = net.add_activation(x, "relu", name="y")
+    z = net.add_activation(y, "tanh", name="z")
+    net.mark_output(z)
+    part = x[0]
+    before = str(net)
+    with pytest.raises(
+        NetworkError, match=r"replace: a cycle: 'z' is computed from 'z', which reads 'y' and would read 'z'"
+    ):
+        net.replace(y, z)  # tanh would read itself
+    with pytest.raises(NetworkError, match="a cycle: 'z' is computed from 'y', which reads 'x'"):
+        net.replace(x, z)  # relu would read what is made of it
+    with pytest.raises(NetworkError, match="belongs to the network"):
+        net.replace(x, _OTHER)
+    with pytest.raises(ShapeError, match=r"'x' is f32\[2,3,8,8\], '.*' is f32\[3,8,8\]; they must agree"):
+        net.replace(x, part)
+    assert str(net) == before
+    verify(net.graph)
