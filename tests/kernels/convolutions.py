@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from jitrt.graph import DType, Graph, Layout, TensorType, f16, verify
 from jitrt.graph.graph import Value
-from jitrt.graph.ops import Add, Cast, Conv, Linear, Relu
-from jitrt.graph.types import channels_last
+from jitrt.graph.ops import Add, Cast, Conv, ConvTranspose, Linear, Relu
+from jitrt.graph.types import channels_last, strides_in_order
 from jitrt.kernels.base import Problem
 
 
@@ -56,6 +56,49 @@ def conv_problem(
     verify(body)
     aligned = 16 if row_gap == 0 and input_gap == 0 else 2
     return Problem(body, tuple(weights), (aligned,) * (len(body.inputs) + 1))
+
+
+def transposed_problem(
+    shape: Sequence[int],
+    filters: int,
+    kernel: Sequence[int],
+    *,
+    stride: Sequence[int] = (),
+    padding: Sequence[Sequence[int]] = (),
+    output_padding: Sequence[int] = (),
+    dilation: Sequence[int] = (),
+    groups: int = 1,
+    dtype: DType = f16,
+    tf32: bool = False,
+    row_major: bool = False,
+    cast_from: DType | None = None,
+    residual: bool = False,
+    row_gap: int = 0,
+) -> Problem:
+    """transposed conv + bias (+ residual) + relu. With `row_major` x and y lie so, otherwise channels-last, with
+    `row_gap` channels between output pixels."""
+    one, none = (1,) * len(kernel), (0,) * len(kernel)
+    body = Graph("region")
+    x_type = TensorType(cast_from or dtype, tuple(shape))
+    x = body.add_input("x", x_type if row_major else nhwc(x_type))
+    w_shape = (shape[1], filters // groups, *kernel)
+    order = (1, *range(2, len(w_shape)), 0)
+    w = body.add_input("w", TensorType(dtype, w_shape, Layout(strides_in_order(w_shape, order))))
+    bias = body.add_input("bias", TensorType(dtype, (filters, *one)))
+    value = body.add(Cast(dtype), x) if cast_from else x
+    pads = tuple((int(a), int(b)) for a, b in padding) or ((0, 0),) * len(kernel)
+    op = ConvTranspose(tuple(stride) or one, pads, tuple(output_padding) or none, tuple(dilation) or one, groups, tf32)
+    value = body.add(Add(), body.add(op, value, w), bias)
+    weights = [False, True, True]
+    if residual:
+        value = body.add(Add(), value, body.add_input("residual", nhwc(value.type)))
+        weights.append(False)
+    value = body.add(Relu(), value)
+    if not row_major:
+        value.type = gapped(value.type, row_gap)
+    body.mark_output(value)
+    verify(body)
+    return Problem(body, tuple(weights), (16 if row_gap == 0 else 2,) * (len(body.inputs) + 1))
 
 
 def linear_problem(shape: Sequence[int], filters: int, *, dtype: DType = f16) -> Problem:

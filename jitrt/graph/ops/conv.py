@@ -149,5 +149,10 @@ class ConvTranspose(Op):
         kept = (slice(before, y.shape[3 + d] - after) for d, (before, after) in enumerate(self.padding))
         return (y.reshape(n, g * w.shape[1], *y.shape[3:])[(slice(None), slice(None), *kept)],)
 
+    def as_filters(self, w: Array) -> Array:
+        """The weights (c, k / groups, filter...) as those of a `conv` of as many groups: (k, c / groups, filter...)."""
+        split = w.reshape(self.groups, w.shape[0] // self.groups, *w.shape[1:])
+        return split.swapaxes(1, 2).reshape(self.groups * w.shape[1], -1, *w.shape[2:])
+
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return 2 * inputs[0].numel * math.prod(inputs[1].shape[1:])

@@ -1,0 +1,368 @@
+"""Transposed convolution ("deconvolution") in one to three dimensions, with everything that follows in the epilogue.
+
+Formula: y[n, k, i * stride - padding + t * dilation] = f(sum over those i and t, and c, of x[n, c, i] * w[c, k, t]).
+Seen from the output, the positions of one phase (equal modulo the stride) are an ordinary convolution of stride 1 with
+the taps that reach it (`transposed_shape`); nothing is multiplied by zero and nothing scattered. Fires for any filter,
+stride, padding, dilation, groups and strides in memory. Floors: (x + w + y) bytes / bandwidth, and
+2 * x * K * taps / the tensor cores' rate.
+
+Two ways, and the tuner chooses:
+
+* One launch whose tiles run through filters, phases and positions, in this order, so that all phases find the same
+  rows of x in L2. Each phase has its own taps and stores its pixels `stride` apart.
+* `MERGED`: all phases are columns of one ordinary convolution, which is the kernel of `conv2d` with an epilogue that
+  stores column (phase, k) of row (image, step) where it belongs. Without loss where filter and stride are equal (a
+  U-Net's 2x2: one matrix product of K * 4 columns that reads x once), and on offer where the zeros this needs otherwise
+  are few or the filters so few that several phases fill one tile. Infinities then spread to neighbouring phases.
+
+Split reductions and bundles of groups are those of `conv2d`. Taps that fall outside x read zeros: an infinite weight
+makes the pixels at the border NaN.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from itertools import zip_longest
+from typing import Any
+
+import triton
+import triton.language as tl
+
+from jitrt.codegen.epilogue import make_epilogue
+from jitrt.codegen.target import Target
+from jitrt.graph.dtype import DType
+from jitrt.graph.graph import Graph, Node
+from jitrt.graph.ops import ConvTranspose
+from jitrt.kernels.base import (
+    Config,
+    KernelCall,
+    Lowered,
+    Operand,
+    Problem,
+    Result,
+    Template,
+    Workspace,
+    Zeros,
+    anchor_of,
+)
+from jitrt.kernels.conv2d import lower_conv
+from jitrt.kernels.conv_shape import operands_of, output_space, pack_bundles, refuse_conv
+from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
+from jitrt.kernels.split_k import store_sum
+from jitrt.kernels.transposed_shape import TransposedShape, describe_transposed
+
+_FEW = 64  # columns of all phases together that are worth some zeros to be one tile
+
+
+@triton.jit
+def conv_transpose(
+    y,
+    x,
+    w,
+    partials,
+    counters,
+    aux,
+    ROWS: tl.constexpr,  # positions of one phase, of all images
+    FILTERS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BUNDLES: tl.constexpr,
+    PHASES: tl.constexpr,  # along (depth, height, width), as all that follows
+    STEPS: tl.constexpr,  # positions of a phase
+    SIZE: tl.constexpr,  # of x
+    OUT: tl.constexpr,  # of y
+    FILTER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    DILATION: tl.constexpr,
+    COMMON: tl.constexpr,  # divisor of stride and dilation
+    INVERSE: tl.constexpr,  # of DILATION / COMMON, modulo STRIDE / COMMON
+    X_STRIDES: tl.constexpr,  # n, c, d, h, w
+    W_STRIDES: tl.constexpr,  # k, c, t, r, s
+    DEEP: tl.constexpr,  # there is a depth
+    EVEN: tl.constexpr,  # all phases have FILTER // STRIDE taps
+    MASKED: tl.constexpr,  # some tap can fall outside x
+    WIDE: tl.constexpr,  # offsets of x or w pass 2^31
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    EARLY: tl.constexpr,  # load the epilogue's operands before the loop
+    PRECISION: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
+    FETCH: tl.constexpr,
+    FINISH: tl.constexpr,
+    STORE: tl.constexpr,
+):
+    tiles_n: tl.constexpr = (FILTERS + BLOCK_N - 1) // BLOCK_N
+    phases: tl.constexpr = PHASES[0] * PHASES[1] * PHASES[2]
+    blocks_c: tl.constexpr = (CHANNELS + BLOCK_K - 1) // BLOCK_K
+
+    tile = tl.program_id(0)
+    split = tl.program_id(1)
+    n_tile = tile % (tiles_n * BUNDLES)
+    bundle = n_tile // tiles_n
+    phase = tile // (tiles_n * BUNDLES) % phases
+    rm = (tile // (tiles_n * BUNDLES * phases)) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rn = (n_tile % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
+    rk = tl.arange(0, BLOCK_K)
+
+    phase_w = phase % PHASES[2]
+    phase_h = phase // PHASES[2] % PHASES[1]
+    phase_d = phase // (PHASES[2] * PHASES[1])
+    s0, w_start, taps_w = _taps(phase_w, FILTER[2], STRIDE[2], PADDING[2], DILATION[2], COMMON[2], INVERSE[2])
+    r0, h_start, taps_h = _taps(phase_h, FILTER[1], STRIDE[1], PADDING[1], DILATION[1], COMMON[1], INVERSE[1])
+    t0, d_start, taps_d = _taps(phase_d, FILTER[0], STRIDE[0], PADDING[0], DILATION[0], COMMON[0], INVERSE[0])
+    if EVEN:
+        steps = (FILTER[0] // STRIDE[0]) * (FILTER[1] // STRIDE[1]) * (FILTER[2] // STRIDE[2]) * blocks_c
+    else:
+        steps = taps_d * taps_h * taps_w * blocks_c
+
+    step_w = rm % STEPS[2]
+    step_h = rm // STEPS[2] % STEPS[1]
+    step_d = rm // (STEPS[2] * STEPS[1]) % STEPS[0]
+    image = rm // (STEPS[2] * STEPS[1] * STEPS[0])
+    out_w = step_w * STRIDE[2] + phase_w
+    out_h = step_h * STRIDE[1] + phase_h
+    out_d = step_d * STRIDE[0] + phase_d
+    m = (((image * OUT[0] + out_d) * OUT[1] + out_h) * OUT[2] + out_w)[:, None]
+    # The last step of a phase may lie beyond the output.
+    m_mask = ((rm < ROWS) & (out_d < OUT[0]) & (out_h < OUT[1]) & (out_w < OUT[2]))[:, None]
+    n_mask = (rn < FILTERS)[None, :]
+
+    h0 = step_h + h_start
+    w0 = step_w + w_start
+    channel = bundle * CHANNELS
+    filters = bundle * FILTERS + rn
+    k = filters[None, :]
+    if WIDE:  # one image alone may be that large
+        image, h0, w0 = image.to(tl.int64), h0.to(tl.int64), w0.to(tl.int64)
+        channel, filters, rk = channel.to(tl.int64), filters.to(tl.int64), rk.to(tl.int64)
+    x_row = image * X_STRIDES[0] + h0 * X_STRIDES[3] + w0 * X_STRIDES[4] + channel * X_STRIDES[1]
+    w_row = filters * W_STRIDES[0] + r0 * W_STRIDES[3] + s0 * W_STRIDES[4]
+    if DEEP:
+        d0 = step_d + d_start
+        d0 = d0.to(tl.int64) if WIDE else d0
+        x_row += d0 * X_STRIDES[2]
+        w_row += t0 * W_STRIDES[2]
+
+    if DEPENDENT:
+        tl.extra.cuda.gdc_wait()
+    if EARLY:
+        held = FETCH(aux, m, k, m_mask, n_mask)
+
+    acc = tl.zeros((BLOCK_M, BLOCK_N), tl.float32)
+    share = (steps + SPLIT_K - 1) // SPLIT_K
+    first = split * share
+    last = tl.minimum(first + share, steps)
+    for step in range(first, last):
+        c = (step % blocks_c) * BLOCK_K + rk
+        line, s = _part(step // blocks_c, taps_w, FILTER[2] // STRIDE[2], EVEN)
+        if DEEP:
+            t, r = _part(line, taps_h, FILTER[1] // STRIDE[1], EVEN)
+        else:
+            r = line
+        x_mask = m_mask
+        w_mask = n_mask
+        if MASKED:
+            hh = h0 - r * (DILATION[1] // COMMON[1])
+            ww = w0 - s * (DILATION[2] // COMMON[2])
+            inside = (hh >= 0) & (hh < SIZE[1]) & (ww >= 0) & (ww < SIZE[2])
+            if DEEP:
+                dd = d0 - t * (DILATION[0] // COMMON[0])
+                inside = inside & (dd >= 0) & (dd < SIZE[0])
+            x_mask = x_mask & inside[:, None]
+        if CHANNELS % BLOCK_K != 0:
+            x_mask = x_mask & (c < CHANNELS)[None, :]
+            w_mask = w_mask & (c < CHANNELS)[:, None]
+        # Each further tap of a phase reads further back.
+        x_step = c * X_STRIDES[1] - r * (DILATION[1] // COMMON[1] * X_STRIDES[3])
+        x_step -= s * (DILATION[2] // COMMON[2] * X_STRIDES[4])
+        w_step = c * W_STRIDES[1] + r * (STRIDE[1] // COMMON[1] * W_STRIDES[3])
+        w_step += s * (STRIDE[2] // COMMON[2] * W_STRIDES[4])
+        if DEEP:
+            t = t.to(tl.int64) if WIDE else t
+            x_step -= t * (DILATION[0] // COMMON[0] * X_STRIDES[2])
+            w_step += t * (STRIDE[0] // COMMON[0] * W_STRIDES[2])
+        a = tl.load(x + (x_row[:, None] + x_step[None, :]), mask=x_mask, other=0.0).to(w.dtype.element_ty)
+        b = tl.load(w + (w_row[None, :] + w_step[:, None]), mask=w_mask, other=0.0)
+        acc = tl.dot(a, b, acc, input_precision=PRECISION)
+
+    if SPLIT_K == 1:
+        if not EARLY:
+            held = FETCH(aux, m, k, m_mask, n_mask)
+        STORE(y, FINISH(acc, held), m, k, m_mask, n_mask)
+    else:
+        store_sum(y, acc, partials, counters, aux, tile, split, m, k, m_mask, n_mask, SPLIT_K, FETCH, FINISH, STORE)
+
+
+@triton.jit
+def _taps(
+    phase,
+    FILTER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    DILATION: tl.constexpr,
+    COMMON: tl.constexpr,
+    INVERSE: tl.constexpr,
+):
+    """(first tap of a phase, where it reads less the step, how many taps there are) along one dimension."""
+    step: tl.constexpr = STRIDE // COMMON
+    reach = phase + PADDING
+    tap = reach // COMMON * INVERSE % step
+    taps = tl.where(reach % COMMON == 0, (FILTER - tap + step - 1) // step, 0)
+    return tap, (reach - tap * DILATION) // STRIDE, taps
+
+
+@triton.jit
+def _part(index, taps, EQUAL: tl.constexpr, EVEN: tl.constexpr):
+    """index // taps and index % taps. Integers are slow to divide where the divisor is not known: this float32 quotient
+    is exact below 2^22."""
+    if EVEN:
+        quotient = index // EQUAL
+        rest = index % EQUAL
+    else:
+        quotient = ((index + 0.5) / taps).to(tl.int32)
+        rest = index - quotient * taps
+    return quotient, rest
+
+
+class ConvTransposeTemplate(Template):
+    """Transposed convolutions in plain `tl`."""
+
+    name = "conv_transpose"
+    in_place = True
+
+    def accepts(self, body: Graph) -> str | None:
+        anchor = anchor_of(body)
+        if anchor is None or not isinstance(anchor.op, ConvTranspose):
+            return "anchor is no transposed convolution"
+        return refuse_conv(body, anchor, ConvTranspose)
+
+    def supports(self, problem: Problem, target: Target) -> str | None:
+        anchor, op, _ = _unpack(problem)
+        if op.groups > 1 and not problem.weights[operands_of(problem, anchor)[1]]:
+            return "a grouped transposed convolution needs constant weights, which are packed when the plan is built"
+        return None
+
+    def spreads_nonfinite(self, problem: Problem) -> bool:
+        anchor, _, shape = _unpack(problem)
+        live = not problem.weights[operands_of(problem, anchor)[1]]
+        zeros = shape.phases * shape.window > shape.taps
+        return shape.groups_a_bundle > 1 or (shape.masked and live) or (zeros and _worth_merging(problem, shape))
+
+    def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
+        anchor, op, shape = _unpack(problem)
+        dtype = anchor.output.type.dtype
+        phased = GemmShape(
+            rows=shape.rows,
+            columns=shape.filters,
+            batches=shape.bundles * shape.phases,
+            channels=max(shape.channels, 16),  # the kernel does not flatten
+            taps=-(-shape.taps // shape.phases),
+            itemsize=dtype.itemsize,
+            ieee=dtype == DType.f32 and not op.tf32,
+            epilogue_reads=sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:]),
+        )
+        ranked = [_ranked(phased, target, merged=False)]
+        if _worth_merging(problem, shape):
+            columns = shape.phases * shape.filters
+            merged = replace(phased, columns=columns, batches=1, channels=shape.channels, taps=shape.window)
+            ranked.append(_ranked(merged, target, merged=True))
+        ranked.sort(key=lambda each: each[0])
+        return [config for pair in zip_longest(*(configs for _, configs in ranked)) for config in pair if config]
+
+    def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
+        return (_lower_merged if config["MERGED"] else _lower_phased)(problem, config, target)
+
+
+def _lower_phased(problem: Problem, config: Config, target: Target) -> Lowered:
+    anchor, op, shape = _unpack(problem)
+    x, w = operands_of(problem, anchor)
+    epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
+    block_m, block_n, split = config["BLOCK_M"], config["BLOCK_N"], config["SPLIT_K"]
+    tiles = -(-shape.rows // block_m) * -(-shape.filters // block_n) * shape.bundles * shape.phases
+    constexprs: dict[str, Any] = {
+        "ROWS": shape.rows,
+        "FILTERS": shape.filters,
+        "CHANNELS": shape.channels,
+        "BUNDLES": shape.bundles,
+        "PHASES": shape.along("phases"),
+        "STEPS": shape.along("steps"),
+        "SIZE": shape.along("size"),
+        "OUT": shape.along("out"),
+        "FILTER": shape.along("filter"),
+        "STRIDE": shape.along("stride"),
+        "PADDING": shape.along("padding"),
+        "DILATION": shape.along("dilation"),
+        "COMMON": shape.along("common"),
+        "INVERSE": shape.along("inverse"),
+        "X_STRIDES": shape.x_strides,
+        "W_STRIDES": shape.w_strides,
+        "DEEP": shape.dims == 3,
+        "EVEN": shape.even,
+        "MASKED": shape.masked,
+        "WIDE": _is_wide(problem),
+        "BLOCK_M": block_m,
+        "BLOCK_N": block_n,
+        "BLOCK_K": config["BLOCK_K"],
+        "SPLIT_K": split,
+        "EARLY": config["EARLY"],
+        "PRECISION": "tf32" if op.tf32 else "ieee",
+        "DEPENDENT": target.arch >= 90,
+        "FETCH": epilogue.fetch,
+        "FINISH": epilogue.finish,
+        "STORE": epilogue.store,
+    }
+    arguments: dict[str, Any] = {"y": Result(), "x": Operand(x), "w": Operand(w)}
+    if split > 1:
+        arguments |= {"partials": Workspace(), "counters": Zeros()}
+    else:
+        constexprs |= {"partials": None, "counters": None}
+    arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
+    grid = (tiles, split, 1)
+    call = KernelCall(conv_transpose, arguments, constexprs, grid, config["num_warps"], config["num_stages"])
+    pack = {}
+    if op.groups > 1:
+        pack[w] = lambda weights: pack_bundles(op.as_filters(weights), op.groups, shape.groups_a_bundle)
+    workspace = tiles * split * block_m * block_n * 4 if split > 1 else 0
+    return Lowered((call,), workspace, tiles * 4 if split > 1 else 0, pack)
+
+
+def _lower_merged(problem: Problem, config: Config, target: Target) -> Lowered:
+    anchor, op, shape = _unpack(problem)
+    x, w = operands_of(problem, anchor)
+    body, output = problem.body, problem.output
+    parted = {value: shape.parted(value.type) for value in (*body.inputs, output)}
+    epilogue = make_epilogue(body, anchor.output, shape.merged_space(output.type), given=parted)
+    wide = _is_wide(problem) or shape.merged_weights >= 2**31
+    conv = shape.merged()
+    lowered = lower_conv(conv, config, epilogue, Operand(x), Operand(w), tf32=op.tf32, wide=wide, target=target)
+    return replace(lowered, pack={w: lambda weights: shape.pack_merged(op.as_filters(weights))})
+
+
+def _ranked(gemm: GemmShape, target: Target, *, merged: bool) -> tuple[float, list[Config]]:
+    """(estimated seconds of the first, configurations), best guess first."""
+    configs = rank_configs(gemm, target)
+    return cost(configs[0], gemm, target), [{**config, "MERGED": merged} for config in configs]
+
+
+def _worth_merging(problem: Problem, shape: TransposedShape) -> bool:
+    """Whether all phases can be columns of one convolution, and might well be."""
+    w = operands_of(problem, _unpack(problem)[0])[1]
+    if not (shape.mergeable and shape.phases > 1 and problem.weights[w]):
+        return False
+    return shape.phases * shape.window <= 1.25 * shape.taps or shape.phases * shape.filters <= _FEW
+
+
+def _is_wide(problem: Problem) -> bool:
+    """Whether offsets of x or w pass 2^31."""
+    assert problem.anchor is not None
+    return any(problem.body.inputs[i].type.span >= 2**31 for i in operands_of(problem, problem.anchor))
+
+
+def _unpack(problem: Problem) -> tuple[Node, ConvTranspose, TransposedShape]:
+    anchor = problem.anchor
+    assert anchor is not None and isinstance(anchor.op, ConvTranspose)
+    x, w = (problem.body.inputs[index].type for index in operands_of(problem, anchor))
+    return anchor, anchor.op, describe_transposed(anchor, x, w)
