@@ -85,8 +85,11 @@ class Assembler:
                 arguments = plan_arguments(call, partial(self._pointer, step, zeros))
                 after = self._after(step, len(launches), hazards, parallel)
                 grid = (call.grid[0], call.grid[1], call.grid[2])
-                dependent = call.dependent and len(after) == 1
-                launch = Launch(self._kernel(binary), grid, tuple(arguments), after, len(layers), dependent)
+                # A cooperative launch has all SMs to itself until it ends.
+                dependent = call.dependent and len(after) == 1 and not launches[after[0]].cooperative
+                launch = Launch(
+                    self._kernel(binary), grid, tuple(arguments), after, len(layers), dependent, call.cooperative
+                )
                 launches.append(launch)
             layers.append(_layer(step))
         return tuple(launches), tuple(layers)

@@ -159,7 +159,10 @@ class KernelCall:
     A kernel with a constexpr `DEPENDENT` that is true executes `griddepcontrol.wait` before its first access to memory
     (`tl.extra.cuda.gdc_wait()`, sm_90 and later). It may then be launched while its predecessor still runs: measured on
     an H200, 0.2 to 0.5 us less a launch. (Triggering the successor early, from inside a kernel, lost: its programs take
-    the place of the predecessor's own.)"""
+    the place of the predecessor's own.)
+
+    The programs of a `cooperative` call may wait for each other: all of them run at the same time, or the launch fails.
+    Such a call has no `DEPENDENT`, and the interpreter, which runs one program after another, does not run it."""
 
     function: Any
     arguments: Mapping[str, Argument]
@@ -168,6 +171,7 @@ class KernelCall:
     num_warps: int = 4
     num_stages: int = 1
     options: Mapping[str, Any] = field(default_factory=dict)
+    cooperative: bool = False
 
     @property
     def dependent(self) -> bool:

@@ -84,6 +84,7 @@ class Launch:
     after: tuple[int, ...]
     layer: int
     dependent: bool = False  # programmatic dependent launch: may start before its predecessors end
+    cooperative: bool = False  # all programs run at the same time: they wait for each other
 
 
 @dataclass(frozen=True)

@@ -124,6 +124,8 @@ def _launch(index: int, launch: Launch, plan: Plan, sizes: _Sizes) -> Iterator[s
     blocks = [size * span for size, span in zip(launch.grid, cluster, strict=True)]
     if any(not 1 <= size <= limit for size, limit in zip(blocks, _MAX_GRID, strict=True)):
         yield f"a grid of {launch.grid} cannot be launched"
+    if launch.cooperative and launch.dependent:
+        yield "it is cooperative, so it cannot start before its predecessor ends"
     if wrong := [other for other in launch.after if not 0 <= other < index]:
         yield f"it waits for launch {wrong[0]}, which does not come before it"
     if len(set(launch.after)) != len(launch.after):

@@ -125,6 +125,7 @@ class LaunchGraph:
             shared_bytes=kernel.shared_bytes,
             arguments=parameters.address,
             cluster=kernel.cluster,
+            cooperative=launch.cooperative,
         )
         added = self._driver.add_kernel(graph, node, after, programmatic=programmatic)
         user = (parameters, added, self._driver.prepare_patch(node))

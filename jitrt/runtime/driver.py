@@ -262,6 +262,8 @@ class CudaDriver:
         added = self._call("cuGraphAddKernelNode", graph, first, len(first), self.prepare_patch(node))
         if node.cluster != (1, 1, 1):
             self._set_cluster(added, node.cluster)
+        if node.cooperative:
+            self._set_cooperative(added)
         if early:
             # 12.x calls the form with edge data _v2, 13.x has no other.
             name = "cuGraphAddDependencies"
@@ -285,6 +287,12 @@ class CudaDriver:
         spread = self._api.CUclusterSchedulingPolicy.CU_CLUSTER_SCHEDULING_POLICY_SPREAD
         value.clusterSchedulingPolicyPreference = spread
         self._call(name, added, attribute.CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE, value)
+
+    def _set_cooperative(self, added: Handle) -> None:
+        value = self._api.CUkernelNodeAttrValue()
+        value.cooperative = 1
+        attribute = self._api.CUkernelNodeAttrID.CU_LAUNCH_ATTRIBUTE_COOPERATIVE
+        self._call("cuGraphKernelNodeSetAttribute", added, attribute, value)
 
     def add_event(self, graph: Handle, event: Handle, after: Sequence[Handle]) -> Handle:
         return self._call("cuGraphAddEventRecordNode", graph, list(after), len(after), event)

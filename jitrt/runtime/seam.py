@@ -51,7 +51,8 @@ class FunctionAttributes:
 @dataclass(frozen=True)
 class KernelNode:
     """One launch as a graph node: `grid` and `block` in blocks and threads; `arguments` the address of an array of
-    pointers to the parameters, which is read when the node is added and when it is patched, and not kept."""
+    pointers to the parameters, which is read when the node is added and when it is patched, and not kept. With
+    `cooperative` all blocks run at the same time, or adding or instantiating fails."""
 
     function: Handle
     grid: tuple[int, int, int]
@@ -59,6 +60,7 @@ class KernelNode:
     shared_bytes: int
     arguments: int
     cluster: tuple[int, int, int] = (1, 1, 1)
+    cooperative: bool = False
 
 
 class Driver(Protocol):

@@ -137,6 +137,7 @@ class Bench:
             shared_bytes=binary.shared_bytes,
             arguments=parameters.address,
             cluster=binary.cluster,
+            cooperative=call.cooperative,
         )
         return Launch(node, parameters, call.dependent)
 
@@ -183,8 +184,8 @@ class TimedGraph:
         resources.add(driver.destroy_graph, graph)
         last = driver.add_event(graph, self._start, [])
         for position, launch in enumerate(launches):
-            # An early start is between two kernels, not after an event.
-            early = launch.dependent and position > 0
+            # An early start is between two kernels, not after an event, and not after one that fills the GPU.
+            early = launch.dependent and position > 0 and not launches[position - 1].node.cooperative
             last = driver.add_kernel(graph, launch.node, [last], programmatic=early)
         driver.add_event(graph, self._end, [last])
         self._executable = driver.instantiate(graph)

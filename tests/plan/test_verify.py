@@ -100,6 +100,7 @@ def test_kernels(file, change, complaint):
         ({"after": (1,)}, "waits for launch 1, which does not come before it"),
         ({"after": (-1,)}, "waits for launch -1"),
         ({"after": (0, 0)}, "waits for a launch twice"),
+        ({"cooperative": True, "dependent": True}, "it is cooperative"),
     ],
 )
 def test_launches(file, change, complaint):

@@ -143,7 +143,7 @@ STUB(cuEventElapsedTime)(float *ms, CUevent start, CUevent end) { *ms = *(float 
 typedef struct {
   Function *function;
   CUevent event;
-  unsigned grid[3], block[3], shared, cluster[3], policy;
+  unsigned grid[3], block[3], shared, cluster[3], policy, cooperative;
   size_t dependencies, programmatic;
   char values[MAX_PARAMETERS][128];
 } Node;
@@ -209,6 +209,8 @@ STUB(cuGraphKernelNodeSetAttribute)(CUgraphNode n, CUkernelNodeAttrID id, const 
     memcpy(node->cluster, &value->clusterDim, sizeof node->cluster);
   else if (id == CU_LAUNCH_ATTRIBUTE_CLUSTER_SCHEDULING_POLICY_PREFERENCE)
     node->policy = value->clusterSchedulingPolicyPreference;
+  else if (id == CU_LAUNCH_ATTRIBUTE_COOPERATIVE)
+    node->cooperative = value->cooperative;
   else
     return CUDA_ERROR_INVALID_VALUE;
   OK;
@@ -219,10 +221,10 @@ STUB(cuGraphInstantiateWithFlags)(CUgraphExec *out, CUgraph graph, unsigned long
   *out = (CUgraphExec)copy;
   for (int i = 0; getenv("JITRT_STUB_TRACE") && i < copy->count; i++) {
     Node *n = copy->nodes[i];
-    printf("%s grid %u %u %u block %u %u %u shared %u after %zu early %zu cluster %u %u %u spread %d\n",
+    printf("%s grid %u %u %u block %u %u %u shared %u after %zu early %zu cluster %u %u %u spread %d%s\n",
            n->function ? n->function->name : "event", n->grid[0], n->grid[1], n->grid[2], n->block[0], n->block[1],
            n->block[2], n->shared, n->dependencies, n->programmatic, n->cluster[0], n->cluster[1], n->cluster[2],
-           n->policy == CU_CLUSTER_SCHEDULING_POLICY_SPREAD);
+           n->policy == CU_CLUSTER_SCHEDULING_POLICY_SPREAD, n->cooperative ? " cooperative" : "");
   }
   fflush(stdout);
   OK;

@@ -163,9 +163,19 @@ def test_what_a_launch_is_made_of(make, driver, small):
     assert [node.grid for node in nodes] == [(1, 1, 1), (4, 1, 1), (4, 1, 1), (1, 1, 1), (3, 1, 1)]  # in blocks
     assert [node.block[0] for node in nodes] == [128, 256, 256, 128, 32]
     assert [node.shared_bytes for node in nodes] == [65536, 0, 0, 65536, 0]
+    assert not any(node.cooperative for node in nodes)
     scratch = dict(zip(driver.launches[0][1], driver.scratch))
     assert scratch["add"] == (0, 0)
     assert scratch["increment"] == (graph._addresses.scratch, 0)
+
+
+def test_a_cooperative_launch_is_a_cooperative_node(make, driver, small):
+    first, *others = small.plan.launches
+    graph, bound = make(replace(small.plan, launches=(replace(first, cooperative=True), *others)))
+    with driver.active():
+        graph.launch(bound[:3], 0)
+    nodes = [node.node for node in driver._executables[graph._executable]]
+    assert [node.cooperative for node in nodes] == [True, False, False, False, False]
 
 
 def test_close_frees_the_graph(make, driver):

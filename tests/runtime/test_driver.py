@@ -127,6 +127,23 @@ with d.active():
     assert lines[2] == ("(8, 8, 8, 4, 8, 8)" if early else "None")
 
 
+def test_a_cooperative_launch_says_so_to_the_driver(stub):
+    code = """
+import ctypes
+from jitrt.runtime.seam import KernelNode
+d = cuda_driver()
+with d.active():
+    words = ctypes.create_string_buffer(256)
+    arguments = (ctypes.c_void_p * 6)(*[ctypes.addressof(words)] * 6)
+    function = d.function(d.load_module(b"cubin"), "add")
+    node = KernelNode(function, (1, 1, 1), (32, 1, 1), 0, ctypes.addressof(arguments), cooperative=True)
+    graph = d.create_graph()
+    d.add_kernel(graph, node, [], programmatic=False)
+    d.instantiate(graph)
+"""
+    assert run(stub, code, JITRT_STUB_TRACE="1")[0].endswith("spread 0 cooperative")
+
+
 @pytest.mark.parametrize(
     ("version", "rows", "cleared"), [("13000", 8, True), ("13000", 99999, False), ("13020", 8, False)]
 )
