@@ -40,27 +40,59 @@ def pad_channels(
     x,
     SIZE: tl.constexpr,  # channels, depth, height, width of x
     PADDED: tl.constexpr,  # images, depth, height, width of out
-    PADDING: tl.constexpr,
+    BEFORE: tl.constexpr,  # planes before x in out, rows above it, columns left of it
     X_STRIDES: tl.constexpr,  # n, c, d, h, w
-    DEEP: tl.constexpr,  # there is a depth
+    WIDE: tl.constexpr,  # offsets in x pass 2^31
     DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
-    BLOCK: tl.constexpr,
+    BLOCK_H: tl.constexpr,
+    BLOCK_W: tl.constexpr,
 ):
-    pixel = tl.program_id(0).to(tl.int64) * BLOCK + tl.arange(0, BLOCK)
-    c = tl.arange(0, 4)[None, :]
-    h = (pixel // PADDED[3] % PADDED[2] - PADDING[1])[:, None]
-    w = (pixel % PADDED[3] - PADDING[2])[:, None]
-    n = (pixel // (PADDED[3] * PADDED[2] * PADDED[1]))[:, None]
-    inside = (h >= 0) & (h < SIZE[2]) & (w >= 0) & (w < SIZE[3]) & (c < SIZE[0]) & (n < PADDED[0])
-    offset = n * X_STRIDES[0] + c * X_STRIDES[1] + h * X_STRIDES[3] + w * X_STRIDES[4]
-    if DEEP:
-        d = (pixel // (PADDED[3] * PADDED[2]) % PADDED[1] - PADDING[0])[:, None]
-        inside = inside & (d >= 0) & (d < SIZE[1])
-        offset += d * X_STRIDES[2]
+    # The rows are few and divided, the columns many and not: a division of every pixel cost more than its memory.
+    row = tl.program_id(0) * BLOCK_H + tl.arange(0, BLOCK_H)
+    h = (row % PADDED[2] - BEFORE[1])[:, None, None]
+    d = (row // PADDED[2] % PADDED[1] - BEFORE[0])[:, None, None]
+    n = (row // (PADDED[2] * PADDED[1]))[:, None, None]
+    row = row[:, None, None]
+    column = (tl.program_id(1) * BLOCK_W + tl.arange(0, BLOCK_W))[None, :, None]
+    w = column - BEFORE[2]
+    c = tl.arange(0, 4)[None, None, :]
+    valid = (n < PADDED[0]) & (column < PADDED[3])
+    inside = valid & (h >= 0) & (h < SIZE[2]) & (w >= 0) & (w < SIZE[3]) & (c < SIZE[0]) & (d >= 0) & (d < SIZE[1])
+    if WIDE:
+        n, d, h, w, c = n.to(tl.int64), d.to(tl.int64), h.to(tl.int64), w.to(tl.int64), c.to(tl.int64)
+    offset = n * X_STRIDES[0] + d * X_STRIDES[2] + h * X_STRIDES[3] + c * X_STRIDES[1] + w * X_STRIDES[4]
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
     value = tl.load(x + offset, mask=inside, other=0.0)
-    tl.store(out + pixel[:, None] * 4 + c, value.to(out.dtype.element_ty), mask=n < PADDED[0])
+    tl.store(out + ((row * PADDED[3] + column) * 4 + c), value.to(out.dtype.element_ty), mask=valid)
+
+
+def pad_call(
+    x_index: int,
+    conv: ConvShape,
+    dtype: DType,
+    padded: tuple[int, int, int, int],
+    before: tuple[int, int, int],
+    target: Target,
+) -> KernelCall:
+    """The launch that writes operand `x_index`, the input of `conv`, to the workspace as NHWC of `dtype` and four
+    channels: `padded` images, planes, rows and columns of it, with `before` of zeros (no images) before the first."""
+    rows = math.prod(padded[:-1])
+    block_w = min(256, triton.next_power_of_2(padded[-1]))
+    block_h = 4 if rows * padded[-1] >= 1 << 19 else 1
+    shape = (padded[0], conv.channels, *conv.size)
+    constexprs = {
+        "SIZE": shape[1:],
+        "PADDED": padded,
+        "BEFORE": before,
+        "X_STRIDES": conv.x_strides,
+        "WIDE": sum(s * (n - 1) for s, n in zip(conv.x_strides, shape, strict=True)) >= 2**31,
+        "DEPENDENT": target.arch >= 90,
+        "BLOCK_H": block_h,
+        "BLOCK_W": block_w,
+    }
+    grid = (-(-rows // block_h), -(-padded[-1] // block_w), 1)
+    return KernelCall(pad_channels, {"out": Workspace(0, dtype.value), "x": Operand(x_index)}, constexprs, grid)
 
 
 @dataclass(frozen=True)
@@ -141,6 +173,8 @@ class Stem(Template):
         ranked = [c for c in rank_configs(gemm, target) if c["SPLIT_K"] == 1]
         # Few steps or none wasted: the model does not know which counts for more.
         shallow = [{**c, "BLOCK_K": 32} for c in ranked[:4]]
+        # Unstaged loads go through L1, where neighbouring windows find what they share; asynchronous copies do not.
+        shallow += [{**c, "num_stages": 1} for c in ranked[:4]]
         deep = [{**c, "BLOCK_K": 256, "num_stages": 2} for c in ranked[:4] if c["BLOCK_M"] <= 128]
         return [*ranked[:6], *(shallow + deep if length > 128 else []), *ranked[6:]]
 
@@ -151,21 +185,7 @@ class Stem(Template):
         conv = shape.conv
         dtype = anchor.output.type.dtype
         pixels = math.prod(shape.padded)
-        first = KernelCall(
-            pad_channels,
-            {"out": Workspace(0, dtype.value), "x": Operand(x_index)},
-            {
-                "SIZE": (conv.channels, *conv.size),
-                "PADDED": shape.padded,
-                "PADDING": conv.padding,
-                "X_STRIDES": conv.x_strides,
-                "DEEP": conv.deep,
-                "DEPENDENT": target.arch >= 90,
-                "BLOCK": 256,
-            },
-            (-(-pixels // 256), 1, 1),
-            num_warps=4,
-        )
+        first = pad_call(x_index, conv, dtype, shape.padded, conv.padding, target)
         epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
         lines = (*conv.filter[:2], 1)
         over_lines = replace(
