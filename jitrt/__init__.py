@@ -24,12 +24,29 @@ _HOMES = {
     "load": ("jitrt.runtime", "load"),
     "verify": ("jitrt.plan.verify", "verify_plan"),
     "explain": ("jitrt.explanation", "explain"),
+    "plugin": ("jitrt.plugins", "plugin"),
+    "kernel": ("jitrt.plugins", "kernel"),
+    "fusion_rule": ("jitrt.plugins", "fusion_rule"),
+    "plugins": ("jitrt.plugins", None),
     "Engine": ("jitrt.runtime", "Engine"),
     "Network": ("jitrt.frontend.network", "Network"),
     "errors": ("jitrt.errors", None),
 }
 
-__all__ = ["Engine", "Network", "compile", "errors", "explain", "jit", "load", "verify"]
+__all__ = [
+    "Engine",
+    "Network",
+    "compile",
+    "errors",
+    "explain",
+    "fusion_rule",
+    "jit",
+    "kernel",
+    "load",
+    "plugin",
+    "plugins",
+    "verify",
+]
 
 
 def __getattr__(name: str) -> Any:

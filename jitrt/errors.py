@@ -86,6 +86,10 @@ class CacheError(JitrtError):
     """The cache folder cannot be read or written."""
 
 
+class PluginError(JitrtError):
+    """A custom layer, kernel or rule is declared in a way that does not hold together, or is not what it says."""
+
+
 class PlanError(JitrtError):
     """A plan file is truncated, tampered with, of another version, or for another architecture."""
 

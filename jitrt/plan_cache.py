@@ -60,13 +60,14 @@ class PlanCache:
 
 
 def plan_key(graph: Graph, options: str, target: Target, device: str) -> str:
-    """32 hex digits of: graph, weights, options, target, device, toolchain and jitrt's own code."""
+    """32 hex digits of: graph, weights, options, target, device, toolchain, jitrt's own code and what was added to it."""
+    from jitrt.plugins.registry import outside
     from jitrt.tune.keys import toolchain
 
     hasher = hashlib.sha256(to_text(graph, locations=False).encode())
     for value in graph.constants.values():
         hasher.update(value.digest.encode())
-    for text in (options, repr(target), device, toolchain(target), _code()):
+    for text in (options, repr(target), device, toolchain(target), _code(), outside()):
         hasher.update(b"\0" + text.encode())
     return hasher.hexdigest()[:32]
 

@@ -32,6 +32,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("assemble",),
     ("frontend", "tune", "quantize"),
     ("lowering",),
+    ("plugins",),
     ("kernels",),
     ("codegen", "passes"),
     ("graph", "runtime"),

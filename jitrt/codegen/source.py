@@ -7,6 +7,13 @@ import linecache
 from functools import lru_cache
 from typing import Any
 
+_provided: dict[str, Any] = {}
+
+
+def provide(name: str, function: Any) -> None:
+    """Let generated source call a `@triton.jit` function from outside jitrt by a name that is its own."""
+    _provided[name] = function
+
 
 @lru_cache(maxsize=4096)
 def function(source: str, name: str) -> Any:
@@ -31,6 +38,7 @@ def define(source: str, name: str) -> Any:
         from jitrt.codegen import special
 
         scope["special"] = special
+    scope |= {name: function for name, function in _provided.items() if name in source}
     if "gluon" in source:
         from triton.experimental import gluon
         from triton.experimental.gluon import language as gl

@@ -57,6 +57,8 @@ def _op(node: Node) -> str:
     attributes, bodies = [], []
     for field in dataclasses.fields(node.op):
         value = getattr(node.op, field.name)
+        if not field.repr:
+            continue
         if isinstance(value, Graph):
             bodies.append(value)
         elif field.default is dataclasses.MISSING or value != field.default:

@@ -14,6 +14,7 @@ from typing import Any, ClassVar
 import numpy as np
 
 from jitrt.errors import ShapeError
+from jitrt.graph.dtype import DType
 from jitrt.graph.types import TensorType
 
 Array = np.ndarray[Any, Any]
@@ -29,6 +30,7 @@ class Trait(enum.Flag):
     ANCHOR       does real work and starts a region (conv, matmul, pool).
     IDENTITY     the output equals the input at inference (dropout, stochastic depth).
     OPAQUE       never fused.
+    ROW_MAJOR    its kernels write a dense row-major result and nothing else.
     """
 
     NONE = 0
@@ -39,6 +41,7 @@ class Trait(enum.Flag):
     ANCHOR = enum.auto()
     IDENTITY = enum.auto()
     OPAQUE = enum.auto()
+    ROW_MAJOR = enum.auto()
 
 
 OPS: dict[str, type[Op]] = {}
@@ -68,6 +71,10 @@ class Op:
 
     def eval(self, *arrays: Array) -> tuple[Array, ...]:
         raise NotImplementedError(f"{type(self).__name__}.eval")
+
+    def takes(self, dtype: DType) -> bool:
+        """Whether operands may be floats of `dtype`: if not, it stays as it is in a graph that changes to that."""
+        return True
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         """Floating-point operations, for reports and the cost model: one an output element unless told otherwise."""

@@ -9,13 +9,15 @@ from __future__ import annotations
 
 import importlib
 import pkgutil
+import warnings
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cache, cached_property
+from importlib import metadata
 from typing import Any, ClassVar, Literal
 
 from jitrt.codegen.target import Target
-from jitrt.errors import GraphError
+from jitrt.errors import GraphError, JitrtWarning
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Array, Trait
 from jitrt.graph.ops import Region
@@ -204,6 +206,8 @@ class Template:
     priority: ClassVar[int] = 0
     in_place: ClassVar[bool] = False
 
+    source: str = ""  # of a template from outside: the digest of what defines it, for keys
+
     def accepts(self, body: Graph) -> str | None:
         """None if this template can run a region with this body, else the reason why not, as a person would say it.
         Called by the fusion passes with growing bodies, so it must be quick."""
@@ -247,13 +251,43 @@ class Tactic:
 
 @cache
 def templates() -> dict[str, Template]:
-    """Every template of this package by name, in order of priority, then name."""
+    """Every template by name, in order of priority, then name: this package's, and those offered from outside."""
     import jitrt.kernels as package
+
+    load_installed()
 
     for module in pkgutil.iter_modules(package.__path__):
         importlib.import_module(f"jitrt.kernels.{module.name}")
-    found = [kind() for kind in _leaves(Template)]
+    found = [*(kind() for kind in _leaves(Template)), *_OFFERED.values()]
     return {t.name: t for t in sorted(found, key=lambda t: (-t.priority, t.name))}
+
+
+_OFFERED: dict[str, Template] = {}
+_GROUP = "jitrt.kernels"  # the entry points by which installed packages bring templates and plugins
+
+
+def offer(template: Template) -> None:
+    """Put a template from outside on offer to every build; it takes the place of one offered under the same name."""
+    _OFFERED[template.name] = template
+    templates.cache_clear()
+
+
+def withdraw(name: str) -> None:
+    """Undo `offer`."""
+    if _OFFERED.pop(name, None) is not None:
+        templates.cache_clear()
+
+
+@cache
+def load_installed() -> None:
+    """Import the modules that installed packages name as entry points `jitrt.kernels`, once. They offer what they have
+    by `jitrt.plugin` and `jitrt.kernel`. One that cannot be imported costs a warning."""
+    for entry in metadata.entry_points(group=_GROUP):
+        try:
+            entry.load()
+        except Exception as error:  # whatever somebody else's package raises
+            told = f"{type(error).__name__}: {error}; mend or remove the package"
+            warnings.warn(f"the kernels of {entry.value} are not on offer: {told}", JitrtWarning, stacklevel=2)
 
 
 def _leaves(kind: type[Template]) -> list[type[Template]]:

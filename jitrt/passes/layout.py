@@ -75,7 +75,7 @@ def _strides(graph: Graph, node: Node, value: Value) -> tuple[int, ...]:
     shape = value.type.shape
     if isinstance(node.op, SPATIAL):
         return channels_last(shape)
-    if isinstance(node.op, _ROWS):
+    if isinstance(node.op, _ROWS) or node.has(Trait.ROW_MAJOR):
         return row_major(shape)
     model = _model(node, value)
     if model is None or (model in graph.inputs and _feeds_spatial(value)):

@@ -8,6 +8,7 @@ from jitrt.errors import OptionError, PassError
 from jitrt.graph.graph import Graph
 from jitrt.graph.verify import verify
 from jitrt.passes.absorb_padding import absorb_padding
+from jitrt.passes.apply_rules import apply_rules, registered
 from jitrt.passes.base import Pass, PassContext
 from jitrt.passes.eliminate_common import eliminate_common
 from jitrt.passes.eliminate_concat import eliminate_concat
@@ -26,6 +27,7 @@ from jitrt.passes.proposal import Rule, judged
 from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
+from jitrt.passes.untranspose import untranspose
 
 RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear())
 
@@ -34,9 +36,11 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", fold_constants),
     Pass("normalize", merge_views),
     Pass("normalize", simplify),
+    Pass("normalize", untranspose),
     Pass("normalize", fold_batch_norm),
     Pass("normalize", absorb_padding),
     Pass("normalize", eliminate_common),
+    Pass("normalize", apply_rules),
     Pass("specialize", precision),
     Pass("specialize", sink_views),
     Pass("specialize", merge_views),
@@ -87,7 +91,7 @@ def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequen
 
 def check_without(names: Sequence[str]) -> None:
     """Raise OptionError for a name that is none of a rule."""
-    rules = [rule.name for rule in RULES]
+    rules = [*(rule.name for rule in RULES), *(rule.name for rule in registered())]
     for name in names:
         if name not in rules:
             raise OptionError(f"without names {name!r}; what can be left out is {', '.join(rules)}")

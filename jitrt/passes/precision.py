@@ -8,6 +8,8 @@ Vectors that elementwise ops add or multiply, biases above all, stay float32: th
 them is the larger part of the error (Inception-v3 with random weights: 6.1e-3 with biases in float16, 3.8e-3 without).
 What they are added to is float32 from there on, inside the kernel, until a cast at the end of the elementwise chain.
 
+An op that does not take the 16-bit type (a plugin declared without it) keeps its float32, with casts around it.
+
 tf32: products of float32 operands may be rounded to tf32. fp32, and graphs that hold no float32: nothing.
 """
 
@@ -68,6 +70,8 @@ class _Narrow:
     def _constant(self, value: Value) -> None:
         if value.type.dtype != DType.f32 or not value.uses or _is_elementwise_vector(value):
             return
+        if not any(node.op.takes(self.half) for node in value.users):
+            return
         assert value.data is not None
         with np.errstate(over="ignore"):
             data = value.data.astype(self.half.numpy)
@@ -110,7 +114,10 @@ class _Narrow:
     def _node(self, node: Node) -> None:
         if isinstance(node.op, Cast) and node.op.dtype == DType.f32:
             node.op = Cast(self.half)
-        self._narrow_operands(node)
+        if node.op.takes(self.half):
+            self._narrow_operands(node)
+        else:
+            self._widen_operands(node)
         types = node.op.infer(*(value.type for value in node.inputs))
         for value, type in zip(node.outputs, types, strict=True):
             value.type = type.with_layout(value.type.layout)
@@ -132,6 +139,13 @@ class _Narrow:
             for reader, index in list(value.uses):
                 if reader is not cast:
                     self.graph.set_input(reader, index, cast.output)
+
+    def _widen_operands(self, node: Node) -> None:
+        self.context.refused(node, f"{node.op.name} stays in f32: it has no {self.half.value} kernel")
+        for index, value in enumerate(list(node.inputs)):
+            if value.type.dtype == self.half:
+                cast = self.graph.append(Cast(DType.f32), [value], loc=node.loc, before=node)
+                self.graph.set_input(node, index, cast.output)
 
     def _position(self, value: Value) -> int:
         assert value.producer is not None

@@ -59,7 +59,9 @@ def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
 
 def _run(request: Request) -> Array:
     problem = Problem(parse(request.body, request.constants), request.weights, request.alignment)
-    lowered = _template(*request.template).lower(problem, request.config, request.target)
+    offered = request.template
+    template = offered if isinstance(offered, Template) else _template(*offered)
+    lowered = template.lower(problem, request.config, request.target)
     operands = []
     for index, (value, data) in enumerate(zip(problem.body.inputs, request.arrays, strict=True)):
         type = value.type

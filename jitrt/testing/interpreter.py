@@ -24,6 +24,8 @@ from jitrt.graph.op import Array
 from jitrt.graph.text import to_text
 from jitrt.kernels.base import Problem, Tactic, Template, templates
 from jitrt.knobs import environment
+from jitrt.plugins.op import PluginOp
+from jitrt.plugins.registry import Plugin
 
 
 def run_interpreted(
@@ -40,14 +42,16 @@ def run_interpreted(
     that is not in `jitrt.kernels`; it must be a class at the top of a file. Raises KernelError if the kernel fails,
     writes outside its output, leaves part of it unwritten, or leaves a counter that is not zero.
     """
-    kind = type(template or templates()[tactic.template])
+    template = template or templates()[tactic.template]
+    kind = type(template)
     constants = {v.digest: v.data for v in problem.body.constants.values() if v.data is not None}
     request = Request(
         body=to_text(problem.body, locations=False),
         constants=constants,
         weights=problem.weights,
         alignment=problem.alignment,
-        template=(kind.__module__, kind.__qualname__, inspect.getfile(kind)),
+        needs=needs_of(problem, template),
+        template=template if template.source else (kind.__module__, kind.__qualname__, inspect.getfile(kind)),
         config=dict(tactic.config),
         arrays=tuple(arrays),
         target=target,
@@ -64,15 +68,23 @@ def ask(request: object, what: str) -> Any:
     return answer
 
 
+def needs_of(problem: Problem, template: Template) -> tuple[Plugin | Template, ...]:
+    """What from outside jitrt a problem's ops and a template are made of."""
+    plugins = [node.op.plugin for node in problem.body.nodes if isinstance(node.op, PluginOp)]
+    return (*dict.fromkeys(plugins), *((template,) if template.source else ()))
+
+
 @dataclass(frozen=True)
 class Request:
-    """One run, in terms that a fresh process understands. `template` is (module, class, file)."""
+    """One run, in terms that a fresh process understands. `template` is (module, class, file), or one that was offered
+    from outside; it and `needs` define themselves there as they are unpickled."""
 
+    needs: tuple[Plugin | Template, ...]
     body: str
     constants: Mapping[str, Array]
     weights: tuple[bool, ...]
     alignment: tuple[int, ...]
-    template: tuple[str, str, str]
+    template: Template | tuple[str, str, str]
     config: Mapping[str, Any]
     arrays: tuple[Array, ...]
     target: Target

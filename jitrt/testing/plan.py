@@ -30,6 +30,7 @@ from jitrt.kernels.base import (
     Problem,
     Result,
     Tactic,
+    Template,
     Workspace,
     Zeros,
     templates,
@@ -37,7 +38,8 @@ from jitrt.kernels.base import (
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.plan.verify import check_plan
 from jitrt.planner import Options
-from jitrt.testing.interpreter import ask
+from jitrt.plugins.registry import Plugin
+from jitrt.testing.interpreter import ask, needs_of
 from jitrt.tune.candidates import Candidate, candidates_of
 from jitrt.tune.select import Choice
 
@@ -71,8 +73,9 @@ class Step:
 
 @dataclass(frozen=True)
 class LayerRequest:
-    """One layer, in terms that a fresh process understands."""
+    """One layer, in terms that a fresh process understands. `needs` define themselves there as they are unpickled."""
 
+    needs: tuple[Plugin | Template, ...]
     body: str
     constants: Mapping[str, Array]
     weights: tuple[bool, ...]
@@ -83,6 +86,7 @@ class LayerRequest:
     @classmethod
     def of(cls, problem: Problem, tactic: Tactic) -> LayerRequest:
         return cls(
+            needs=needs_of(problem, templates()[tactic.template]),
             body=to_text(problem.body, locations=False),
             constants={v.digest: v.data for v in problem.body.constants.values() if v.data is not None},
             weights=problem.weights,

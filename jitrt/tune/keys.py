@@ -2,70 +2,31 @@
 
 from __future__ import annotations
 
-import ast
 import dataclasses
-import hashlib
-import importlib
-import importlib.util
 import json
-import sys
-from collections.abc import Iterator
 from functools import cache
-from pathlib import Path
 
 from jitrt.codegen.compile import describe_toolchain
+from jitrt.codegen.digests import digest, source_digest
 from jitrt.codegen.target import Target
 from jitrt.kernels.base import Problem, Template
 from jitrt.runtime.seam import Device
 from jitrt.tune.candidates import Candidate
 
-_OURS = ("jitrt.kernels", "jitrt.codegen")
+_OURS = ("jitrt.kernels", "jitrt.codegen", "jitrt.plugins")
 _ALWAYS = ("jitrt.kernels.base", "jitrt.codegen.compile")
 
 
-def digest(*parts: str) -> str:
-    """SHA-256 of some texts, 32 hex digits."""
-    return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:32]
-
-
 def source_of(template: Template) -> str:
-    """Digest of a template's file and of every kernels and codegen file it imports, directly or not."""
-    return _source_of(type(template).__module__)
+    """Digest of a template's file and of every kernels and codegen file it imports, directly or not, and of what it was
+    given from outside."""
+    own = _source_of(type(template).__module__)
+    return digest(own, template.source) if template.source else own
 
 
 @cache
 def _source_of(module: str) -> str:
-    files: dict[str, bytes] = {}
-    stack = [module, *_ALWAYS]
-    while stack:
-        name = stack.pop()
-        path = _path(name)
-        if name in files or path is None:
-            continue
-        files[name] = path.read_bytes()
-        stack += [found for found in _imports(files[name]) if found.startswith(_OURS)]
-    return digest(*(f"{name} {hashlib.sha256(files[name]).hexdigest()}" for name in sorted(files)))
-
-
-def _path(name: str) -> Path | None:
-    """A module's source file; None if `name` is something inside a module."""
-    loaded = sys.modules.get(name)
-    if loaded is not None:
-        return Path(loaded.__file__) if loaded.__file__ else None
-    try:
-        spec = importlib.util.find_spec(name)
-    except ModuleNotFoundError:
-        return None
-    return Path(spec.origin) if spec and spec.origin else None
-
-
-def _imports(source: bytes) -> Iterator[str]:
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom) and node.module and not node.level:
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
+    return source_digest(module, *_ALWAYS, within=_OURS)
 
 
 def toolchain(target: Target) -> str:

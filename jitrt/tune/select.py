@@ -16,7 +16,7 @@ from typing import Literal
 
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import Target
-from jitrt.errors import TuningError
+from jitrt.errors import PluginError, TuningError
 from jitrt.kernels.base import Problem, Tactic, Template, templates
 from jitrt.tune.budget import Budget, Clock, next_share
 from jitrt.tune.candidates import Candidate, candidates_of, over_limits, spilled
@@ -72,8 +72,8 @@ def select(
     the templates, by default all of jitrt.kernels; `compiler` and `measurer` take the place of this machine's cores and
     GPU.
 
-    Raises TuningError if no candidate of a problem survives, with every reason, OptionError for another `mode` and
-    NoGpuError if there is no such device.
+    Raises TuningError if no candidate of a problem survives, with every reason (PluginError if there is a plugin in
+    it), OptionError for another `mode` and NoGpuError if there is no such device.
     """
     budget = Budget.parse(mode)
     with ExitStack() as stack:
@@ -261,8 +261,15 @@ def _candidates_left(search: Search) -> int:
     return len(search.untried())
 
 
-def _nothing_left(search: Search) -> TuningError:
+def _nothing_left(search: Search) -> TuningError | PluginError:
     reasons = "\n".join(f"  {tactic}: {record.reason}" for tactic, record in search.records.items())
+    plugins = sorted({node.op.name for node in search.problem.body.nodes if "::" in node.op.name})
+    if plugins:
+        return PluginError(
+            f"no candidate of a region with {', '.join(plugins)} is right by the reference that it was declared with:\n"
+            f"{reasons}\n{search.problem.body}\nCorrect its kernel, or its reference; "
+            f"jitrt.testing.check_plugin({plugins[0]!r}, ...) tries it in the interpreter, on shapes of your choice."
+        )
     return TuningError(
         f"no candidate survives for this region:\n{reasons}\n{search.problem.body}\n"
         "Please report it with this text. Until it is mended, torch.compile(model, backend='jitrt') leaves what jitrt "

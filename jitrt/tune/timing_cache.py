@@ -18,10 +18,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
+from jitrt.codegen.digests import digest
 from jitrt.errors import CacheError
 from jitrt.kernels.base import Problem, Tactic
 from jitrt.knobs import cache_dir
-from jitrt.tune.keys import digest
 
 VERSION = 1  # of the tables; part of the file's name, so that versions live side by side
 

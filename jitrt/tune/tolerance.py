@@ -52,36 +52,45 @@ def tolerance(dtype: DType, reduction_length: int = 1, *, tf32: bool = False) ->
     return Tolerance(round(base.norm + grown, 7), base.element + 10 * grown)
 
 
-def disagreement(out: Array, ref: Array, dtype: DType, bound: Tolerance, slack: Array | float = 0.0) -> str | None:
-    """None if `out` is `ref` (in float64, or integers) within `bound`; else what is wrong with it.
+def disagreement(
+    out: Array,
+    ref: Array,
+    dtype: DType,
+    bound: Tolerance,
+    slack: Array | float = 0.0,
+    items: Array | None = None,
+) -> str | None:
+    """None if `out` is `ref` (in float64, or integers) within `bound`; else what is wrong with it, and where first.
 
     NaN must stand where the reference has NaN and nowhere else; values beyond what `dtype` can hold count as its
     largest. `slack` is an absolute error allowed on top, a number or one an element; where it is not finite, the
-    element is not judged.
+    element is not judged. `items` is the index, for the message, that stands behind each index of the first dimension.
     """
     if out.shape != ref.shape:
         return f"wrong shape {list(out.shape)}, expected {list(ref.shape)}"
     if not out.size:
         return None
+    where = _Where(out, ref, items)
     if not dtype.is_float:
-        return _integers(out, ref, bound, slack)
+        return _integers(out, ref, bound, slack, where)
     got, want = np.asarray(out).astype(np.float64), np.asarray(ref, np.float64)
     if _agrees(got, want, bound):
         return None
     judged = np.isfinite(np.broadcast_to(slack, want.shape)) | np.isnan(want)
     extra, missing = np.isnan(got) & ~np.isnan(want) & judged, np.isnan(want) & ~np.isnan(got)
     if extra.any():
-        return f"NaN or unwritten at {_share(extra)} where the reference is a number"
+        return f"NaN or unwritten at {where.of(extra)} where the reference is a number"
     if missing.any():
-        return f"a number at {_share(missing)} where the reference is NaN"
+        return f"a number at {where.of(missing)} where the reference is NaN"
     keep = judged & ~np.isnan(want)
     limit = _largest(dtype)
     got, want = np.clip(got[keep], -limit, limit), np.clip(want[keep], -limit, limit)
     allowed = np.broadcast_to(slack, keep.shape)[keep]
     huge = np.abs(want) == limit
     if (got[huge] != want[huge]).any():
-        return f"wrong numbers at {_share(got[huge] != want[huge])} that overflow {dtype.value}"
-    return _far(got[~huge], want[~huge], bound, allowed[~huge])
+        wrong = _spread(keep, _spread(huge, got[huge] != want[huge]))
+        return f"wrong numbers at {where.of(wrong)} that overflow {dtype.value}"
+    return _far(got[~huge], want[~huge], bound, allowed[~huge], where, _spread(keep, ~huge))
 
 
 def _agrees(got: Array, want: Array, bound: Tolerance) -> bool:
@@ -98,8 +107,8 @@ def _agrees(got: Array, want: Array, bound: Tolerance) -> bool:
     return bool((error <= scale).all())
 
 
-def _far(got: Array, want: Array, bound: Tolerance, allowed: Array) -> str | None:
-    """Whether any element, or all of them together, are too far off; all finite."""
+def _far(got: Array, want: Array, bound: Tolerance, allowed: Array, where: _Where, among: Array) -> str | None:
+    """Whether any element, or all of them together, are too far off; all finite, and those that `among` marks."""
     if not got.size:
         return None
     error = np.abs(got - want)
@@ -107,22 +116,48 @@ def _far(got: Array, want: Array, bound: Tolerance, allowed: Array) -> str | Non
     wild = error > bound.element * scale + allowed
     if wild.sum() > bound.outliers * wild.size:
         worst = float((error / (scale + 1e-300)).max())
-        return f"wrong numbers at {_share(wild)}, off by up to {worst:.1e} (limit {bound.element:.1e})"
+        found = where.of(_spread(among, wild))
+        return f"wrong numbers at {found}, off by up to {worst:.1e} (limit {bound.element:.1e})"
     far, size = float(np.linalg.norm(error[~wild])), float(np.linalg.norm(want[~wild]))
     if far > bound.norm * size + float(np.linalg.norm(allowed[~wild])):
         return f"wrong numbers: relative error {far / max(size, 1e-300):.1e} (limit {bound.norm:.1e})"
     return None
 
 
-def _integers(out: Array, ref: Array, bound: Tolerance, slack: Array | float) -> str | None:
+def _integers(out: Array, ref: Array, bound: Tolerance, slack: Array | float, where: _Where) -> str | None:
     wrong = (out != ref) & (np.broadcast_to(slack, out.shape) == 0)
     if wrong.sum() > bound.outliers * wrong.size:
-        return f"wrong numbers at {_share(wrong)}"
+        return f"wrong numbers at {where.of(wrong)}"
     return None
 
 
-def _share(mask: Array) -> str:
-    return f"{int(mask.sum())} of {mask.size} elements"
+def _spread(mask: Array, marks: Array) -> Array:
+    """`marks`, of the elements that `mask` marks, as a mask of all."""
+    whole = np.zeros(mask.shape, bool)
+    whole[mask] = marks
+    return whole
+
+
+@dataclass(frozen=True)
+class _Where:
+    """Says how many elements of an output are wrong, and which is the first."""
+
+    out: Array
+    ref: Array
+    items: Array | None
+
+    def of(self, mask: Array) -> str:
+        """`mask` marks the wrong ones, one at least."""
+        at = np.unravel_index(int(np.argmax(mask)), mask.shape)
+        index = [int(i) for i in at]
+        if self.items is not None and index:
+            index[0] = int(self.items[index[0]])
+        expected, got = (_number(array[at]) for array in (self.ref, self.out))
+        return f"{int(mask.sum())} of {mask.size} elements (first at {index}: expected {expected}, got {got})"
+
+
+def _number(element: Array) -> str:
+    return f"{float(element):.6g}" if element.dtype.kind in "fV" else str(element)
 
 
 def _largest(dtype: DType) -> float:

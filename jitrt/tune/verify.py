@@ -65,13 +65,14 @@ class Trial:
         if self.items is None:
             return disagreement(out, self.expected, self.dtype, self.bound, self.slack)
         first = np.unique(self.items, return_index=True)[1]
-        reason = disagreement(out[first], self.expected, self.dtype, self.bound, self.slack)
+        reason = disagreement(out[first], self.expected, self.dtype, self.bound, self.slack, first)
         if reason is not None:
             return reason
         # Equal items mostly come out bit for bit alike; only those that do not are compared as numbers.
         for start, odd in _unlike(out, first[self.items]):
             kinds = self.items[start + odd]
-            reason = disagreement(out[start + odd], self.expected[kinds], self.dtype, self.bound, self.slack[kinds])
+            part, slack = out[start + odd], self.slack[kinds]
+            reason = disagreement(part, self.expected[kinds], self.dtype, self.bound, slack, start + odd)
             if reason is not None:
                 return reason
         return None

@@ -40,7 +40,8 @@ def test_one_bad_element_is_seen_however_many_are_good() -> None:
     out = ref.copy()
     out[999, 999] = 1.02
     assert disagreement(out, ref, f16, tolerance(f16)) == (
-        "wrong numbers at 1 of 1000000 elements, off by up to 1.0e-02 (limit 5.0e-03)"
+        "wrong numbers at 1 of 1000000 elements (first at [999, 999]: expected 1, got 1.02), "
+        "off by up to 1.0e-02 (limit 5.0e-03)"
     )
 
 
@@ -50,10 +51,13 @@ def test_nan_must_be_where_the_reference_has_it() -> None:
     assert disagreement(out, ref, f32, tolerance(f32)) is None
     out[1, 1] = np.nan
     assert disagreement(out, ref, f32, tolerance(f32)) == (
-        "NaN or unwritten at 1 of 4096 elements where the reference is a number"
+        "NaN or unwritten at 1 of 4096 elements (first at [1, 1]: expected -0.258573, got nan) "
+        "where the reference is a number"
     )
     out[1, 1], out[0, 0] = ref[1, 1], 0.0
-    assert disagreement(out, ref, f32, tolerance(f32)) == ("a number at 1 of 4096 elements where the reference is NaN")
+    assert disagreement(out, ref, f32, tolerance(f32)) == (
+        "a number at 1 of 4096 elements (first at [0, 0]: expected nan, got 0) where the reference is NaN"
+    )
 
 
 def test_what_the_dtype_cannot_hold_may_be_infinite() -> None:
@@ -67,9 +71,11 @@ def test_an_infinity_does_not_blind_the_check_of_the_rest() -> None:
     ref[0, 0] = out[0, 0] = -np.inf
     assert disagreement(out, ref, f32, tolerance(f32)) is None
     out[1, 1] += 0.5
-    assert "wrong numbers at 1 of 4095" in (disagreement(out, ref, f32, tolerance(f32)) or "")
+    assert "wrong numbers at 1 of 4096" in (disagreement(out, ref, f32, tolerance(f32)) or "")
     out[1, 1], out[0, 0] = ref[1, 1], 0.0
-    assert disagreement(out, ref, f32, tolerance(f32)) == "wrong numbers at 1 of 1 elements that overflow f32"
+    assert disagreement(out, ref, f32, tolerance(f32)) == (
+        "wrong numbers at 1 of 4096 elements (first at [0, 0]: expected -inf, got 0) that overflow f32"
+    )
 
 
 def test_slack_is_allowed_on_top_and_infinite_slack_is_not_judged() -> None:
@@ -86,7 +92,9 @@ def test_slack_is_allowed_on_top_and_infinite_slack_is_not_judged() -> None:
 def test_booleans_and_integers_are_exact() -> None:
     ref = np.array([True, False])
     assert disagreement(np.array([1, 0], np.uint8), ref, b8, tolerance(b8)) is None
-    assert disagreement(np.array([255, 0], np.uint8), ref, b8, tolerance(b8)) == "wrong numbers at 1 of 2 elements"
+    assert disagreement(np.array([255, 0], np.uint8), ref, b8, tolerance(b8)) == (
+        "wrong numbers at 1 of 2 elements (first at [0]: expected True, got 255)"
+    )
 
 
 def test_shapes_must_agree_and_nothing_is_right() -> None:

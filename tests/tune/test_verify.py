@@ -185,7 +185,17 @@ def test_integers_from_floats_may_be_off_in_a_few_places_and_others_nowhere() ->
     out = answer(trial := make_trial(exact), exact)
     assert trial.check(out) is None
     out[3, 3] += 1
-    assert trial.check(out) == "wrong numbers at 1 of 8192 elements"
+    assert trial.check(out) == "wrong numbers at 1 of 8192 elements (first at [3, 3]: expected 0, got 1)"
+
+
+def test_the_first_wrong_element_is_named_by_its_place_in_the_whole_batch() -> None:
+    posed = problem(Mul(), (64, 300_000), (64, 300_000))
+    trial = make_trial(posed)
+    assert trial.items is not None
+    out = trial.expected[trial.items].astype(np.float32)
+    place = int(np.flatnonzero(trial.items == trial.items[40])[0])
+    out[trial.items == trial.items[40], 123] += 1
+    assert f"(first at [{place}, 123]: expected " in (trial.check(out) or "")
 
 
 # -- a smaller batch ---------------------------------------------------------------------------------------------------

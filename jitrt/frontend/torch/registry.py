@@ -56,9 +56,25 @@ def importer_of(target: object) -> Importer | None:
     name = str(target)
     known = importers()
     if name in known or not writes_first_operand(target):
-        return known.get(name)
+        return known.get(name) or _importer_of_plugin(name)
     namespace, operator, overload = name.split(".")
     return known.get(f"{namespace}.{operator.removesuffix('_')}.{overload}")
+
+
+def _importer_of_plugin(target: str) -> Importer | None:
+    """The importer of a plugin's operator, "namespace.name.default"; None if it is no plugin's."""
+    from jitrt import plugins
+    from jitrt.plugins.torch_op import bind
+
+    plugin = plugins.lookup("::".join(target.split(".")[:2]))
+    if plugin is None or not target.endswith(".default"):
+        return None
+
+    def import_plugin(ctx: Any, *args: Any, **kwargs: Any) -> Any:
+        operands, attributes = bind(plugin, args, kwargs)
+        return ctx.add(plugin.op(**attributes), *operands)
+
+    return import_plugin
 
 
 def writes_first_operand(target: object) -> bool:
