@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from jitrt.errors import GraphError
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
-from jitrt.graph.ops import Cast, Concat, Conv, Region
+from jitrt.graph.ops import Cast, Concat, Conv, ConvTranspose, Region
 from jitrt.graph.types import TensorType
 
 
@@ -69,8 +69,8 @@ def label(node: Node) -> str:
 
 
 def _name(node: Node) -> str:
-    if isinstance(node.op, Conv):
-        return "conv " + "x".join(map(str, node.inputs[1].type.shape[2:]))
+    if isinstance(node.op, Conv | ConvTranspose):
+        return f"{node.op.name} " + "x".join(map(str, node.inputs[1].type.shape[2:]))
     kernel = getattr(node.op, "kernel", None)
     if kernel:
         return f"{node.op.name} {'x'.join(map(str, kernel))}"

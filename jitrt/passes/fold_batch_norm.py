@@ -15,7 +15,7 @@ import numpy as np
 
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Array, Op
-from jitrt.graph.ops import Add, BatchNorm, Conv, Div, Linear, Matmul, Mul, Reshape, Rsqrt, Sub
+from jitrt.graph.ops import Add, BatchNorm, Conv, ConvTranspose, Div, Linear, Matmul, Mul, Reshape, Rsqrt, Sub
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass, only_reader
 
@@ -45,10 +45,13 @@ def fold_batch_norm(graph: Graph, context: PassContext) -> None:
 
 
 def _filter_axes(node: Node) -> tuple[int, int] | None:
-    """(dimension of the weights, dimension of the output) that count the filters, of an op whose operands are x, w."""
+    """(dimension of the weights, dimension of the output) that count the filters, of an op whose operands are x, w. The
+    weights of a `conv_transpose` count those of one group."""
     match node.op:
         case Conv():
             return 0, 1
+        case ConvTranspose():
+            return 1, 1
         case Linear():
             return 0, node.output.type.rank - 1
         case Matmul() if node.inputs[1].type.rank == 2:
@@ -89,9 +92,12 @@ def _scale_weights(graph: Graph, layer: Node, axis: int, scale: Array) -> bool:
     """Multiply the layer's weights; False, and nothing done, if a finite weight would not stay finite."""
     weight = layer.inputs[1]
     assert weight.data is not None
-    shape = [-1 if d == axis else 1 for d in range(weight.type.rank)]
+    groups = layer.op.groups if isinstance(layer.op, ConvTranspose) else 1
+    # Group by group: the first dimension of such weights counts the channels of all groups.
+    parts = [-1 if d == axis else 1 for d in range(weight.type.rank)]
+    grouped = weight.data.astype(np.float64).reshape(groups, -1, *weight.type.shape[1:])
     with np.errstate(over="ignore"):
-        data = (weight.data.astype(np.float64) * scale.reshape(shape)).astype(weight.data.dtype)
+        data = (grouped * scale.reshape(groups, *parts)).reshape(weight.type.shape).astype(weight.data.dtype)
     if not np.all(np.isfinite(data)) and np.all(np.isfinite(weight.data)) and np.all(np.isfinite(scale)):
         return False
     if len(weight.uses) == 1:

@@ -19,6 +19,7 @@ from jitrt.graph.ops import (
     AvgPool,
     Contiguous,
     Conv,
+    ConvTranspose,
     Expand,
     GroupNorm,
     Linear,
@@ -33,7 +34,8 @@ from jitrt.passes.edit import only_reader, remove_dead
 from jitrt.passes.storage import place, sources, storage_of
 from jitrt.passes.views import strides_for_reshape, view_layout
 
-SPATIAL = (Conv, MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool, GroupNorm)  # x is (n, c, spatial...)
+# x is (n, c, spatial...)
+SPATIAL = (Conv, ConvTranspose, MaxPool, AvgPool, AdaptiveAvgPool, AdaptiveMaxPool, GroupNorm)
 _ROWS = (Linear, Matmul)
 
 
@@ -64,8 +66,15 @@ def _declared(value: Value) -> tuple[int, ...]:
 
 
 def _lay_constant(value: Value) -> None:
-    filters = any(isinstance(node.op, Conv) and index == 1 for node, index in value.uses)
-    _set(value, channels_last(value.type.shape) if filters else row_major(value.type.shape))
+    """Row-major, but the filters of convolutions have their channels innermost."""
+    shape = value.type.shape
+    kinds = {type(node.op) for node, index in value.uses if index == 1}
+    if Conv in kinds:
+        _set(value, channels_last(shape))
+    elif ConvTranspose in kinds:
+        _set(value, strides_in_order(shape, (*range(1, len(shape)), 0)))
+    else:
+        _set(value, row_major(shape))
 
 
 # -- nodes that compute ----------------------------------------------------------------------------------------------

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jitrt.graph import Graph, TensorType, f16, f32, interpret, verify
-from jitrt.graph.ops import Add, BatchNorm, Conv, Div, Linear, Matmul, Mul, Relu, Sub
+from jitrt.graph.ops import Add, BatchNorm, Conv, ConvTranspose, Div, Linear, Matmul, Mul, Relu, Sub
 from jitrt.passes import PassContext
 from jitrt.passes.fold_batch_norm import fold_batch_norm
 
@@ -77,6 +77,22 @@ def test_a_scale_alone_needs_no_add():
 def test_grouped_convolutions_and_16_bit_weights():
     assert _Net(groups=4).norm().fold()[0] == ["conv", "add"]
     assert _Net(dtype=f16).norm().fold()[0] == ["conv", "add"]
+
+
+@pytest.mark.parametrize("groups", [1, 2, 3])
+def test_transposed_convolutions(groups):
+    graph = Graph("net")
+    rng = np.random.default_rng(0)
+    x = graph.add_input("x", TensorType(f32, (2, 6, 4)))
+    w = graph.add_constant(rng.uniform(0.5, 1.5, (6, 12 // groups, 3)).astype(np.float32))
+    y = graph.add(ConvTranspose((2,), ((1, 1),), (1,), (1,), groups), x, w)
+    statistics = (graph.add_constant(rng.uniform(0.5, 1.5, 12).astype(np.float32)) for _ in range(4))
+    graph.mark_output(graph.add(BatchNorm(), y, *statistics))
+    image = rng.standard_normal((2, 6, 4)).astype(np.float32)
+    (before,) = interpret(graph, [image], exact=True)
+    fold_batch_norm(graph, PassContext())
+    assert [node.op.name for node in graph.nodes] == ["conv_transpose", "add"]
+    np.testing.assert_allclose(interpret(graph, [image], exact=True)[0], before, rtol=1e-5, atol=1e-5)
 
 
 def test_a_bias_alone_is_left_alone():

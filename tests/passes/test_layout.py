@@ -8,6 +8,7 @@ from jitrt.graph.ops import (
     Add,
     Concat,
     Conv,
+    ConvTranspose,
     Expand,
     LayerNorm,
     Linear,
@@ -62,6 +63,16 @@ def test_what_a_convolution_writes_is_channels_last_and_so_is_what_follows(apply
     (weight,) = (v for v in values.values() if v.is_constant)
     assert weight.type.strides == channels_last((4, 4, 3, 3))
     assert all(v.type.layout is not None for v in values.values())
+
+
+def test_the_weights_of_a_transposed_convolution_have_their_channels_innermost(apply):
+    net = _Net((2, 4, 5, 6))
+    op = ConvTranspose((2, 2), ((0, 0), (0, 0)), (0, 0), (1, 1))
+    net.graph.mark_output(net(Relu(), net(op, net.inputs[0], net.constant(4, 3, 2, 2), name="up")))
+    values = _named(apply(layout, net.graph).graph)
+    assert values["up"].type.strides == channels_last((2, 3, 10, 12))
+    (weight,) = (v for v in values.values() if v.is_constant)
+    assert weight.type.strides == (1, 16, 8, 4)
 
 
 @pytest.mark.parametrize("shape", [(2, 4, 5), (2, 4, 3, 3, 3)])
