@@ -10,6 +10,7 @@ from jitrt.errors import ImportFailure, OptionError
 from jitrt.request import Request
 
 if TYPE_CHECKING:
+    from jitrt.frontend.tree import Tree
     from jitrt.graph import Graph
     from jitrt.jitted import Jitted
     from jitrt.reference import ReferenceEngine
@@ -36,10 +37,10 @@ def compile(
     """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.request.Request`.
 
     `model` is a torch module in eval mode or a function of tensors, or, then without inputs, a `jitrt.Network` or a
-    `jitrt.graph.Graph`.
-    `inputs` is a tuple of example arguments (one tensor may stand alone): torch, numpy or DLPack tensors, nested as the
-    model wants them, of which only shapes and dtypes matter. The engine takes its tensors flat, in that order, and
-    returns the model's nesting as lists and dicts. Weights are frozen into it.
+    `jitrt.graph.Graph`. `inputs` is a tuple of example arguments (one tensor may stand alone): torch, numpy or DLPack
+    tensors, nested as the model wants them, of which only shapes and dtypes matter. The engine takes its tensors flat,
+    in that order, and returns the model's nesting as lists and dicts; with `outputs=["logits"]` what is left of it.
+    Weights are frozen into it.
 
     Raises OptionError, TargetError, ImportFailure, UnsupportedOpError, NoGpuError, CompileError or TuningError.
 
@@ -58,12 +59,13 @@ def compile(
         cache=cache,
         without=without,
     )
-    graph, structure = import_model(model, inputs)
-    return request.engine(graph, None if outputs else structure)
+    graph, returned = import_model(model, inputs)
+    request, structure = request.selecting(graph, returned)
+    return request.engine(graph, structure)
 
 
-def import_model(model: Any, inputs: Any) -> tuple[Graph, object]:
-    """The graph of a model of any kind, and the structure of its result."""
+def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
+    """The graph of a model of any kind, and how its result nests around the graph's outputs; None if it does not."""
     from jitrt.frontend.network import Network
     from jitrt.graph import Graph
 
@@ -83,7 +85,7 @@ def import_model(model: Any, inputs: Any) -> tuple[Graph, object]:
     if not isinstance(inputs, tuple | list) and not is_tensor(inputs):
         raise OptionError(f"inputs is of type {type(inputs).__name__}; give a tuple of example arguments, such as (x,)")
     imported = import_torch(model, (inputs,) if is_tensor(inputs) else tuple(inputs))
-    return imported.graph, imported.structure
+    return imported.graph, imported.outputs
 
 
 @overload

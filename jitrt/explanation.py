@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -18,10 +19,12 @@ if TYPE_CHECKING:
     from jitrt.compiler import Optimized
 
 
-def explain(model: Any, inputs: Any = (), *, precision: str = "fp32") -> Explanation:
+def explain(
+    model: Any, inputs: Any = (), *, precision: str = "fp32", outputs: Sequence[str] | None = None
+) -> Explanation:
     """Trace `model` on example `inputs` and run all passes; nothing is compiled and no GPU is needed.
 
-    `model` and `inputs` are those of `jitrt.compile`. Raises ImportFailure, UnsupportedOpError or OptionError.
+    The arguments are those of `jitrt.compile`. Raises ImportFailure, UnsupportedOpError or OptionError.
 
     >>> print(jitrt.explain(model, (x,)))                  # doctest: +SKIP
     >>> jitrt.explain(model, (x,)).after                   # doctest: +SKIP
@@ -30,8 +33,9 @@ def explain(model: Any, inputs: Any = (), *, precision: str = "fp32") -> Explana
     from jitrt.compiler import optimize_graph
     from jitrt.request import Request
 
-    graph, _ = import_model(model, inputs)
-    return Explanation.of(optimize_graph(graph, Request(precision=precision).options))
+    graph, returned = import_model(model, inputs)
+    request, _ = Request(precision=precision, outputs=outputs).selecting(graph, returned)
+    return Explanation.of(optimize_graph(graph, request.options))
 
 
 @dataclass(frozen=True)

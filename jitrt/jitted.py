@@ -92,8 +92,9 @@ class Specialisations:
             flat = [{"output": index} for index in range(len(imported.graph.outputs))]
             if self.request.outputs is None:
                 entry = Specialisation(self.request.engine(imported.graph, flat), imported.outputs.build)
-            else:  # values of the graph instead of the function's result: as the engine returns them
-                entry = Specialisation(self.request.engine(imported.graph), lambda result: result)
+            else:  # some of the results, or values of the graph: as an engine returns them, in lists and dicts
+                request, structure = self.request.selecting(imported.graph, imported.outputs)
+                entry = Specialisation(request.engine(imported.graph, structure), lambda result: result)
             self._entries[key] = entry
             while len(self._entries) > self.limit:
                 self._entries.popitem(last=False)

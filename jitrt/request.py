@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
 from jitrt.errors import InputError, OptionError, TargetError
 
 if TYPE_CHECKING:
     from jitrt.compiler import Options
+    from jitrt.frontend.tree import Tree
     from jitrt.graph import Graph
     from jitrt.reference import ReferenceEngine
     from jitrt.runtime import Engine
@@ -29,7 +30,8 @@ class Request:
     tune             a time budget ("60s", "2m"), "heuristic" (no measuring) or "exhaustive".
     calibration      for 8-bit integers, which this version does not have: None.
     dynamic_shapes   a plan has one shape in this version: None.
-    outputs          names of the graph's values to compute, instead of what the model returns.
+    outputs          names of results to compute ("logits"; "0" in a tuple), or of values of the graph; None: all the
+                     model returns. What only the others need is dropped, see `frontend.outputs`.
     strict           nothing may fall back to PyTorch: without a GPU a jitted function raises instead of running the
                      original, and torch.compile's backend refuses models with unsupported operators.
     workspace_limit  bytes of scratch memory one kernel may use; None: no limit.
@@ -82,6 +84,16 @@ class Request:
             without=tuple(name for name in self.without if name != PARALLEL),
         )
 
+    def selecting(self, graph: Graph, returned: Tree | None) -> tuple[Request, object]:
+        """The same request for values of `graph`, and the structure of what it then returns; `returned` is how the
+        model's result nests around the graph's outputs. Raises OptionError for an output that is not there."""
+        if self.outputs is None:
+            return self, None if returned is None else returned.structure
+        from jitrt.frontend.outputs import select_outputs
+
+        names, structure = select_outputs(graph, self.outputs, returned)
+        return replace(self, outputs=names), structure
+
     def engine(self, graph: Graph, structure: object = None) -> Engine | ReferenceEngine:
         """The engine of a graph on the target asked for; `structure` as in a plan. Raises what the build raises."""
         from jitrt import compiler
@@ -109,7 +121,7 @@ class Request:
                 "a shape (jitrt.jit does so by itself)"
             )
         if isinstance(self.outputs, str) or not all(isinstance(name, str) for name in self.outputs or ()):
-            raise OptionError(f"outputs is {self.outputs!r}; give a sequence of names of the graph's values")
+            raise OptionError(f"outputs is {self.outputs!r}; give a sequence of names")
         if isinstance(self.without, str):
             raise OptionError(f"without is {self.without!r}; give a sequence of names")
         if self.without:

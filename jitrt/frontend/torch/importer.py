@@ -23,6 +23,7 @@ from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first
 from jitrt.frontend.torch.scope import Scope
 from jitrt.frontend.tree import Tree, flatten
 from jitrt.graph import Graph, Layout, TensorType, Value, f32, verify
+from jitrt.graph.graph import is_name
 from jitrt.graph.types import channels_last
 
 _SET_GRAD = "wrap_with_set_grad_enabled"
@@ -71,6 +72,7 @@ def import_capture(captured: Capture, model: Callable[..., Any], *, name: str | 
     importer = Importer(graph)
     arguments = arguments_of(importer, captured.program, _input_names(captured.inputs, model))
     importer.outputs(importer.run(captured.program.graph_module, arguments))
+    _name_outputs(graph, captured.outputs.paths)
     return Imported(graph, captured.inputs, captured.outputs)
 
 
@@ -106,6 +108,15 @@ def _input_names(inputs: Tree, model: Callable[..., Any]) -> list[str]:
     for leaf, path in zip(named.leaves, named.paths, strict=True):
         names.setdefault(id(leaf), []).append(re.sub(r"\W", "_", path))
     return [names[id(leaf)].pop(0) for leaf in inputs.leaves]
+
+
+def _name_outputs(graph: Graph, paths: Sequence[str]) -> None:
+    """Call what was computed for a key or field of the result by its (first) path, unless the name is taken."""
+    first = {value: path for value, path in reversed(list(zip(graph.outputs, paths, strict=True)))}
+    for value, path in first.items():
+        taken = any(other.name == path for other in graph.values())
+        if value.producer is not None and is_name(path) and not path[0].isdigit() and not taken:
+            graph.rename(value, path)
 
 
 def _identifier(model: object) -> str:
