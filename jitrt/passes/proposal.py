@@ -12,11 +12,14 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from jitrt.graph.graph import Graph, Value
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.op import Trait
+from jitrt.graph.types import Layout, TensorType
 from jitrt.passes.base import PassContext, Proposal
 from jitrt.passes.edit import remove_dead
 from jitrt.passes.region import strided
-from jitrt.passes.storage import root_of
+from jitrt.passes.storage import root_of, storage_of
+from jitrt.passes.views import view_layout
 
 
 @dataclass(frozen=True)
@@ -80,18 +83,23 @@ def cut_out(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]:
         else:
             inside[value] = out.add_input(value.name, strided(value.type))
     for node in nodes:
-        copy = out.append(
-            node.op,
-            [inside[v] for v in node.inputs],
-            loc=node.loc,
-            names=[v.name for v in node.outputs],
-            types=[strided(v.type) for v in node.outputs],
-        )
+        operands = [inside[v] for v in node.inputs]
+        types = [_view(node, operands[0])] if node.has(Trait.VIEW) else [strided(v.type) for v in node.outputs]
+        names = [v.name for v in node.outputs]
+        copy = out.append(node.op, operands, loc=node.loc, names=names, types=types)
         inside.update(zip(node.outputs, copy.outputs, strict=True))
     for value in made:
         if value in graph.outputs or any(user not in nodes for user in value.users):
             out.mark_output(inside[value])
     return out, [inside[value] for value in values]
+
+
+def _view(node: Node, source: Value) -> TensorType:
+    """The type of what a view shows of a value that has been cut out."""
+    type = node.output.type
+    layout = view_layout(node.op, source.type, type.shape)
+    assert layout is not None  # it was a view before
+    return type.with_layout(Layout(layout.strides, layout.offset, storage_of(source)))
 
 
 def _propose(rule: Rule, graph: Graph, match: Match) -> Proposal:

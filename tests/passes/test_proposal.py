@@ -8,7 +8,8 @@ import pytest
 
 from jitrt.errors import OptionError
 from jitrt.graph import Graph, TensorType, f32, verify
-from jitrt.graph.ops import Exp, Neg, Region, Relu
+from jitrt.graph.ops import Exp, Neg, Region, Relu, Slice
+from jitrt.graph.types import Layout
 from jitrt.passes import Match, PassContext, Verdict, judged, optimize
 from jitrt.passes.proposal import cut_out
 from jitrt.passes.region import make_region
@@ -32,9 +33,7 @@ class JoinPairs:
 
     def find(self, graph, context):
         regions = graph.nodes
-        return [
-            Match((a.output, b.output), f"join {a.output.name} {b.output.name}") for a, b in pairwise(regions)
-        ]
+        return [Match((a.output, b.output), f"join {a.output.name} {b.output.name}") for a, b in pairwise(regions)]
 
     def rewrite(self, graph, values):
         first, second = (value.producer for value in values)
@@ -79,6 +78,22 @@ def test_what_is_cut_out_stands_alone():
     assert [v.name for v in inside] == ["v1", "v2"]
     assert [v.name for v in part.outputs] == ["v2"]
     assert all(isinstance(n.op, Region) for n in part.nodes)
+
+
+def test_views_inside_what_is_cut_out_show_what_they_showed():
+    graph = Graph("views")
+    x = graph.add_input("x", TensorType(f32, (2, 6)))
+    whole = graph.add(Relu(), x, name="whole")
+    whole = make_region(graph, [whole.producer], whole).output
+    part = graph.append(Slice((0, 2), (2, 5), (1, 1)), [whole], names=["part"]).output
+    part.type = part.type.with_layout(Layout((6, 1), 2, "whole"))
+    last = graph.add(Neg(), part, name="last")
+    last = make_region(graph, [last.producer], last).output
+    graph.mark_output(last)
+    for chosen, storage, offset in (([whole, part, last], "whole", 2), ([part, last], "whole", 2)):
+        cut, inside = cut_out(graph, chosen)
+        verify(cut)
+        assert inside[-2].type.layout == Layout((6, 1), offset, storage)
 
 
 def test_a_rule_can_be_left_out_by_name():
