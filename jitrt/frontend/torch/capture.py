@@ -6,6 +6,7 @@ import inspect
 import io
 import logging
 import sys
+import traceback
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr
@@ -180,8 +181,18 @@ def _explain(error: Exception, model: object) -> str:
     lines = [f"torch.export cannot trace {_name(model)}: {reason}"]
     if where:
         lines.append(f"  at {where}")
-    if "data-dependent" in reason:
+    if _packs_sequences(error):
+        lines.append(
+            "A packed sequence has lengths known at run time only: run the padded batch, and mask its results."
+        )
+    elif "data-dependent" in reason:
         lines.append("A plan has no branches on values: use torch.where, or decide outside the compiled code.")
     else:
         lines.append("Change that line, or leave it to PyTorch with torch.compile(model, backend='jitrt').")
     return "\n".join(lines)
+
+
+def _packs_sequences(error: Exception) -> bool:
+    """Whether a PackedSequence was at hand where the error came from."""
+    frames = traceback.walk_tb(error.__traceback__)
+    return any(isinstance(x, nn.utils.rnn.PackedSequence) for frame, _ in frames for x in frame.f_locals.values())

@@ -1,0 +1,172 @@
+"""LSTM, GRU and plain recurrent layers, as one `linear` for the inputs of all steps and one `recurrence` a layer.
+
+Both directions of a layer are one of each: their weights lie side by side.
+
+A projected LSTM (`proj_size`) hands h = W_hr m to the next step, which uses it as W_hh h = (W_hh W_hr) m: it is a plain
+LSTM of m with the product for its recurrent weights, and the projection is one `linear` of all steps afterwards. So
+only one vector a step has to travel between a kernel's programs, for (hidden / proj) times the multiplications.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from jitrt.frontend.builder import Builder
+from jitrt.frontend.layers.linear import linear
+from jitrt.graph import Value
+from jitrt.graph.op import Op
+from jitrt.graph.ops import Add, Concat, Linear, Matmul, Recurrence, Reshape, Slice
+from jitrt.graph.ops.rnn import GATES
+
+
+@dataclass(frozen=True)
+class Weights:
+    """Of one direction of one layer, G rows for each of H hidden units: w_ih (G*H, inputs), w_hh (G*H, H or P), the
+    biases (G*H), and the projection w_hr (P, H)."""
+
+    w_ih: Value
+    w_hh: Value
+    b_ih: Value | None = None
+    b_hh: Value | None = None
+    w_hr: Value | None = None
+
+
+@dataclass(frozen=True)
+class States:
+    """What recurrent layers result in: y (T, B, D*P), or (B, T, D*P) if batch first; the last h (layers*D, B, P) and c
+    (layers*D, B, H), P being H without a projection. `c` is None unless asked for."""
+
+    y: Value
+    h: Value
+    c: Value | None
+
+
+def recurrent(
+    b: Builder,
+    kind: str,
+    x: Value,
+    h0: Value,
+    c0: Value | None,
+    layers: Sequence[Sequence[Weights]],
+    *,
+    batch_first: bool = False,
+    cell: bool = False,
+) -> States:
+    """Layers on top of each other, each with one or two directions, the second of which reads from the end. x is (T, B,
+    inputs), or (B, T, inputs) if `batch_first`; h0 and c0 as in States; `cell` asks for the last c of an lstm."""
+    last_h, last_c = [], []
+    turned = (1, 0, 2) if batch_first else (0, 1, 2)
+    steps = x.type.shape[1 if batch_first else 0]
+    for number, layer in enumerate(layers):
+        first = number * len(layer)
+        states = [None if s is None else _known(b, _window(s, (0, first, first + len(layer))), s) for s in (h0, c0)]
+        out = _layer(b, kind, b.permute(_gates(b, kind, x, layer), turned), states[0], states[1], layer, cell)
+        h = _projected(b, b.slice(out, 0, 0, steps), layer)
+        width, hidden = h.type.shape[2] // len(layer), out.type.shape[2] // len(layer)
+        for d in range(len(layer)):
+            end = 0 if d else steps - 1
+            last_h.append(b.slice(b.slice(h, 0, end, end + 1), 2, d * width, (d + 1) * width))
+            if cell:
+                last_c.append(b.slice(b.slice(out, 0, steps, steps + 1), 2, d * hidden, (d + 1) * hidden))
+        x = b.permute(h, turned)
+    return States(x, _joined(b, last_h, 0), _joined(b, last_c, 0) if cell else None)
+
+
+def _gates(b: Builder, kind: str, x: Value, layer: Sequence[Weights]) -> Value:
+    """What every step adds from its input, for all directions: (..., D*G*H)."""
+    bias = None
+    if layer[0].b_ih is not None:
+        bias = _known(b, Concat(0), *(_bias(b, kind, weights) for weights in layer))
+    return linear(b, x, _known(b, Concat(0), *(weights.w_ih for weights in layer)), bias)
+
+
+def _bias(b: Builder, kind: str, weights: Weights) -> Value:
+    """b_ih + b_hh; of a gru's n only b_ih, for r multiplies the other."""
+    assert weights.b_ih is not None and weights.b_hh is not None
+    if kind != "gru":
+        return _known(b, Add(), weights.b_ih, weights.b_hh)
+    rows = weights.b_ih.type.shape[0]
+    both = [_known(b, _window(v, (0, 0, rows // 3 * 2)), v) for v in (weights.b_ih, weights.b_hh)]
+    own = _known(b, _window(weights.b_ih, (0, rows // 3 * 2, rows)), weights.b_ih)
+    return _known(b, Concat(0), _known(b, Add(), *both), own)
+
+
+def _layer(
+    b: Builder, kind: str, gates: Value, h0: Value | None, c0: Value | None, layer: Sequence[Weights], cell: bool
+) -> Value:
+    assert h0 is not None
+    rows = layer[0].w_hh.type.shape[0]
+    hidden = rows // GATES[kind]
+    weights = [weights.w_hh for weights in layer]
+    if layer[0].w_hr is not None:
+        gates = _with_first(b, gates, h0, weights)
+        h0 = b.full((len(layer), gates.type.shape[1], hidden), 0, gates.type.dtype)
+        weights = [_known(b, Matmul(), one.w_hh, one.w_hr) for one in layer if one.w_hr is not None]
+    operands = [gates, _stacked(b, weights), h0]
+    if kind == "lstm":
+        assert c0 is not None
+        operands.append(c0)
+    if kind == "gru":
+        operands.append(_stacked(b, [_bias_of_n(b, one, hidden, gates) for one in layer]))
+    return b.add(Recurrence(kind, (False, True)[: len(layer)], cell), *operands)
+
+
+def _bias_of_n(b: Builder, weights: Weights, hidden: int, gates: Value) -> Value:
+    if weights.b_hh is None:
+        return b.full((hidden,), 0, gates.type.dtype)
+    return _known(b, _window(weights.b_hh, (0, 2 * hidden, 3 * hidden)), weights.b_hh)
+
+
+def _with_first(b: Builder, gates: Value, h0: Value, weights: Sequence[Value]) -> Value:
+    """The gates of a projected layer with what h0, which did not come out of a projection, adds at the first step."""
+    if h0.data is not None and not h0.data.any():
+        return gates
+    steps, batch, _ = gates.type.shape
+    rows, width = weights[0].type.shape
+    for d, w in enumerate(weights):
+        start = (steps - 1 if d else 0, 0, d * rows)
+        stop = (start[0] + 1, batch, start[2] + rows)
+        own = b.add(Slice(start, stop, (1, 1, 1)), gates)
+        h = b.reshape(b.slice(h0, 0, d, d + 1), (1, batch, width))
+        gates = b.put(gates, b.add(Add(), own, b.add(Linear(), h, w)), start, stop)
+    return gates
+
+
+def _projected(b: Builder, m: Value, layer: Sequence[Weights]) -> Value:
+    """W_hr m for every step and direction."""
+    hidden = m.type.shape[2] // len(layer)
+    parts = [
+        b.add(Linear(), b.slice(m, 2, d * hidden, (d + 1) * hidden), one.w_hr)
+        for d, one in enumerate(layer)
+        if one.w_hr is not None
+    ]
+    return _joined(b, parts, 2) if parts else m
+
+
+def _joined(b: Builder, parts: Sequence[Value], axis: int) -> Value:
+    return parts[0] if len(parts) == 1 else b.add(Concat(axis), *parts)
+
+
+def _stacked(b: Builder, parts: Sequence[Value]) -> Value:
+    shaped = [_known(b, Reshape((1, *part.type.shape)), part) for part in parts]
+    return shaped[0] if len(shaped) == 1 else _known(b, Concat(0), *shaped)
+
+
+def _window(value: Value, bounds: tuple[int, int, int]) -> Slice:
+    """The slice start:stop along one axis, given as (axis, start, stop)."""
+    axis, start, stop = bounds
+    starts, stops = [0] * value.type.rank, list(value.type.shape)
+    starts[axis], stops[axis] = start, stop
+    return Slice(tuple(starts), tuple(stops), (1,) * value.type.rank)
+
+
+def _known(b: Builder, op: Op, *operands: Value) -> Value:
+    """`op` of its operands: at once, and under the first one's name, if they are constants."""
+    (type,) = op.infer(*(v.type for v in operands))
+    if type == operands[0].type.logical() and isinstance(op, Slice | Reshape | Concat):
+        return operands[0]
+    arrays = [v.data for v in operands if v.data is not None]
+    if len(arrays) < len(operands):
+        return b.add(op, *operands)
+    return b.graph.add_constant(op.eval(*arrays)[0].astype(type.dtype.numpy), operands[0].name)
