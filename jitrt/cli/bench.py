@@ -11,7 +11,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitrt.cli.subject import SHAPE_HELP, batch_sizes, load_subject
+from jitrt.cli.subject import SHAPE_HELP, batch_sizes, torch_subject
 from jitrt.cli.terminal import check_writable, console, line, show
 from jitrt.errors import NoGpuError, OptionError
 
@@ -63,7 +63,7 @@ def _models(args: argparse.Namespace) -> Report:
     if args.precision not in DTYPES:
         raise OptionError(f"--precision is {args.precision!r}; choose one of {', '.join(DTYPES)}")
     _need_gpu()
-    subjects = [load_subject(name, args.shape, settled=True) for name in args.models]
+    subjects = [torch_subject(name, args.shape, settled=True) for name in args.models]
     left_out = [Jitrt(args.precision, args.tune, (name,)) for name in filter(None, args.without.split(","))]
     contestants: list[Any] = [Jitrt(args.precision, args.tune), *left_out, *peers]
     progress = console(stderr=True)

@@ -8,6 +8,7 @@ import inspect
 import re
 import sys
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,8 +18,11 @@ if TYPE_CHECKING:
     import torch
 
     from jitrt.bench.run import Subject
+    from jitrt.frontend.network import Network
 
-MODEL_HELP = "a torchvision name such as resnet50, or module:callable, which returns a model (and its inputs)"
+MODEL_HELP = (
+    "a torchvision name such as resnet50, or module:callable, which returns a model (and its inputs) or a jitrt.Network"
+)
 PRECISIONS = {
     "fp32": "the default: IEEE float32",
     "tf32": "float32 whose products the tensor cores round to 10 bits",
@@ -44,8 +48,17 @@ def precision_arguments(parser: argparse.ArgumentParser) -> None:
         group.add_argument(f"--{name}", dest="precision", action="store_const", const=name, default="fp32", help=text)
 
 
-def load_subject(text: str, shapes: Sequence[str] = (), *, settled: bool = False) -> Subject:
-    """The model that `text` names, in float32 on the CPU in eval mode, and how to make random inputs for it.
+@dataclass(frozen=True)
+class Defined:
+    """A `jitrt.Network`: it knows its inputs, and runs nowhere but in jitrt."""
+
+    name: str
+    network: Network
+
+
+def load_subject(text: str, shapes: Sequence[str] = (), *, settled: bool = False) -> Subject | Defined:
+    """The model that `text` names, in float32 on the CPU in eval mode, and how to make random inputs for it; or a
+    network as it was defined.
 
     With `settled` a torchvision model's random weights are scaled so that no activation vanishes or overflows, which
     takes a forward pass and makes errors mean something.
@@ -76,8 +89,24 @@ def one_batch(text: str) -> int:
     return sizes[0]
 
 
-def prepared(subject: Subject, batch: int, precision: str) -> tuple[torch.nn.Module, tuple[torch.Tensor, ...]]:
-    """The model and inputs in the dtype that `precision` computes in, on the GPU if there is one."""
+def torch_subject(text: str, shapes: Sequence[str] = (), *, settled: bool = False) -> Subject:
+    """As `load_subject`, for what needs a PyTorch model. Raises OptionError for a network."""
+    subject = load_subject(text, shapes, settled=settled)
+    if isinstance(subject, Defined):
+        raise OptionError(f"{text} is a Network, which PyTorch cannot run: jitrt build makes a plan of it to bench")
+    return subject
+
+
+def prepared(subject: Subject | Defined, batch: int, precision: str) -> tuple[Any, tuple[torch.Tensor, ...]]:
+    """The model and inputs in the dtype that `precision` computes in, on the GPU if there is one. A network takes no
+    example inputs and keeps the dtypes it was defined with; raises OptionError for another batch size than its own."""
+    if isinstance(subject, Defined):
+        sizes = {tensor.shape[0] for tensor in subject.network.inputs if tensor.rank}
+        if batch != 1 and sizes != {batch}:
+            raise OptionError(
+                f"--batch is {batch}, but {subject.name} is a Network and has its own shapes; leave it out"
+            )
+        return subject.network, ()
     import torch
 
     from jitrt.bench.run import DTYPES
@@ -111,13 +140,14 @@ def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:
     return Subject(name, model, inputs)
 
 
-def _callable(text: str, shapes: list[_Shape]) -> Subject:
+def _callable(text: str, shapes: list[_Shape]) -> Subject | Defined:
     import torch
 
     from jitrt.bench.run import Subject
+    from jitrt.frontend.network import Network
 
     made = _resolve(text)
-    if not isinstance(made, torch.nn.Module):
+    if not isinstance(made, torch.nn.Module | Network):
         if not callable(made):
             raise OptionError(f"{text} is a {type(made).__name__}; name an nn.Module or a function that returns one")
         positional = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
@@ -126,10 +156,16 @@ def _callable(text: str, shapes: list[_Shape]) -> Subject:
         if needed:
             raise OptionError(f"{text} takes {', '.join(needed)}; name a function without arguments, returning a model")
         made = made()
+    if isinstance(made, Network):
+        if shapes:
+            raise OptionError(f"--shape is given, but {text} is a Network and has its own shapes; leave it out")
+        return Defined(text, made)
     model, given = made if isinstance(made, tuple) else (made, None)
     if not isinstance(model, torch.nn.Module):
         kind = type(model).__name__
-        raise OptionError(f"{text} returned a {kind}; it must return an nn.Module, or one and a tuple of its inputs")
+        raise OptionError(
+            f"{text} returned a {kind}; it must return an nn.Module, or one and a tuple of its inputs, or a Network"
+        )
     if shapes:
         inputs = _random(shapes)
     elif given is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jitrt.cli.subject import batch_sizes, load_subject, one_batch, prepared
+from jitrt.cli.subject import Defined, batch_sizes, load_subject, one_batch, prepared, torch_subject
 from jitrt.errors import ImportFailure, OptionError
 
 MODULE = """
@@ -28,6 +28,13 @@ def with_inputs():
 
 def wrong():
     return "a model, honestly"
+
+def network():
+    import jitrt
+
+    net = jitrt.Network("defined")
+    net.mark_output(net.add_activation(net.add_input("x", (2, 4)), "relu"))
+    return net
 
 def predict(x, y, z=1):
     return x + y
@@ -69,6 +76,22 @@ def test_a_function_that_brings_its_inputs() -> None:
 def test_a_torchvision_name() -> None:
     subject = load_subject("squeezenet1_1", ["1x3x64x64"], settled=True)
     assert subject.model(*subject.inputs(2)).shape == (2, 1000)
+
+
+def test_a_network_has_its_own_shapes() -> None:
+    subject = load("network")
+    assert isinstance(subject, Defined)
+    for batch in (1, 2):
+        model, inputs = prepared(subject, batch, "fp16")
+        assert model is subject.network
+        assert inputs == ()
+    with pytest.raises(OptionError, match=r"--batch is 3, but .* is a Network and has its own shapes; leave it out"):
+        prepared(subject, 3, "fp32")
+    with pytest.raises(OptionError, match=r"--shape is given, but .* is a Network and has its own"):
+        load("network", "1x4")
+    with pytest.raises(OptionError, match="is a Network, which PyTorch cannot run: jitrt build makes a plan of it"):
+        torch_subject("my_models_of_this_test:network")
+    assert torch_subject("my_models_of_this_test:net", ["1x4"]).name == "my_models_of_this_test:net"
 
 
 def test_prepared_is_in_the_dtype_asked_for() -> None:
