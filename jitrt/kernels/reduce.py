@@ -1,4 +1,4 @@
-"""Reductions: sum, mean, maximum or minimum over any dimensions, the global pools among them.
+"""Reductions: sum, mean, maximum, minimum or product over any dimensions, the global pools among them.
 
 Formula: y[m, k] = f(reduce over r of g(x[m, r, k])), where k is the innermost dimension of x in memory if that is
 kept (the channels of a global average pool in NHWC), r runs through all reduced dimensions and m through the other kept
@@ -28,7 +28,7 @@ from jitrt.codegen.target import Target
 from jitrt.codegen.tile import ReductionSpace, TileSpace
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
-from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, ReduceMax, ReduceMean, ReduceMin, ReduceSum
+from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum
 from jitrt.kernels.base import (
     Config,
     KernelCall,
@@ -42,7 +42,7 @@ from jitrt.kernels.base import (
     anchor_of,
 )
 
-_SUM, _MAX, _MIN = 0, 1, 2
+_SUM, _MAX, _MIN, _PROD = 0, 1, 2, 3
 _KINDS = {
     ReduceSum: _SUM,
     ReduceMean: _SUM,
@@ -50,6 +50,7 @@ _KINDS = {
     ReduceMax: _MAX,
     AdaptiveMaxPool: _MAX,
     ReduceMin: _MIN,
+    ReduceProd: _PROD,
 }
 
 
@@ -64,13 +65,20 @@ def _minimum(a, b):
 
 
 @triton.jit
+def _product(a, b):
+    return a * b
+
+
+@triton.jit
 def _combine(a, b, KIND: tl.constexpr):
     if KIND == 0:
         return a + b
     elif KIND == 1:
         return _maximum(a, b)
-    else:
+    elif KIND == 2:
         return _minimum(a, b)
+    else:
+        return a * b
 
 
 @triton.jit
@@ -87,7 +95,7 @@ def reduce(
     BLOCK_R: tl.constexpr,
     BLOCK_K: tl.constexpr,
     SPLIT: tl.constexpr,
-    KIND: tl.constexpr,  # 0 sum, 1 maximum, 2 minimum
+    KIND: tl.constexpr,  # 0 sum, 1 maximum, 2 minimum, 3 product
     IDENTITY: tl.constexpr,  # what combines with anything to that thing
     DIVISOR: tl.constexpr,
     ACC: tl.constexpr,
@@ -119,8 +127,10 @@ def reduce(
         total = tl.sum(acc, 1)
     elif KIND == 1:
         total = tl.reduce(acc, 1, _maximum)
-    else:
+    elif KIND == 2:
         total = tl.reduce(acc, 1, _minimum)
+    else:
+        total = tl.reduce(acc, 1, _product)
 
     m_out = rm[:, None]
     k_out = rk[None, :]
@@ -189,7 +199,7 @@ def describe(problem: Problem) -> Reduction:
 
 
 class Reduce(Template):
-    """Sums, means, maxima and minima over any axes, and pools down to one element."""
+    """Sums, means, maxima, minima and products over any axes, and pools down to one element."""
 
     name = "reduce"
     priority = 1  # before `pool`, whose taps of a global pool are one long chain
@@ -252,8 +262,8 @@ class Reduce(Template):
 
 
 def _identity(kind: int, dtype: DType) -> float | int:
-    if kind == _SUM:
-        return 0
+    if kind in (_SUM, _PROD):
+        return int(kind == _PROD)
     if dtype.is_float:
         return -math.inf if kind == _MAX else math.inf
     limits = np.iinfo(dtype.numpy)

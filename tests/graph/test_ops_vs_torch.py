@@ -189,6 +189,13 @@ CASES = [
     Case(g.ReduceMean((1, 2), True), lambda x: x.mean((1, 2), keepdim=True), [ODD]),
     Case(g.ReduceMax((0, 1)), lambda x: x.amax((0, 1)), [ODD]),
     Case(g.ReduceMin((2,)), lambda x: x.amin(2), [ODD]),
+    Case(g.ReduceProd((1, 2), True), in_float32(lambda x: x.prod(1, keepdim=True).prod(2, keepdim=True)), [ODD]),
+    Case(g.ArgMax(1), lambda x: x.argmax(1), [ODD]),
+    Case(g.ArgMin(2, True), lambda x: x.argmin(2, keepdim=True), [ODD]),
+    Case(g.TopK(1, 3), lambda x: x.topk(3, 1)[1], [ODD], dtypes=[torch.float32]),
+    Case(g.TopK(2, 7, False), lambda x: x.argsort(2, stable=True), [ODD]),
+    Case(g.CumSum(1), in_float32(lambda x: x.cumsum(1)), [ODD]),
+    Case(g.CumProd(2), in_float32(lambda x: x.cumprod(2)), [ODD]),
     Case(g.Softmax(1), lambda x: torch.softmax(x, 1), [ODD]),
     Case(g.LogSoftmax(2), lambda x: torch.log_softmax(x, 2), [ODD]),
     Case(g.Reshape((7, 15)), lambda x: x.reshape(7, 15), [ODD]),
@@ -382,6 +389,7 @@ def test_integers_in_unary_ops_and_pooling(dtype: torch.dtype) -> None:
 
 
 COVERED_ELSEWHERE = {"cast", "where", "logical_and", "logical_or", "logical_not", "max_pool", "avg_pool"}
+COVERED_ELSEWHERE |= {"gather"}  # tests/graph/test_index.py
 COVERED_ELSEWHERE |= {"bitwise_and", "bitwise_or", "bitwise_xor"}
 COVERED_ELSEWHERE |= {"adaptive_avg_pool", "adaptive_max_pool", "region"}  # the last: tests/graph/test_ops.py
 
@@ -414,6 +422,10 @@ BAD = [
     (g.AdaptiveAvgPool((1,)), [(1, 1, 5, 5)]),
     (g.ReduceSum((3,)), [(2, 3)]),
     (g.ReduceSum((0, 0)), [(2, 3)]),
+    (g.ArgMax(2), [(2, 3)]),
+    (g.ArgMin(1), [(2, 0)]),
+    (g.TopK(1, 4), [(2, 3)]),
+    (g.CumSum(2), [(2, 3)]),
     (g.Softmax(2), [(2, 3)]),
     (g.Reshape((4,)), [(2, 3)]),
     (g.Permute((0, 0)), [(2, 3)]),

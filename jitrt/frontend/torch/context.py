@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import operator
 from typing import Any
 
 import torch
@@ -29,6 +30,11 @@ class Context(Builder):
         assert self.node is not None
         value = self.node.meta.get("val")
         return value[0] if isinstance(value, (tuple, list)) else value
+
+    def reads(self, index: int) -> bool:
+        """Whether anything reads the result number `index` of a node that has several."""
+        assert self.node is not None
+        return any(user.target is operator.getitem and user.args[1] == index and user.users for user in self.node.users)
 
     @property
     def dtype(self) -> DType:

@@ -18,6 +18,7 @@ from jitrt.errors import ImportFailure, UnsupportedOpError
 from jitrt.frontend.torch.arrays import DTYPES, dtype_of, is_tensor, to_numpy
 from jitrt.frontend.torch.capture import Capture, capture
 from jitrt.frontend.torch.context import Context, type_of
+from jitrt.frontend.torch.decompose import decompose
 from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
 from jitrt.frontend.torch.scope import Scope
@@ -153,6 +154,7 @@ class Importer:
     def __init__(self, graph: Graph):
         self.graph = graph
         self.ctx = Context(graph)
+        self._outer = ""  # where the operator stands that is being taken apart
         self._constants: dict[object, Value] = {}
         self.unsupported: list[Stranger] = []
         self._refusals: list[str] = []
@@ -224,7 +226,7 @@ class Importer:
 
     def _call(self, scope: Scope, node: torch.fx.Node) -> None:
         ctx = self.ctx
-        ctx.node, ctx.loc = node, location(node)
+        ctx.node, ctx.loc = node, location(node) or self._outer
         args, kwargs = torch.fx.node.map_arg((node.args, dict(node.kwargs)), lambda n: self._resolve(scope, n))
         if node.target is operator.getitem:
             scope.bind(node, self._item(node, *cast(tuple[Sequence[Any], int], args)))
@@ -233,6 +235,9 @@ class Importer:
             scope.bind(node, self._inline(scope, node))
             return
         importer = importer_of(node.target)
+        if importer is None and (made_of := decompose(node)) is not None:
+            scope.bind(node, self._take_apart(scope, node, made_of))
+            return
         try:
             if importer is None:
                 raise Unsupported("")
@@ -256,6 +261,17 @@ class Importer:
             self.unsupported.append(Stranger(producer, f"{producer.target} (output {index})", self.ctx.loc))
             return _stand_in(node.meta["val"])
         return values[index]
+
+    def _take_apart(self, scope: Scope, node: torch.fx.Node, made_of: torch.fx.GraphModule) -> Any:
+        """The results of an operator without an importer: those of the operators it is made of."""
+        arguments = [(self._resolve(scope, x), scope.storage(x)) for x in node.all_input_nodes]
+        strangers, outer, self._outer = len(self.unsupported), self._outer, self.ctx.loc
+        results = self.run(made_of, arguments, scope)
+        where, self._outer = self._outer, outer
+        if len(self.unsupported) > strangers:
+            parts = ", ".join(dict.fromkeys(found.operator for found in self.unsupported[strangers:]))
+            self.unsupported[strangers:] = [Stranger(node, f"{node.target} (made of {parts})", where)]
+        return results if isinstance(node.meta.get("val"), (tuple, list)) else results[0]
 
     def _inline(self, scope: Scope, node: torch.fx.Node) -> list[Any]:
         """A `with torch.no_grad():` block: its nodes, as if they stood here."""

@@ -72,6 +72,17 @@ class ReduceMin(_Reduce):
 
 
 @dataclass(frozen=True)
+class ReduceProd(_Reduce):
+    """Product over axes."""
+
+    name: ClassVar[str] = "reduce_prod"
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        x = wide(arrays[0])
+        return (np.prod(x, self.axes, dtype=x.dtype, keepdims=self.keepdims),)
+
+
+@dataclass(frozen=True)
 class _Softmax(Op):
     traits: ClassVar[Trait] = Trait.REDUCTION | Trait.ANCHOR
     axis: int

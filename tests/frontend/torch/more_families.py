@@ -99,4 +99,114 @@ ACTIVATIONS: Functions = {
     "elu with scales": lambda x, y, i, m: aten.elu(x, 0.5, 2.0, 3.0),
     "softshrink by nothing": lambda x, y, i, m: F.softshrink(x, 0.0),
 }
-FAMILIES: dict[str, Functions] = {"math": MATH, "activations": ACTIVATIONS}
+AT, BACK = torch.tensor([[3, 0, 5], [1, 1, 2]]), torch.tensor([-1, 2, 0, -6])
+
+INDEX: Functions = {
+    "embedding": lambda x, y, i, m: (F.embedding(AT + 0 * i[:1, :1].abs(), x[0, 0]), F.embedding(i.abs() % 6, x[1, 2])),
+    "index_select": lambda x, y, i, m: (x.index_select(2, AT[0]), x.index_select(-1, i[2].abs() % 5)),
+    "index": lambda x, y, i, m: (x[:, :, AT], i[AT % 4], x[..., i[0].abs() % 5], x[:, :, BACK], x[1][BACK[:2]]),
+    "index by several": lambda x, y, i, m: (
+        x[:, BACK % 4, BACK],
+        x[AT % 2, :, AT],
+        x[0, AT % 4, :, BACK[:1] % 5],
+        x[BACK[:2] % 2, torch.tensor([[-1], [2]])],
+    ),
+    "gather": lambda x, y, i, m: (
+        torch.gather(x[0, 0], 1, i[:, :4].abs() % 5),
+        torch.gather(i, 0, AT % 4),
+        torch.take_along_dim(x, i.abs()[None, None, :, :5] % 6, 2),
+        torch.take_along_dim(i, AT),
+        torch.take(x, AT),
+    ),
+    "flip": lambda x, y, i, m: (x.flip(2), x.flip(0, -1), torch.fliplr(i), torch.flipud(i)),
+    "roll": lambda x, y, i, m: (x.roll(2, 3), x.roll((1, -1), (2, 3)), i.roll(5), x.roll(6, 2)),
+    "repeat_interleave": lambda x, y, i, m: (x.repeat_interleave(3, 1), i.repeat_interleave(2)),
+    "unfold": lambda x, y, i, m: (x.unfold(2, 3, 2), i.unfold(0, 2, 1), i.unfold(1, 6, 1)),
+    "im2col": lambda x, y, i, m: (F.unfold(x, 3), F.unfold(x, (2, 3), (1, 2), (1, 2), (2, 1)), F.unfold(x[0], 2)),
+    "one_hot": lambda x, y, i, m: F.one_hot(i.abs() % 5, 5),
+    "topk": lambda x, y, i, m: (*x.topk(3), *x.topk(2, 1, False), *i.int().topk(4, 0), x.topk(1, 2)[1]),
+    "sort": lambda x, y, i, m: (
+        *x.sort(),
+        *x.sort(1, True),
+        *torch.sort(m, dim=2, stable=True),
+        x.argsort(2),
+        torch.argsort(m, dim=3, descending=True, stable=True),
+        torch.msort(x),
+    ),
+    "argmax": lambda x, y, i, m: (x.argmax(), x.argmin(1), x.argmax(2, True), i.argmin(0), x.argmin(None, True)),
+    "max and where": lambda x, y, i, m: (*x.max(1), *x.min(2, True), *i.max(0)),
+    "cumsum": lambda x, y, i, m: (
+        x.cumsum(2),
+        i.cumsum(0),
+        m.cumsum(1),
+        x.cumprod(3),
+        x.half().cumsum(1),
+        x.sum().cumsum(0),
+    ),
+    "triangles": lambda x, y, i, m: (x.tril(), i.triu(1), m[0, 0].tril(-1), x.triu(-2)),
+    "diagonal": lambda x, y, i, m: (i.diagonal(), x.diagonal(1, 2, 3), x.diagonal(-2, -1, 1), i.diag()),
+}
+
+REDUCE: Functions = {
+    "prod": lambda x, y, i, m: (x.prod(), x.prod(2), i[:, :2].prod(0, keepdim=True), x.half().prod(3)),
+    "any": lambda x, y, i, m: (m.any(), m.any(1), x.any(2, True), i.all(), m.all(3), torch.any(m, (1, 2))),
+    "all": lambda x, y, i, m: (torch.all(m, dim=(0, 3), keepdim=True), m.amax(1), m.max(), i.to(torch.uint8).all()),
+    "counts": lambda x, y, i, m: (torch.count_nonzero(x), torch.count_nonzero(i, 0), torch.count_nonzero(x, (1, 2))),
+    "nansum": lambda x, y, i, m: ((x / m).nansum(1), x.nansum()),
+    "norms": lambda x, y, i, m: [
+        torch.linalg.vector_norm(x, ord, (1, 2)) for ord in (3, 0, 0.5, float("inf"), -float("inf"), 2, 1)
+    ],
+    "aminmax": lambda x, y, i, m: (*torch.aminmax(x), *torch.aminmax(x, dim=2, keepdim=True)),
+    "std_mean": lambda x, y, i, m: (
+        *torch.std_mean(x, 1),
+        *torch.std_mean(x, (1, 2), correction=0),
+        *aten.std_mean.default(x, False),
+        *aten.std_mean.dim(x, [1], True, True),
+    ),
+}
+MADE_OF: Functions = {  # what has no importer of its own
+    "products": lambda x, y, i, m: (
+        torch.einsum("nchw,nkhw->nck", x, y),
+        torch.einsum("nchw,wk->nkhc", x, y[0, 0, :5]),
+        torch.outer(x[0, 0, 0], y[0, 0, 0]),
+        torch.tensordot(x, y, dims=([1, 2], [1, 2])),
+        torch.kron(x[0, 0], y[0, 0]),
+    ),
+    "shapes": lambda x, y, i, m: (
+        torch.tile(i, (2, 1, 3)),
+        torch.hstack([x, y]),
+        torch.rot90(x, 1, (2, 3)),
+        torch.diag_embed(i),
+        *torch.meshgrid(x[0, 0, 0], y[0, 0, 0], indexing="ij"),
+        *torch.tensor_split(x, 3, 2),
+        torch.multiply(x, torch.empty_like(y).fill_(2)),
+        x.new_empty(3).fill_(1) + torch.empty(3).fill_(2),
+        torch.empty_permuted((2, 3), (1, 0)).fill_(2),
+    ),
+    "norms": lambda x, y, i, m: (torch.norm(x, 3.0, 1), torch.norm(x), F.cosine_similarity(x, y), i[:, :4].trace()),
+    "response": lambda x, y, i, m: (F.local_response_norm(x, 3), F.local_response_norm(x, 4, 0.1, 0.5, 2.0)),
+    "lp_pool": lambda x, y, i, m: (F.lp_pool2d(x, 2.0, 2), F.lp_pool2d(x.abs(), 3.0, (2, 3), 2, True)),
+    "losses": lambda x, y, i, m: (F.mse_loss(x, y), F.cross_entropy(x[0, 0], i[0].abs() % 5)),
+    "attention": lambda x, y, i, m: F.multi_head_attention_forward(
+        x[0],
+        y[0],
+        y[0],
+        5,
+        1,
+        x[0, :3].reshape(-1)[:75].reshape(15, 5),
+        None,
+        None,
+        None,
+        False,
+        0.0,
+        x[0, 0, :5],
+        None,
+    )[0],
+}
+FAMILIES: dict[str, Functions] = {
+    "math": MATH,
+    "activations": ACTIVATIONS,
+    "index": INDEX,
+    "reduce more": REDUCE,
+    "made of": MADE_OF,
+}

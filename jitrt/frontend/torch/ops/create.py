@@ -28,7 +28,16 @@ def create(ctx: Context, *args: Any, **kwargs: Any) -> Value:
     return ctx.constant(to_numpy(ctx.node.target(*args, **options, device="cpu")), ctx.dtype)
 
 
-@register("aten.zeros_like.default", "aten.new_zeros.default")
+@register("aten.empty.memory_format", "aten.empty_permuted.default")
+def empty(ctx: Context, *_: Any, **__: Any) -> Value:
+    """Nobody's promise what is in it: zeros."""
+    return ctx.full(ctx.shape, 0, ctx.dtype)
+
+
+_EMPTY = ("empty_like.default", "new_empty.default")
+
+
+@register("aten.zeros_like.default", "aten.new_zeros.default", *(f"aten.{name}" for name in _EMPTY))
 def zeros_like(ctx: Context, x: Value, *_: Any, **__: Any) -> Value:
     return ctx.full(ctx.shape, 0, ctx.dtype)
 

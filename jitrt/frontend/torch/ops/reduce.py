@@ -3,22 +3,28 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
 
 from jitrt.frontend.layers import reduce as layers
+from jitrt.frontend.layers.arithmetic import binary
 from jitrt.frontend.layers.reduce import Dims, Reduction
 from jitrt.frontend.torch.context import Context, Number
+from jitrt.frontend.torch.ops.index import position
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
+from jitrt.graph.op import Op
 
 
 def reduced(ctx: Context, op: Reduction, x: Value, dim: Dims, keepdim: bool, dtype: DType | None = None) -> Value:
     """`op` over `dim` (all dimensions if None or empty), computed in `dtype` (the result's unless given)."""
-    return layers.reduced(ctx, op, ctx.operand(x, dtype or ctx.dtype), dim, keepdim)
+    dtype = dtype or ctx.dtype
+    if dtype == DType.b8:  # a kernel counts truths in integers
+        return ctx.operand(layers.reduced(ctx, op, ctx.operand(x, DType.i32), dim, keepdim), dtype)
+    return layers.reduced(ctx, op, ctx.operand(x, dtype), dim, keepdim)
 
 
 @register("aten.mean.default", "aten.mean.dim")
@@ -45,14 +51,66 @@ register("aten.max.default")(amax)
 register("aten.min.default")(amin)
 
 
+def _extreme(
+    ctx: Context, op: Reduction, where: Callable[[int, bool], Op], x: Value, dim: int, keepdim: bool
+) -> tuple[Value, Value | None]:
+    """(value, position if it is read) of the largest or smallest element along a dimension."""
+    if not ctx.reads(1):
+        return reduced(ctx, op, x, dim, keepdim), None
+    if x.type.dtype == DType.b8:
+        raise Unsupported("the position of a boolean: cast first")
+    return reduced(ctx, op, x, dim, keepdim), position(ctx, where, x, dim, keepdim)
+
+
 @register("aten.max.dim")
-def max_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, None]:
-    return reduced(ctx, g.ReduceMax, x, dim, keepdim), None
+def max_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value | None]:
+    return _extreme(ctx, g.ReduceMax, g.ArgMax, x, dim, keepdim)
 
 
 @register("aten.min.dim")
-def min_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, None]:
-    return reduced(ctx, g.ReduceMin, x, dim, keepdim), None
+def min_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value | None]:
+    return _extreme(ctx, g.ReduceMin, g.ArgMin, x, dim, keepdim)
+
+
+@register("aten.aminmax.default")
+def aminmax(ctx: Context, x: Value, *, dim: int | None = None, keepdim: bool = False) -> tuple[Value, Value]:
+    return reduced(ctx, g.ReduceMin, x, dim, keepdim), reduced(ctx, g.ReduceMax, x, dim, keepdim)
+
+
+@register("aten.prod.default", "aten.prod.dim_int")
+def prod(
+    ctx: Context, x: Value, dim: int | None = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
+    return reduced(ctx, g.ReduceProd, x, dim, keepdim)
+
+
+@register("aten.any.default", "aten.any.dim", "aten.any.dims")
+def any_(ctx: Context, x: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    return _truth(ctx, g.ReduceMax, x, dim, keepdim)
+
+
+@register("aten.all.default", "aten.all.dim", "aten.all.dims")
+def all_(ctx: Context, x: Value, dim: Dims = None, keepdim: bool = False) -> Value:
+    return _truth(ctx, g.ReduceMin, x, dim, keepdim)
+
+
+def _truth(ctx: Context, op: Reduction, x: Value, dim: Dims, keepdim: bool) -> Value:
+    truths = ctx.operand(ctx.operand(x, DType.b8), DType.i32)
+    return ctx.operand(layers.reduced(ctx, op, truths, dim, keepdim), ctx.dtype)
+
+
+@register("aten.count_nonzero.default", "aten.count_nonzero.dim_IntList")
+def count_nonzero(ctx: Context, x: Value, dim: Dims = None) -> Value:
+    return reduced(ctx, g.ReduceSum, ctx.operand(x, DType.b8), dim, False)
+
+
+@register("aten.nansum.default")
+def nansum(
+    ctx: Context, x: Value, dim: Dims = None, keepdim: bool = False, *, dtype: torch.dtype | None = None
+) -> Value:
+    x = ctx.operand(x, ctx.dtype)
+    number = ctx.add(g.Where(), ctx.add(g.Equal(), x, x), x, ctx.graph.scalar(0, ctx.dtype))
+    return reduced(ctx, g.ReduceSum, number, dim, keepdim)
 
 
 @register("aten.max.other")
@@ -116,6 +174,19 @@ def var_mean_unbiased(ctx: Context, x: Value, *args: Any) -> tuple[Value, Value]
     return var_mean(ctx, x, dim, correction=int(unbiased), keepdim=keepdim)
 
 
+@register("aten.std_mean.correction")
+def std_mean(
+    ctx: Context, x: Value, dim: Dims = None, *, correction: Number | None = None, keepdim: bool = False
+) -> tuple[Value, Value]:
+    return std(ctx, x, dim, correction=correction, keepdim=keepdim), reduced(ctx, g.ReduceMean, x, dim, keepdim)
+
+
+@register("aten.std_mean.default", "aten.std_mean.dim")
+def std_mean_unbiased(ctx: Context, x: Value, *args: Any) -> tuple[Value, Value]:
+    dim, unbiased, keepdim = _unbiased(args)
+    return std_mean(ctx, x, dim, correction=int(unbiased), keepdim=keepdim)
+
+
 @register("aten.linalg_vector_norm.default")
 def vector_norm(
     ctx: Context,
@@ -126,12 +197,20 @@ def vector_norm(
     *,
     dtype: torch.dtype | None = None,
 ) -> Value:
+    """(sum of |x|^ord)^(1/ord); the largest or smallest |x| for an infinite ord, the count of what is not 0 for 0."""
     x = ctx.operand(x, ctx.dtype)
+    if ord == 2:
+        return ctx.add(g.Sqrt(), reduced(ctx, g.ReduceSum, ctx.add(g.Mul(), x, x), dim, keepdim))
+    if ord == 0:
+        some = ctx.operand(binary(ctx, g.NotEqual(), x, 0, ctx.dtype), ctx.dtype)
+        return reduced(ctx, g.ReduceSum, some, dim, keepdim)
+    size = ctx.add(g.Abs(), x)
+    if math.isinf(ord):
+        return reduced(ctx, g.ReduceMax if ord > 0 else g.ReduceMin, size, dim, keepdim)
     if ord == 1:
-        return reduced(ctx, g.ReduceSum, ctx.add(g.Abs(), x), dim, keepdim)
-    if ord != 2:
-        raise Unsupported(f"ord={ord}")
-    return ctx.add(g.Sqrt(), reduced(ctx, g.ReduceSum, ctx.add(g.Mul(), x, x), dim, keepdim))
+        return reduced(ctx, g.ReduceSum, size, dim, keepdim)
+    total = reduced(ctx, g.ReduceSum, binary(ctx, g.Pow(), size, float(ord), ctx.dtype), dim, keepdim)
+    return binary(ctx, g.Pow(), total, 1 / ord, ctx.dtype)
 
 
 @register("aten.logsumexp.default")
