@@ -16,6 +16,7 @@ from jitrt.kernels.base import Config
 
 _CLOCK = 1.7e9  # cycles/s the model counts in
 _LOAD_BYTES_PER_CYCLE = 42  # an SM's share of L2 bandwidth
+_ELEMENTWISE_PER_CYCLE = 128  # ops of an SM's plain cores
 _LATENCY = 750  # cycles from a load's issue to its data
 _SETUP = 1800  # cycles a program spends before and after its loop
 _REGISTERS = 65536
@@ -24,7 +25,8 @@ _REGISTERS = 65536
 @dataclass(frozen=True)
 class GemmShape:
     """`rows` x `columns` outputs, `batches` times; the reduction is `taps` x `channels` elements of `itemsize` bytes.
-    `epilogue_reads` counts full-size operands of the epilogue. `ieee` float32 runs on the plain cores."""
+    `epilogue_reads` counts full-size operands of the epilogue. `ieee` float32 runs on the plain cores. The left operand
+    is computed by `prologue_ops` elementwise ops, on `prologue_reads` tiles more than the one there is without them."""
 
     rows: int
     columns: int
@@ -34,6 +36,8 @@ class GemmShape:
     itemsize: int
     ieee: bool
     epilogue_reads: int
+    prologue_ops: int = 0
+    prologue_reads: int = 0
 
     @property
     def reduction(self) -> int:
@@ -97,20 +101,29 @@ def _steps(shape: GemmShape, flatten: bool, block_k: int) -> int:
     return -(-shape.reduction // block_k) if flatten else shape.taps * -(-shape.channels // block_k)
 
 
+def _loaded(config: Config, shape: GemmShape) -> int:
+    """Bytes that one step of the loop reads."""
+    left = config["BLOCK_M"] * (1 + shape.prologue_reads)
+    return (left + config["BLOCK_N"]) * config["BLOCK_K"] * shape.itemsize
+
+
 def _shared(config: Config, shape: GemmShape) -> int:
-    return (config["BLOCK_M"] + config["BLOCK_N"]) * config["BLOCK_K"] * shape.itemsize * config["num_stages"]
+    return _loaded(config, shape) * config["num_stages"]
 
 
-def _registers(config: Config) -> int:
-    """Registers a thread: the accumulator and a share for addresses and operands."""
-    tile = config["BLOCK_M"] * config["BLOCK_N"] // (32 * config["num_warps"])
-    return tile + (tile // 2 if config["EARLY"] else 0) + 56
+def _registers(config: Config, shape: GemmShape) -> int:
+    """Registers a thread: the accumulator and a share for addresses and operands. A left operand that is computed goes
+    through registers."""
+    threads = 32 * config["num_warps"]
+    tile = config["BLOCK_M"] * config["BLOCK_N"] // threads
+    left = config["BLOCK_M"] * config["BLOCK_K"] // (2 * threads) if shape.prologue_ops else 0
+    return tile + left + (tile // 2 if config["EARLY"] else 0) + 56
 
 
 def _fits(config: Config, shape: GemmShape, target: Target) -> bool:
     tile = config["BLOCK_M"] * config["BLOCK_N"]
     threads = 32 * config["num_warps"]
-    if _shared(config, shape) > target.shared or _registers(config) > 200:
+    if _shared(config, shape) > target.shared or _registers(config, shape) > 200:
         return False
     if tile // threads < 4 and config["num_warps"] > 2:
         return False  # more warps than a tile can feed
@@ -129,7 +142,7 @@ def cost(config: Config, shape: GemmShape, target: Target) -> float:
     programs = -(-shape.rows // bm) * -(-shape.columns // bn) * shape.batches * split
     resident = min(
         target.shared // max(1, _shared(config, shape) + 1024),
-        _REGISTERS // (_registers(config) * 32 * warps),
+        _REGISTERS // (_registers(config, shape) * 32 * warps),
         64 // warps,
         16,
     )
@@ -145,7 +158,8 @@ def cost(config: Config, shape: GemmShape, target: Target) -> float:
     if target.arch >= 90 and (bm < 64 or warps < 4):
         flops_per_cycle *= 0.5
     compute = 2 * bm * bn * bk / flops_per_cycle
-    load = (bm + bn) * bk * shape.itemsize / _LOAD_BYTES_PER_CYCLE
+    compute += bm * bk * shape.prologue_ops / _ELEMENTWISE_PER_CYCLE
+    load = _loaded(config, shape) / _LOAD_BYTES_PER_CYCLE
     step = max(together * compute, together * load, _LATENCY / max(1, stages - 1))
     steps = -(-_steps(shape, bool(config["FLATTEN"]), bk) // split)
     store = bm * bn * 2 * (1 + shape.epilogue_reads) * together / 20  # bytes at an SM's share of DRAM bandwidth

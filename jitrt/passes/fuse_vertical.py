@@ -2,8 +2,9 @@
 
 The epilogue is every elementwise node after the anchor with the shape of its result, as far as nobody outside needs
 what lies between: bias, scale, residual add, activation, cast, x * sigmoid(x). The prologue is the elementwise nodes
-that only this region reads. Each step asks `context.accepts` whether a kernel for the larger body exists and stops,
-with the reason reported, where there is none. An add of two anchors' results goes to the later one, which runs last.
+that only this region reads; before a convolution or linear layer only casts, as the rest is for `fuse_prologue` to have
+judged. Each step asks `context.accepts` whether a kernel for the larger body exists and stops, with the reason
+reported, where there is none. An add of two anchors' results goes to the later one, which runs last.
 """
 
 from __future__ import annotations
@@ -16,6 +17,7 @@ from jitrt.graph.ops import Cast, Contiguous
 from jitrt.graph.types import Layout, TensorType, row_major, strides_in_order
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import remove_dead
+from jitrt.passes.fuse_prologue import reads_repeatedly
 from jitrt.passes.region import body_of, describe, make_region
 
 _LONGEST = 32  # nodes between a value with several readers and the node where its branches join
@@ -159,6 +161,8 @@ class _Fusion:
             inside.add(node)
             tree.append(node)
             waiting.extend(node.inputs)
+        if reads_repeatedly(anchor.op) and value in anchor.inputs and not all(isinstance(n.op, Cast) for n in tree):
+            return None  # the rule fuse_prologue has it judged
         return sorted(tree, key=self.position.__getitem__) or None
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Op, Trait
@@ -11,7 +11,7 @@ from jitrt.graph.types import TensorType
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import remove_dead
 from jitrt.passes.proposal import Match, cut_out
-from jitrt.passes.region import make_region, strided
+from jitrt.passes.region import inline, make_region, strided
 
 
 class JoinRegions:
@@ -43,13 +43,13 @@ class JoinRegions:
     def rewrite(self, graph: Graph, values: Sequence[Value]) -> None:
         first, link, second = values[0].producer, values[-2], values[-1].producer
         assert first is not None and second is not None
-        nodes, made = _inline(graph, first, {}, before=second)
+        nodes, made = inline(graph, first, {}, before=second)
         if link.type.shape != made.type.shape:
             assert made.producer is not None
             op = self.reshaped(made.producer, link.type)
             assert op is not None
             made.producer.op, made.type = op, strided(link.type)
-        more, result = _inline(graph, second, {link: made}, before=second)
+        more, result = inline(graph, second, {link: made}, before=second)
         name = second.output.name
         graph.replace_uses(second.output, result)
         graph.erase(second)
@@ -110,22 +110,3 @@ def _reader(node: Node, value: Value) -> Node | None:
     assert isinstance(node.op, Region)
     inner = node.op.body.inputs[node.inputs.index(value)]
     return anchor if inner.uses == [(anchor, 0)] else None
-
-
-def _inline(graph: Graph, region: Node, given: Mapping[Value, Value], *, before: Node) -> tuple[list[Node], Value]:
-    """(copies of a region's nodes in the graph around it, their result). Operands in `given` are replaced."""
-    assert isinstance(region.op, Region)
-    body = region.op.body
-    inside = {inner: given.get(outer, outer) for inner, outer in zip(body.inputs, region.inputs, strict=True)}
-    for value in body.constants.values():
-        assert value.data is not None
-        inside[value] = graph.add_constant(value.data, type=value.type)
-    nodes = []
-    for node in body.nodes:
-        types = [value.type for value in node.outputs]
-        copy = graph.append(node.op, [inside[v] for v in node.inputs], loc=node.loc, types=types, before=before)
-        inside.update(zip(node.outputs, copy.outputs, strict=True))
-        nodes.append(copy)
-    result = inside[body.outputs[0]]
-    result.type = region.output.type
-    return nodes, result

@@ -18,6 +18,7 @@ from jitrt.passes.fold_batch_norm import fold_batch_norm
 from jitrt.passes.fold_constants import fold_constants
 from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.fuse_pointwise import fuse_pointwise
+from jitrt.passes.fuse_prologue import FusePrologue
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_mean_linear import JoinMeanLinear
 from jitrt.passes.layout import layout
@@ -29,7 +30,7 @@ from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
 from jitrt.passes.untranspose import untranspose
 
-RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear())
+RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear(), FusePrologue())
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),

@@ -63,6 +63,25 @@ def make_region(graph: Graph, nodes: Iterable[Node], output: Value) -> Node:
     return region
 
 
+def inline(graph: Graph, region: Node, given: Mapping[Value, Value], *, before: Node) -> tuple[list[Node], Value]:
+    """(copies of a region's nodes in the graph around it, their result). Operands in `given` are replaced."""
+    assert isinstance(region.op, Region)
+    body = region.op.body
+    inside = {inner: given.get(outer, outer) for inner, outer in zip(body.inputs, region.inputs, strict=True)}
+    for value in body.constants.values():
+        assert value.data is not None
+        inside[value] = graph.add_constant(value.data, type=value.type)
+    nodes = []
+    for node in body.nodes:
+        types = [value.type for value in node.outputs]
+        copy = graph.append(node.op, [inside[v] for v in node.inputs], loc=node.loc, types=types, before=before)
+        inside.update(zip(node.outputs, copy.outputs, strict=True))
+        nodes.append(copy)
+    result = inside[body.outputs[0]]
+    result.type = region.output.type
+    return nodes, result
+
+
 def relaid(region: Node, types: Mapping[Value, TensorType]) -> Graph:
     """The region's body as it would be with other layouts of the outer values in `types`."""
     assert isinstance(region.op, Region)

@@ -146,12 +146,18 @@ def _jumps(node: Node) -> bool:
 
 
 def bound_of(problem: Problem) -> Tolerance:
-    """How far a kernel may be from the exact result. What one anchor hands to the next is rounded to its own type, as
-    it would be on its way through memory."""
+    """How far a kernel may be from the exact result. What one anchor hands to the next, and what is computed for one
+    and then cast, is rounded to its own type, as it would be on its way through memory."""
     length = max(1, sum(reduction_length(anchor) for anchor in problem.anchors))
     tf32 = any(getattr(node.op, "tf32", False) for node in problem.body.nodes)
     rounded = [problem.output.type.dtype, *(anchor.output.type.dtype for anchor in problem.anchors[:-1])]
+    rounded += [v.type.dtype for anchor in problem.anchors for v in anchor.inputs if _is_cast_of_computed(v)]
     return max((tolerance(dtype, length, tf32=tf32) for dtype in rounded), key=lambda bound: bound.norm)
+
+
+def _is_cast_of_computed(value: Value) -> bool:
+    node = value.producer
+    return node is not None and isinstance(node.op, ops.Cast) and node.inputs[0].producer is not None
 
 
 def reduction_length(anchor: Node) -> int:

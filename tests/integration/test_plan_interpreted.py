@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+import jitrt
 from jitrt.compiler import Options
 from jitrt.frontend.torch import import_torch
 from jitrt.plan.schema import Plan
@@ -97,6 +98,21 @@ class Dense(nn.Module):
         for bn, layer in zip(self.norms, self.convs):
             features.append(layer(F.relu(bn(torch.cat(features, 1)))))
         return self.transition(torch.cat(features, 1))
+
+
+class Bottleneck(nn.Module):
+    """DenseNet-121's layers: norm and relu before a 1x1 and before a 3x3 convolution; a squeezed gate at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.ModuleList(nn.Sequential(norm(6 + 4 * i), nn.ReLU(), conv(6 + 4 * i, 9, 1)) for i in range(3))
+        self.second = nn.ModuleList(nn.Conv2d(9, 4, 3, padding=1, bias=False) for _ in range(3))
+        self.excite, self.project = nn.Conv2d(18, 18, 1), nn.Conv2d(18, 7, 1)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        for first, second in zip(self.first, self.second):
+            x = torch.cat([x, second(first(x))], 1)
+        return self.project(x * self.excite(x.mean((2, 3), keepdim=True)).sigmoid())
 
 
 class Mobile(nn.Module):
@@ -266,6 +282,7 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[torch.T
     "residual": (Residual, images(8, 9, 7)),
     "inception": (Inception, images(10, 6, 5)),
     "dense": (Dense, images(6, 6, 6)),
+    "bottleneck": (Bottleneck, images(6, 5, 6)),
     "mobile": (Mobile, images(8, 7, 6)),
     "shuffle": (Shuffle, images(12, 5, 6)),
     "convnext": (ConvNeXt, images(8, 6, 7)),
@@ -291,11 +308,20 @@ def leaves(value: object) -> list[torch.Tensor]:
     return [leaf for part in parts for leaf in leaves(part)]  # type: ignore[attr-defined]
 
 
-def check(model: nn.Module, inputs: tuple[torch.Tensor, ...], precision: str, *, parallel: bool = True) -> Plan:
+def check(
+    model: nn.Module,
+    inputs: tuple[torch.Tensor, ...],
+    precision: str,
+    *,
+    parallel: bool = True,
+    without: tuple[str, ...] = (),
+) -> Plan:
     """Run a model's plan and compare every result with PyTorch's in float32."""
     model.eval()
     imported = import_torch(model, inputs)
-    planned = plan_interpreted(imported.graph, Options(precision, parallel=parallel), structure=imported.structure)
+    planned = plan_interpreted(
+        imported.graph, Options(precision, parallel=parallel, without=without), structure=imported.structure
+    )
     outputs = planned.run([tensor.numpy() for tensor in inputs], seed=1)
     with torch.no_grad():
         expected = leaves(model(*inputs))
@@ -331,6 +357,16 @@ def test_networks_in_bfloat16(name: str) -> None:
     torch.manual_seed(2)
     make, inputs = NETWORKS[name]
     check(make(), inputs(2), "bf16")
+
+
+def test_what_is_computed_on_the_way_into_convolutions_saves_kernels() -> None:
+    torch.manual_seed(4)
+    model, x = Bottleneck().eval(), torch.randn(2, 6, 5, 6)
+    saved = check(model, (x,), "fp32")
+    assert len(saved.launches) + 4 == len(check(model, (x,), "fp32", without=("fuse_prologue",)).launches)
+    reference = jitrt.compile(model, (x,), target="reference")
+    with torch.no_grad():
+        torch.testing.assert_close(torch.as_tensor(reference(x)), model(x), rtol=1e-4, atol=1e-5)
 
 
 def longest_chain(plan: Plan) -> int:

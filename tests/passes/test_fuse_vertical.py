@@ -139,9 +139,9 @@ def test_a_kernel_that_refuses_stops_the_growth_and_says_why():
 def test_a_prologue_is_what_only_this_anchor_reads():
     net = _Net()
     gated = net(Mul(), net.x, net(Sigmoid(), net.x))
-    kernels, done, _ = net.fuse(net(Relu(), net.linear(gated)))
-    assert kernels == ["sigmoid+mul+linear+relu"]
-    assert done == ["sigmoid + mul + linear + relu in one kernel"]
+    kernels, done, _ = net.fuse(net(Relu(), net(Softmax(1), gated)))
+    assert kernels == ["sigmoid+mul+softmax+relu"]
+    assert done == ["sigmoid + mul + softmax + relu in one kernel"]
 
 
 def test_a_prologue_comes_whole_or_not_at_all():
@@ -150,9 +150,15 @@ def test_a_prologue_comes_whole_or_not_at_all():
 
     net = _Net()
     gated = net(Relu(), net(Mul(), net.x, net(Sigmoid(), net.x)))
-    kernels, _, refused = net.fuse(net.linear(gated), accepts=casts_only)
-    assert kernels == ["sigmoid", "mul", "relu", "linear"]
-    assert refused == ["sigmoid + mul + relu not fused with linear: mul cannot run first"]
+    kernels, _, refused = net.fuse(net(Softmax(1), gated), accepts=casts_only)
+    assert kernels == ["sigmoid", "mul", "relu", "softmax"]
+    assert refused == ["sigmoid + mul + relu not fused with softmax: mul cannot run first"]
+
+
+def test_what_a_product_would_compute_again_and_again_is_left_to_a_rule():
+    net = _Net()
+    y = net.linear(net(Relu(), net.x))
+    assert net.fuse(net(Add(), y, net(Neg(), net.x)))[0] == ["relu", "linear+neg+add"]
 
 
 def test_what_feeds_two_anchors_is_no_prologue():
