@@ -254,6 +254,7 @@ class ConvTransposeTemplate(Template):
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         anchor, op, shape = _unpack(problem)
         dtype = anchor.output.type.dtype
+        read = [v for i, v in enumerate(problem.body.inputs) if i not in operands_of(problem, anchor)]
         phased = GemmShape(
             rows=shape.rows,
             columns=shape.filters,
@@ -262,7 +263,7 @@ class ConvTransposeTemplate(Template):
             taps=-(-shape.taps // shape.phases),
             itemsize=dtype.itemsize,
             ieee=dtype == DType.f32 and not op.tf32,
-            epilogue_reads=sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:]),
+            epilogue_reads=sum(v.type.numel >= problem.output.type.numel for v in read),
         )
         ranked = [_ranked(phased, target, merged=False)]
         if _worth_merging(problem, shape):
