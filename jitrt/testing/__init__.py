@@ -8,10 +8,13 @@
 from jitrt.testing.check import check_problem, compiles, disagrees, make_problem, random_operands
 from jitrt.testing.interpreter import run_interpreted
 from jitrt.testing.plan import plan_interpreted
+from jitrt.testing.plugins import check_plugin, check_rule
 from jitrt.tune.tolerance import tolerance
 
 __all__ = [
+    "check_plugin",
     "check_problem",
+    "check_rule",
     "compiles",
     "disagrees",
     "make_problem",

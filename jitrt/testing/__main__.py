@@ -15,7 +15,7 @@ from typing import IO, Any
 
 import numpy as np
 
-from jitrt.errors import KernelError
+from jitrt.errors import KernelError, PluginError
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 from jitrt.graph.text import parse
@@ -35,7 +35,7 @@ from jitrt.kernels.base import (
 from jitrt.testing import watch
 from jitrt.testing.corners import CornersRequest, run_corners
 from jitrt.testing.interpreter import Request
-from jitrt.testing.machine import Machine
+from jitrt.testing.machine import Machine, first_cause
 from jitrt.testing.plan import PlanRequest
 from jitrt.testing.storage import Storage, pointer_to, poison
 
@@ -43,13 +43,13 @@ from jitrt.testing.storage import Storage, pointer_to, poison
 def _serve(requests: IO[bytes], answers: IO[bytes]) -> None:
     while True:
         try:
-            request: Request | PlanRequest | CornersRequest = pickle.load(requests)
+            packed: bytes = pickle.load(requests)
         except EOFError:
             return
         answer: tuple[bool, Any]
         try:
-            answer = (True, _answer(request))
-        except KernelError as error:
+            answer = (True, _answer(pickle.loads(packed)))
+        except (KernelError, PluginError) as error:
             answer = (False, str(error))
         except Exception:  # whatever a kernel under test raises is the answer
             answer = (False, traceback.format_exc(limit=-6))
@@ -94,13 +94,25 @@ class _Space:
     workspace: Array
     zeros: Array
 
+    def fence(self, *, must_wait: bool) -> watch.Fence:
+        """Guard zones belong to what may be touched: what is written there is found afterwards."""
+        own = [self.result.raw, self.workspace, self.zeros]
+        loads = [*own, *(operand.raw for operand in self.operands)]
+        return watch.Fence(loads, own, self.result.start, must_wait=must_wait)
+
 
 def _launch_all(lowered: Lowered, space: _Space) -> None:
     for call in lowered.calls:
         if "gluon" in type(call.function).__module__:
             raise KernelError("the interpreter does not run Gluon kernels; check their plain twin")
-        with np.errstate(all="ignore"), watch.watching(watch.Patience(must_wait=call.dependent)):
-            call.function[call.grid](**_arguments(call, space), **call.constexprs)
+        with np.errstate(all="ignore"), watch.watching(space.fence(must_wait=call.dependent)):
+            try:
+                call.function[call.grid](**_arguments(call, space), **call.constexprs)
+            except Exception as error:  # whatever a program raises, wrapped by the interpreter
+                cause = first_cause(error)
+                if isinstance(cause, KernelError):
+                    raise cause from None
+                raise
 
 
 def _arguments(call: KernelCall, space: _Space) -> dict[str, Any]:

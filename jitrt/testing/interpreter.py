@@ -106,7 +106,8 @@ class _Child:
             )
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
-            pickle.dump(request, self._process.stdin)
+            # Packed by itself, so that what cannot be unpacked there is an answer and no end.
+            pickle.dump(pickle.dumps(request), self._process.stdin)
             self._process.stdin.flush()
             answer: tuple[bool, Any] = pickle.load(self._process.stdout)
         except (EOFError, OSError):

@@ -143,7 +143,7 @@ class Machine:
             try:
                 call.function[call.grid](**arguments, **call.constexprs)
             except Exception as error:  # whatever a program raises, wrapped by the interpreter
-                raise KernelError(str(_first_cause(error))) from error
+                raise KernelError(str(first_cause(error))) from error
         self._complain("stores", seen.stored & ~may_store, bound)
         self._complain("loads", seen.loaded & ~may_load, bound)
         self._complain("loads what nobody stored,", seen.loaded & ~(self.defined | seen.stored), bound)
@@ -260,7 +260,8 @@ def _bound(call: KernelCall, launch: Launch, lowered: Lowered) -> Iterator[tuple
         raise KernelError("the plan has more arguments than the kernel takes")
 
 
-def _first_cause(error: BaseException) -> BaseException:
+def first_cause(error: BaseException) -> BaseException:
+    """What the interpreter wrapped."""
     while error.__cause__ is not None:
         error = error.__cause__
     return error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -44,6 +44,36 @@ class Patience(Watch):
     def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
         if self._must_wait and not self._waited:
             raise KernelError("the kernel touches memory before it waits for its predecessor")
+
+
+class Fence(Patience):
+    """Raises KernelError also for an access outside all of `loads` or `stores`, before it happens: it may end the
+    process. The first of `stores` is the result's, whose elements begin at byte `start`."""
+
+    def __init__(self, loads: Sequence[Array], stores: Sequence[Array], start: int, *, must_wait: bool):
+        super().__init__(must_wait=must_wait)
+        self._loads, self._stores = ([_extent(array) for array in arrays] for arrays in (loads, stores))
+        self._origin = self._stores[0][0] + start
+
+    def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
+        super().touch(addresses, itemsize, store=store)
+        if not addresses.size:
+            return
+        extents = self._stores if store else self._loads
+        low, high = int(addresses.min()), int(addresses.max()) + itemsize
+        if any(start <= low and high <= end for start, end in extents):
+            return
+        inside = [(addresses >= start) & (addresses + itemsize <= end) for start, end in extents]
+        outside = addresses[~np.logical_or.reduce(inside)]
+        if outside.size:
+            place = f"the first at element {(int(outside[0]) - self._origin) // itemsize}, counted from its output"
+            raise KernelError(f"the kernel {'wrote' if store else 'read'} far outside its tensors, {place}")
+
+
+def _extent(array: Array) -> tuple[int, int]:
+    """The addresses of an array's first byte, and of the one after its last."""
+    start = int(array.__array_interface__["data"][0])
+    return start, start + array.nbytes
 
 
 _watch: Watch | None = None
