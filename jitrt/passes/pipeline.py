@@ -21,6 +21,7 @@ from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_prologue import FusePrologue
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_mean_linear import JoinMeanLinear
+from jitrt.passes.join_stem_pool import JoinStemPool
 from jitrt.passes.layout import layout
 from jitrt.passes.merge_views import merge_views
 from jitrt.passes.precision import precision
@@ -30,7 +31,7 @@ from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
 from jitrt.passes.untranspose import untranspose
 
-RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear(), FusePrologue())
+RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear(), JoinStemPool(), FusePrologue())
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),

@@ -8,7 +8,18 @@ import numpy as np
 
 from jitrt.graph import Graph, TensorType, Value, f32, interpret
 from jitrt.graph.op import Op
-from jitrt.graph.ops import AdaptiveAvgPool, Add, Conv, Linear, ReduceMean, Region, Relu, Reshape
+from jitrt.graph.ops import (
+    AdaptiveAvgPool,
+    Add,
+    Conv,
+    HardSwish,
+    Linear,
+    MaxPool,
+    ReduceMean,
+    Region,
+    Relu,
+    Reshape,
+)
 from jitrt.kernels.base import accepts
 from jitrt.passes import PassContext, Proposal, Verdict
 from jitrt.passes.pipeline import optimize
@@ -108,3 +119,28 @@ def test_means_of_an_nchw_image_or_of_something_else_stay() -> None:
     means = net(Reshape((4, 8)), net(ReduceMean((2, 3), True), net.conv(net.x, 16, 3)))
     kernels, done, _ = net.optimized(net.linear(means, 10))
     assert not done and "reduce_mean" in kernels
+
+
+# -- stem + pool -------------------------------------------------------------------------------------------------------
+
+
+def test_a_stem_and_its_pool_are_one_kernel() -> None:
+    net = Net(2, 3, 20, 20)
+    kernels, done, _ = net.optimized(net(MaxPool((3, 3), (2, 2), (1, 1)), net.conv(net.x, 8, 7, stride=2)))
+    assert kernels == ["conv+add+relu+max_pool"]
+    assert done == ["conv and max_pool in one kernel: faster"]
+
+
+def test_a_stem_that_somebody_else_reads_and_wider_convolutions_keep_their_pool() -> None:
+    pool = MaxPool((3, 3), (2, 2), (1, 1))
+    net = Net(2, 3, 20, 20)
+    stem = net.conv(net.x, 8, 7, stride=2)
+    _, done, refused = net.optimized(net(pool, stem), stem)
+    assert not done and refused == ["not joined with what follows: its result is read elsewhere too"]
+    net = Net(2, 3, 20, 20)
+    _, done, refused = net.optimized(
+        net(pool, net(HardSwish(), net(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), net.x, net.weight(8, 3, 3, 3))))
+    )
+    assert not done and "may fall" in refused[0]
+    net = Net(2, 16, 20, 20)
+    assert net.optimized(net(pool, net.conv(net.x, 8, 3)))[1:] == ([], [])

@@ -1,0 +1,100 @@
+"""A stem's convolution and max pool in one kernel, against numpy."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jitrt.codegen.target import TARGETS
+from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32
+from jitrt.graph.op import Op
+from jitrt.graph.ops import Add, Cast, Conv, HardSwish, MaxPool, Relu
+from jitrt.graph.types import channels_last
+from jitrt.kernels.base import Problem
+from jitrt.kernels.stem_pool import StemPoolTemplate, pack_stem_pool
+from jitrt.testing import check_problem, compiles, make_problem
+
+THREE_HALVES = MaxPool((3, 3), (2, 2), (1, 1))
+
+
+def stem(
+    shape: Sequence[int] = (2, 3, 23, 26),
+    filters: int = 17,
+    kernel: int = 7,
+    stride: int = 2,
+    padding: int = 3,
+    pool: MaxPool = THREE_HALVES,
+    *,
+    dtype: DType = f16,
+    cast_from: DType | None = None,
+    nchw_out: bool = False,
+    between: Op | None = None,
+) -> Problem:
+    """pool(relu(conv(x) + bias)) of an image that lies NCHW."""
+    body = Graph("region")
+    x = body.add_input("x", TensorType(cast_from or dtype, tuple(shape)))
+    w = body.add_input("w", TensorType(dtype, (filters, shape[1], kernel, kernel)))
+    bias = body.add_input("bias", TensorType(dtype, (filters, 1, 1)))
+    value = body.add(Cast(dtype), x) if cast_from else x
+    conv = Conv((stride, stride), ((padding, padding), (padding, padding)), (1, 1), 1, False)
+    value = body.add(between or Relu(), body.add(Add(), body.add(conv, value, w), bias))
+    value = body.add(pool, value)
+    if not nchw_out:
+        value.type = value.type.with_layout(Layout(channels_last(value.type.shape)))
+    body.mark_output(value)
+    return make_problem(body, weights=["w", "bias"])
+
+
+def config(m: int = 16, n: int = 16, segment: int = 3) -> dict[str, Any]:
+    return {"BLOCK_M": m, "BLOCK_N": n, "SEGMENT": segment, "num_warps": 4, "num_stages": 1}
+
+
+@pytest.mark.parametrize(
+    ("problem", "config"),
+    [
+        pytest.param(stem(cast_from=f32), config(), id="7x7 stride 2, pool 3x3"),
+        pytest.param(stem((1, 3, 20, 18), dtype=bf16), config(segment=1), id="bfloat16, a column a program"),
+        pytest.param(
+            stem((1, 3, 21, 17), 8, 3, 2, 0, MaxPool((3, 3), (2, 2), (0, 0), ceil_mode=True)),
+            config(segment=8),
+            id="3x3, no padding, ceil mode",
+        ),
+        pytest.param(
+            stem((3, 1, 11, 9), 20, 4, 1, 1, MaxPool((2, 2), (2, 2), (0, 0)), dtype=f32, nchw_out=True),
+            config(n=32, segment=2),
+            id="4x4 stride 1, windows apart, float32, NCHW out",
+        ),
+    ],
+)
+def test_numbers(problem: Problem, config: dict[str, Any]) -> None:
+    check_problem(problem, StemPoolTemplate(), [config])
+
+
+@pytest.mark.parametrize("batch", [1, 128])
+def test_compiles_without_spills(batch: int) -> None:
+    template, problem = StemPoolTemplate(), stem((batch, 3, 224, 224), 64)
+    compiles(problem, template, config(16, 32, 2) | {"num_stages": 2} if batch == 1 else config(64, 32, 7))
+    assert {c["num_stages"] for c in template.candidates(problem, TARGETS[90])} == {1, 2}
+
+
+def test_pack_puts_zeros_where_nothing_is() -> None:
+    w = np.arange(2 * 3 * 3 * 3, dtype=np.float32).reshape(2, 3, 3, 3) + 1
+    packed = pack_stem_pool(w, rows=4, taps=4).reshape(2, 4, 4, 4)
+    assert np.array_equal(packed[:, :3, :3, :3], w.transpose(0, 2, 3, 1))
+    assert not packed[:, 3].any() and not packed[:, :, 3].any() and not packed[..., 3].any()
+
+
+def test_it_refuses() -> None:
+    def reason(problem: Problem) -> str:
+        return StemPoolTemplate().accepts(problem.body) or ""
+
+    assert "may fall" in reason(stem(between=HardSwish()))
+    assert "four channels" in reason(stem((1, 5, 20, 20)))
+    assert "windows must overlap" in reason(stem(pool=MaxPool((3, 3), (1, 1), (1, 1))))
+    assert "more tiles of weights" in reason(stem(kernel=7, stride=1))
+    live = stem()
+    live = Problem(live.body, (False,) * 3, live.alignment)
+    assert "constant weights" in (StemPoolTemplate().supports(live, TARGETS[90]) or "")
