@@ -1,17 +1,20 @@
-"""What jitrt makes of a model, before anything is built: the graph before and after, every fusion, the memory plan."""
+"""What jitrt makes of a model, before anything is built: the graph before and after, every fusion, the memory plan.
+
+Launches and memory are those of a build for an sm_90 that measures nothing: a tuner may choose otherwise."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from jitrt.graph.draw import draw_module, find_module, label
 from jitrt.graph.graph import Graph
+from jitrt.graph.layers import count_layers
 from jitrt.graph.ops import Region
 from jitrt.graph.types import TensorType
-from jitrt.passes.plan_memory import MemoryPlan, plan_memory
+from jitrt.passes.plan_memory import MemoryPlan
 from jitrt.passes.report import Report
 from jitrt.runtime.report import Table, nbytes_text
 
@@ -41,21 +44,35 @@ def explain(
 @dataclass(frozen=True)
 class Explanation:
     """`before` is the graph as imported, `after` the optimised one, `report` every decision the passes took, `memory`
-    the plan of the activations' arena (without workspace, which depends on the kernels chosen)."""
+    the plan of the arena, `launches` how many launches it takes. `uncovered` has the regions without a kernel, by the
+    name of their result, and why; a build would fail."""
 
     before: Graph
     after: Graph
     report: Report
     memory: MemoryPlan
+    launches: int
+    uncovered: Mapping[str, str]
 
     @classmethod
     def of(cls, optimized: Optimized) -> Explanation:
-        return cls(optimized.source, optimized.graph, optimized.report, plan_memory(optimized.graph))
+        from jitrt.codegen.target import TARGETS
+        from jitrt.planner import forecast, plan_arena
+
+        chosen, uncovered = forecast(optimized.graph, TARGETS[90])
+        return cls(
+            before=optimized.source,
+            after=optimized.graph,
+            report=optimized.report,
+            memory=plan_arena(optimized.graph, chosen),
+            launches=sum(len(lowered.calls) for _, lowered in chosen.values()),
+            uncovered={node.output.name: reason for node, reason in uncovered.items()},
+        )
 
     @property
     def layers(self) -> Counter[str]:
-        """How many layers of each kind the model has, as imported."""
-        return Counter(node.op.name for node in self.before.nodes)
+        """How many layers of each kind the model has, by the rule of `graph/layers.py`."""
+        return count_layers(self.before)
 
     @property
     def kernels(self) -> Counter[str]:
@@ -69,21 +86,25 @@ class Explanation:
     def count(self) -> str:
         """Layers before and kernels after, by kind."""
         lines = []
-        for title, counts in (("layers before", self.layers), ("kernels after", self.kernels)):
+        launches = f"{self.launches} launch{'es' if self.launches != 1 else ''}"
+        for title, counts in (("layers before", self.layers), (f"kernels after, {launches}", self.kernels)):
             lines += [f"{counts.total()} {title}", *(f"{count:6d} {kind}" for kind, count in counts.most_common()), ""]
+        lines += [f"no kernel for %{name}: {reason.splitlines()[0]}" for name, reason in self.uncovered.items()]
         return "\n".join(lines).rstrip()
 
     def __str__(self) -> str:
+        return "\n\n".join((self.count(), str(self.report), self._memory_text(), str(self.table)))
+
+    def _memory_text(self) -> str:
         memory = self.memory
-        return "\n\n".join(
-            (
-                self.count(),
-                str(self.report),
-                f"activations: {nbytes_text(memory.arena_bytes)} in one arena, {nbytes_text(memory.naive_bytes)} if "
-                f"each value had its own, {nbytes_text(memory.lower_bound)} live at once at the least",
-                str(self.table),
-            )
-        )
+        lines = [
+            f"activations: {nbytes_text(memory.arena_bytes)} in one arena, {nbytes_text(memory.naive_bytes)} if "
+            f"each value had its own, {nbytes_text(memory.lower_bound)} live at once at the least",
+            f"{len(memory.in_place.over)} results lie where an operand lay that died with them",
+        ]
+        reasons = Counter(memory.in_place.refused.values()).most_common()
+        lines += [f"{count:6d} x not in place: {reason}" for reason, count in reasons]
+        return "\n".join(lines)
 
     @property
     def table(self) -> Table:

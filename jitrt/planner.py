@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
 
-from jitrt.errors import CompileError, OptionError
+from jitrt.errors import CompileError, OptionError, TuningError
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Region
 from jitrt.passes.plan_memory import MemoryPlan, plan_memory
@@ -15,7 +15,7 @@ from jitrt.passes.report import Report
 
 if TYPE_CHECKING:
     from jitrt.codegen.target import Target
-    from jitrt.kernels.base import Problem
+    from jitrt.kernels.base import Lowered, Problem, Tactic
     from jitrt.plan.schema import PlanFile
     from jitrt.tune.select import Choice
 
@@ -61,18 +61,12 @@ def plan_of(
 ) -> PlanFile:
     """The plan that runs every region by its choice, in order. `started` is when the build began."""
     from jitrt.assemble import Step, assemble
-    from jitrt.kernels.base import templates
-    from jitrt.kernels.in_place import in_place_offers
 
     regions, problems = _regions(optimized.graph), problems_of(optimized.graph)
     lowered = [choice.tactic.lower(problem, target) for choice, problem in zip(choices, problems, strict=True)]
-    workspace = {node.output.name: low.workspace_bytes for node, low in zip(regions, lowered, strict=True)}
-    offers = {
-        node.output.name: in_place_offers(node, problem, templates()[choice.tactic.template], low)
-        for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
-    }
-    memory = plan_memory(optimized.graph, workspace, parallel=options.parallel, in_place=offers)
-    _check_workspace(workspace, options.workspace_limit)
+    chosen = {n: (choice.tactic, low) for n, choice, low in zip(regions, choices, lowered, strict=True)}
+    memory = plan_arena(optimized.graph, chosen, parallel=options.parallel)
+    _check_workspace(chosen, options.workspace_limit)
     steps = [
         Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds)
         for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
@@ -87,6 +81,45 @@ def plan_of(
         notes=_notes(optimized, target, options, memory, choices, seconds),
         parallel=options.parallel,
     )
+
+
+def plan_arena(
+    graph: Graph, chosen: Mapping[Node, tuple[Tactic, Lowered]], *, parallel: bool = Options.parallel
+) -> MemoryPlan:
+    """The arena of an optimised graph whose regions run as chosen; one that is left out needs no workspace and
+    overwrites nothing."""
+    from jitrt.kernels.base import Problem, templates
+    from jitrt.kernels.in_place import in_place_offers
+
+    workspace, offers = {}, {}
+    for node, (tactic, lowered) in chosen.items():
+        workspace[node.output.name] = lowered.workspace_bytes
+        offers[node.output.name] = in_place_offers(node, Problem.of(node), templates()[tactic.template], lowered)
+    return plan_memory(graph, workspace, parallel=parallel, in_place=offers)
+
+
+def forecast(graph: Graph, target: Target) -> tuple[dict[Node, tuple[Tactic, Lowered]], dict[Node, str]]:
+    """How a build for `target` that measures nothing would run each region: by its likeliest tactic. And the regions
+    that have no kernel, with the reason."""
+    from jitrt.kernels.base import Problem, templates
+    from jitrt.tune.candidates import candidates_of
+
+    known: dict[str, tuple[Tactic, Lowered] | str] = {}  # by the problem's key
+    chosen, uncovered = {}, {}
+    for node in _regions(graph):
+        problem = Problem.of(node)
+        if problem.key not in known:
+            try:
+                first = candidates_of(problem, target, templates(), 1)[0]
+                known[problem.key] = first.tactic, first.lower(problem, target)
+            except (TuningError, CompileError) as error:
+                known[problem.key] = str(error)
+        answer = known[problem.key]
+        if isinstance(answer, str):
+            uncovered[node] = answer
+        else:
+            chosen[node] = answer
+    return chosen, uncovered
 
 
 def check_buildable(graph: Graph, target: Target) -> None:
@@ -127,10 +160,11 @@ def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Ta
         raise CompileError(f"{len(lines)} region(s) have no kernel for {target}:\n" + "\n".join(lines))
 
 
-def _check_workspace(workspace: dict[str, int], limit: int | None) -> None:
+def _check_workspace(chosen: Mapping[Node, tuple[Tactic, Lowered]], limit: int | None) -> None:
     if limit is None:
         return
-    name, size = max(workspace.items(), key=lambda item: item[1], default=("", 0))
+    sizes = [(node.output.name, lowered.workspace_bytes) for node, (_, lowered) in chosen.items()]
+    name, size = max(sizes, key=lambda item: item[1], default=("", 0))
     if size > limit:
         raise OptionError(f"%{name} needs a workspace of {size} bytes, above workspace_limit={limit}; raise the limit")
 

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
 
 import jitrt
+from jitrt.codegen.target import TARGETS
+from jitrt.compiler import Options, optimize_graph
 from jitrt.errors import GraphError, OptionError
+from jitrt.explanation import Explanation
+from jitrt.graph import DType, Graph, TensorType, Value, f32
+from jitrt.graph.ops import Add, Conv, Relu
+from jitrt.planner import forecast
 from jitrt.runtime.report import nbytes_text
+from jitrt.testing import plan_interpreted
 
 
 class Inception(nn.Module):
@@ -36,6 +44,44 @@ def test_counts(explanation) -> None:  # type: ignore[no-untyped-def]
     assert sum(count for kind, count in explanation.kernels.items() if "conv" in kind) == 4
     assert f"{explanation.kernels.total()} kernels after" in explanation.count()
     assert "     4 conv" in explanation.count()
+    assert explanation.layers["concat"] == 1
+    assert explanation.launches >= explanation.kernels.total()
+    assert f"kernels after, {explanation.launches} launches" in explanation.count()
+
+
+def test_the_arena_is_the_one_a_build_without_a_gpu_would_plan() -> None:
+    """With workspace, and a residual that the sum is written over."""
+    graph = Graph("residual")
+    x = graph.add_input("x", TensorType(f32, (1, 256, 4, 4)))
+
+    def conv(value: Value, size: int) -> Value:
+        w = graph.add_constant(np.full((256, 256, size, size), 0.01, np.float32))
+        return graph.add(Conv((1, 1), ((size // 2,) * 2,) * 2, (1, 1)), value, w)
+
+    start = graph.add(Relu(), conv(x, 1), name="start")
+    total = graph.add(Relu(), graph.add(Add(), conv(conv(start, 3), 3), start), name="sum")
+    graph.mark_output(conv(total, 1))
+    optimized = optimize_graph(graph, Options("fp16"))
+    explanation = Explanation.of(optimized)
+    chosen, uncovered = forecast(optimized.graph, TARGETS[90])
+    planned = plan_interpreted(graph, Options("fp16"))
+    assert [tactic for _, tactic in planned.layers] == [tactic for tactic, _ in chosen.values()]
+    assert not uncovered
+    assert planned.plan.notes["memory"] == explanation.memory.to_json()
+    assert explanation.memory.workspace
+    assert explanation.memory.in_place.over == {"sum": "start"}
+    assert "1 results lie where an operand lay that died with them" in str(explanation)
+
+
+def test_regions_without_a_kernel_are_named() -> None:
+    graph = Graph("wide")
+    x = graph.add_input("x", TensorType(DType.f64, (1, 4, 8, 8)))
+    w = graph.add_constant(np.ones((4, 4, 1, 1)))
+    graph.mark_output(graph.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), graph.add(Relu(), x), w))
+    explanation = Explanation.of(optimize_graph(graph, Options()))
+    assert len(explanation.uncovered) == 1
+    assert "no kernel for %" in explanation.count()
+    assert explanation.kernels.total() == explanation.launches + 1
 
 
 def test_says_what_was_done(explanation) -> None:  # type: ignore[no-untyped-def]

@@ -3,35 +3,76 @@
 from __future__ import annotations
 
 import argparse
+from typing import TYPE_CHECKING
 
 from jitrt.cli.subject import load_subject, model_arguments, one_batch, precision_arguments, prepared
-from jitrt.cli.terminal import show
+from jitrt.cli.terminal import console, line, show
+from jitrt.errors import OptionError
+
+if TYPE_CHECKING:
+    from jitrt.explanation import Explanation
 
 EXAMPLES = """examples:
   jitrt explain googlenet
   jitrt explain resnet152 --count
+  jitrt explain vgg19 inception_v3 resnet152 --count
+  jitrt explain googlenet --fp16 --memory
   jitrt explain resnet18 --fp16 --graph
   jitrt explain mymodels:make_model --shape 4x3x64x64
 """
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    model_arguments(parser)
+    model_arguments(parser, several=True)
     precision_arguments(parser)
     less = parser.add_mutually_exclusive_group()
-    less.add_argument("--count", action="store_true", help="only how many layers and kernels there are, by kind")
+    less.add_argument(
+        "--count",
+        action="store_true",
+        help="only how many layers and kernels there are: by kind, or of several models in one table",
+    )
+    less.add_argument("--memory", action="store_true", help="only the plan of the arena: what lives where, and when")
     less.add_argument("--graph", action="store_true", help="only the two graphs, before and after, in full")
 
 
 def run(args: argparse.Namespace) -> int:
-    import jitrt
-
-    # Settled: the batch norms of an untrained model add nothing, and no kernel would show a bias.
-    subject = load_subject(args.model, args.shape, settled=True)
-    model, inputs = prepared(subject, one_batch(args.batch), args.precision)
-    explanation = jitrt.explain(model, inputs, precision=args.precision)
+    if len(args.model) > 1 and not args.count:
+        raise OptionError(f"one model at a time, not {', '.join(args.model)}; --count takes several")
+    if args.count and len(args.model) > 1:
+        _count(args)
+        return 0
+    explanation = _explain(args.model[0], args)
     if args.graph:
         show(f"{explanation.before}\n{explanation.after}")
+    elif args.memory:
+        _memory(explanation)
     else:
         show(explanation.count() if args.count else explanation)
     return 0
+
+
+def _explain(model: str, args: argparse.Namespace) -> Explanation:
+    import jitrt
+
+    # Settled: the batch norms of an untrained model add nothing, and no kernel would show a bias.
+    subject = load_subject(model, args.shape, settled=True)
+    prepared_model, inputs = prepared(subject, one_batch(args.batch), args.precision)
+    return jitrt.explain(prepared_model, inputs, precision=args.precision)
+
+
+def _count(args: argparse.Namespace) -> None:
+    from jitrt.cli.count import Count, count_table, notes
+
+    counts = [Count.of(model, _explain(model, args)) for model in args.model]
+    out = console()
+    out.print(count_table(counts))
+    for note in notes(counts):
+        out.print(line(note))
+
+
+def _memory(explanation: Explanation) -> None:
+    from jitrt.cli.lifetimes import lifetimes
+
+    out = console()
+    for part in lifetimes(explanation.memory.to_json(), out.width):
+        out.print(part)

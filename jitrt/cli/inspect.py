@@ -7,9 +7,11 @@ from collections import Counter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitrt.cli.terminal import console, size, table
+from jitrt.cli.lifetimes import lifetimes
+from jitrt.cli.terminal import console, line, size, table
 
 if TYPE_CHECKING:
+    from rich.console import ConsoleRenderable
     from rich.table import Table
 
     from jitrt.plan.schema import Plan
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   jitrt inspect resnet50.plan
   jitrt inspect resnet50.plan --layers
+  jitrt inspect resnet50.plan --memory
   jitrt inspect resnet50.plan --json | jq .layers[0]
 """
 
@@ -24,7 +27,7 @@ EXAMPLES = """examples:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("plan", metavar="PLAN", help="a plan file")
     parser.add_argument("--layers", action="store_true", help="every layer with its tactic and resources")
-    parser.add_argument("--memory", action="store_true", help="where the bytes are")
+    parser.add_argument("--memory", action="store_true", help="where the bytes are, and what lives in the arena when")
     parser.add_argument("--json", action="store_true", help="the whole plan as JSON, for other programs")
 
 
@@ -44,6 +47,8 @@ def run(args: argparse.Namespace) -> int:
         terminal.print(kinds(plan))
     if args.memory:
         terminal.print(memory(plan))
+        for part in drawn(plan, terminal.width):
+            terminal.print(part)
     return 0
 
 
@@ -97,25 +102,25 @@ def layers(plan: Plan) -> Table:
     return table("Layers", header, rows, right=(0, 3, 4, 5, 6, 7, 8))
 
 
-_NOTED = {
-    "naive_bytes": "the arena if no two activations shared memory",
-    "lower_bound_bytes": "the activations alive at one time, at the most",
-}
-
-
 def memory(plan: Plan) -> Table:
-    """Where the bytes are, and what the memory planner noted."""
+    """Where the bytes are."""
     rows: list[tuple[str, str]] = [
         ("weights", size(plan.constants_bytes)),
         ("arena (activations and workspace, one a context)", size(plan.arena_bytes)),
         ("zeros (counters, one a context)", size(plan.zeros_bytes)),
     ]
-    noted = plan.notes.get("memory")
-    if isinstance(noted, dict):
-        rows += [(text, size(noted[name])) for name, text in _NOTED.items() if isinstance(noted.get(name), int)]
     largest = sorted(plan.constants, key=lambda c: -c.nbytes)[:5]
     rows += [(f"weight {c.name} {c.dtype}{list(c.shape)}", size(c.nbytes)) for c in largest]
     return table("Memory", ("", ""), rows, right=(1,))
+
+
+def drawn(plan: Plan, width: int) -> list[ConsoleRenderable]:
+    """What lives where in the arena, and when, over the plan's layers; as far as the plan's notes have it."""
+    noted = plan.notes.get("memory")
+    wanted = {"arena_bytes", "naive_bytes", "lower_bound_bytes", "blocks", "in_place", "not_in_place"}
+    if not isinstance(noted, dict) or not wanted <= noted.keys():
+        return [line("this plan does not note what lives where in the arena: it was built by an older jitrt")]
+    return lifetimes(noted, width)
 
 
 def _binding(binding: Any) -> str:

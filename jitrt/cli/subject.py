@@ -34,9 +34,9 @@ SHAPE_HELP = "shape of an input, batch first, as 1x3x224x224 or 1x128:i64 (defau
 _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(f32|i64|i32))?")
 
 
-def model_arguments(parser: argparse.ArgumentParser, *, batch: str = "1") -> None:
-    """MODEL, --shape and --batch."""
-    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP)
+def model_arguments(parser: argparse.ArgumentParser, *, batch: str = "1", several: bool = False) -> None:
+    """MODEL (or MODEL ..., a list), --shape and --batch."""
+    parser.add_argument("model", metavar="MODEL", help=MODEL_HELP, nargs="+" if several else None)
     parser.add_argument("--shape", action="append", default=[], help=SHAPE_HELP)
     parser.add_argument("--batch", default=batch, help=f"batch size in place of the first dimension (default: {batch})")
 

@@ -28,7 +28,7 @@ def in_place_offers(node: Node, problem: Problem, template: Template, lowered: L
         if operand.type.dtype.itemsize != out.dtype.itemsize:
             reason: str | None = f"its elements have another size: {operand.type.dtype.value}, not {out.dtype.value}"
         elif operand.type.strides != out.strides:
-            reason = "its elements lie in another order than the result's"
+            reason = "its elements lie in other strides than the result's"
         else:
             reason = _refuse(index, template, lowered)
         offers[value.name] = reason if offers.get(value.name) is None else offers[value.name]

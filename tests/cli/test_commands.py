@@ -3,7 +3,9 @@ here; the real thing is driven in tests/integration and tests/gpu."""
 
 from __future__ import annotations
 
+from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -13,6 +15,7 @@ import torch
 import jitrt as package
 from jitrt.bench.measure import HostTimer
 from jitrt.errors import NoGpuError
+from tests.cli.plans import tiny_arena
 
 
 class FakeEngine:
@@ -220,6 +223,31 @@ def test_explain_shows_the_explanation_or_its_counts(jitrt: Any, monkeypatch: py
     assert seen[0][0].shape == (2, 3, 224, 224)
     assert [precision for _, precision in seen] == ["fp32", "fp16", "fp32"]
     assert seen[1][0].dtype == torch.float16
+
+
+def test_explain_counts_several_models_in_one_table(jitrt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The numbers are made up; those of the three models of the post are in tests/cli/test_count.py."""
+
+    made = SimpleNamespace(layers=Counter(conv=60, batch_norm=6), kernels=Counter({"conv 3x3": 20}), launches=21)
+    loaded: list[str] = []
+    monkeypatch.setattr("jitrt.cli.explain.load_subject", lambda model, *_, **__: loaded.append(model))
+    monkeypatch.setattr("jitrt.cli.explain.prepared", lambda *_: (None, ()))
+    monkeypatch.setitem(package.__dict__, "explain", lambda *_, **__: made)
+    status, out, _ = jitrt("explain", "squeezenet1_1", "squeezenet1_0", "--count")
+    assert (status, loaded) == (0, ["squeezenet1_1", "squeezenet1_0"])
+    rows = [[cell.strip() for cell in row.strip("│").split("│")] for row in out.splitlines() if "squeeze" in row]
+    assert rows == [["squeezenet1_1", "66", "20", "21"], ["squeezenet1_0", "66", "20", "21"]]
+    status, _, err = jitrt("explain", "squeezenet1_1", "squeezenet1_0")
+    assert status == 2
+    assert "one model at a time, not squeezenet1_1, squeezenet1_0; --count takes several" in err
+
+
+def test_explain_draws_the_arena(jitrt: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = SimpleNamespace(memory=SimpleNamespace(to_json=tiny_arena))
+    monkeypatch.setattr("jitrt.cli.explain.load_subject", lambda *_, **__: None)
+    monkeypatch.setattr("jitrt.cli.explain.prepared", lambda *_: (None, ()))
+    monkeypatch.setitem(package.__dict__, "explain", lambda *_, **__: made)
+    assert "%sum over %left" in jitrt("explain", "squeezenet1_1", "--memory")[1]
 
 
 def on_the_host(monkeypatch: pytest.MonkeyPatch) -> None:

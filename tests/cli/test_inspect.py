@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
+
+from jitrt.plan.file import write_plan
+from tests.cli.plans import tiny_plan
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -34,8 +38,15 @@ def test_layers_show_tactic_resources_and_the_users_line(jitrt: Any, plan_path: 
 def test_memory(jitrt: Any, plan_path: Path) -> None:
     _, out, _ = jitrt("inspect", plan_path, "--memory")
     assert "weight stem.weight f16[5, 3, 3, 3]" in out
-    assert "if no two activations shared memory" in out
-    assert "8.8 KiB" in out
+    assert "%sum over %left" in out
+    assert "0.67 x the 4.5 KiB of all blocks in places of their own" in out
+
+
+def test_memory_of_a_plan_that_notes_none(jitrt: Any, tmp_path: Path) -> None:
+    write_plan(tmp_path / "old.plan", replace(tiny_plan(), plan=replace(tiny_plan().plan, notes={})))
+    _, out, _ = jitrt("inspect", tmp_path / "old.plan", "--memory")
+    assert "weight stem.weight" in out
+    assert "built by an older jitrt" in out
 
 
 def test_json_is_the_whole_plan(jitrt: Any, plan_path: Path) -> None:

@@ -124,7 +124,7 @@ def test_other_places_and_sizes_stay() -> None:
     graph.mark_output(graph.add(Exp(), total, name="out"))
     assert offers(graph, "out", "pointwise") == {
         "x": None,
-        "turned": "its elements lie in another order than the result's",
+        "turned": "its elements lie in other strides than the result's",
         "half": "its elements have another size: f16, not f32",
     }
 
