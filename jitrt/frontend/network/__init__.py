@@ -23,7 +23,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jitrt.errors import NetworkError, ShapeError
-from jitrt.frontend.network import conv, elementwise, linear, norm, pool, reduce, shape
+from jitrt.frontend.network import conv, elementwise, index, linear, norm, plugin, pool, recurrent, reduce, shape
 from jitrt.frontend.network.arrays import dtype_of
 from jitrt.frontend.network.frame import Frame
 from jitrt.frontend.network.tensor import Tensor
@@ -68,6 +68,21 @@ class Network(Frame):
     add_reduce = reduce.add_reduce
     add_softmax = reduce.add_softmax
     add_log_softmax = reduce.add_log_softmax
+
+    add_lstm = recurrent.add_lstm
+    add_gru = recurrent.add_gru
+    add_rnn = recurrent.add_rnn
+
+    add_embedding = index.add_embedding
+    add_gather = index.add_gather
+    add_gather_elements = index.add_gather_elements
+    add_topk = index.add_topk
+    add_argmax = index.add_argmax
+    add_argmin = index.add_argmin
+    add_cumsum = index.add_cumsum
+    add_cumprod = index.add_cumprod
+
+    add_plugin = plugin.add_plugin
 
     add_reshape = shape.add_reshape
     add_flatten = shape.add_flatten

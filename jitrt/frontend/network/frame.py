@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast, overload
 
-from jitrt.errors import GraphError, NetworkError, OptionError, ShapeError
+from jitrt.errors import GraphError, NetworkError, OptionError, PluginError, ShapeError
 from jitrt.frontend.builder import Builder, Number
 from jitrt.frontend.lines import callers_line
 from jitrt.frontend.network.arrays import as_array, is_array
@@ -149,7 +149,7 @@ class Frame:
         except Exception as error:
             for node in reversed(graph.nodes[nodes:]):
                 graph.erase(node)
-            if isinstance(error, GraphError | OptionError):
+            if isinstance(error, GraphError | OptionError | PluginError):
                 raise _located(error, f"{loc}: {what}: {error}") from None
             raise
         finally:
@@ -198,8 +198,8 @@ class Frame:
         return self.builder.graph.add_constant(array, self._layer)
 
 
-def _located(error: GraphError | OptionError, text: str) -> Exception:
-    kinds = (NetworkError, ShapeError, OptionError)
+def _located(error: Exception, text: str) -> Exception:
+    kinds = (NetworkError, ShapeError, OptionError, PluginError)
     return next((kind for kind in kinds if isinstance(error, kind)), GraphError)(text)
 
 

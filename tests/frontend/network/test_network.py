@@ -23,6 +23,10 @@ def zeros(*shape: int, dtype: Any = np.float32) -> np.ndarray:
     return np.zeros(shape, dtype)
 
 
+def gru() -> dict[str, np.ndarray]:
+    return {"weight_ih_l0": zeros(9, 8), "weight_hh_l0": zeros(9, 3)}
+
+
 def made() -> tuple[Network, Tensor]:
     net = Network("made")
     return net, net.add_input("x", (2, 3, 8, 8))
@@ -339,6 +343,47 @@ REFUSALS: list[tuple[Callable[[Network, Tensor], Any], type[GraphError], str]] =
     (lambda n, x: n.add_linear(x[0, 0, 0, 0], 1, weights=zeros(1, 1)), NetworkError, "x is a single number"),
     (lambda n, x: x[0, 0, 0, 0] @ x, NetworkError, "an operand is a single number"),
     (lambda n, x: n.add_matmul(x[0, 0, 0], x, transpose_a=True), NetworkError, "has no two dimensions to exchange"),
+    # positions and sequences
+    (lambda n, x: n.add_embedding(x, weights=zeros(3, 2)), NetworkError, "indices are float32, expected whole numbers"),
+    (
+        lambda n, x: n.add_embedding([1, 2], weights=zeros(3)),
+        NetworkError,
+        r"weights: shape \(3,\), expected \(count, width\)",
+    ),
+    (lambda n, x: n.add_topk(x, 4, 1), NetworkError, "k is 4, but axis 1 has 3 elements"),
+    (lambda n, x: n.add_gather_elements(x, [0]), ShapeError, "x has rank 4, the index 1"),
+    (
+        lambda n, x: n.add_lstm(x, 3, weights={}),
+        NetworkError,
+        r"x has shape \(2, 3, 8, 8\), expected \(steps, batch, inputs\)",
+    ),
+    (
+        lambda n, x: n.add_gru(x[0], 3, weights=[zeros(9, 8)]),
+        NetworkError,
+        "weights is a list; give a dict with the names wei",
+    ),
+    (
+        lambda n, x: n.add_gru(x[0], 3, weights={}),
+        NetworkError,
+        "weights lack weight_ih_l0, weight_hh_l0; a layer like this o",
+    ),
+    (
+        lambda n, x: n.add_gru(x[0], 3, weights={**gru(), "w": 1}),
+        NetworkError,
+        "weights have an unknown w; a layer like this",
+    ),
+    (lambda n, x: n.add_gru(x[0], 4, weights=gru()), ShapeError, r"weight_ih_l0: shape \(9, 8\), expected \(12, 8\)"),
+    (
+        lambda n, x: n.add_gru(x[0], 3, weights=gru(), layers=2),
+        NetworkError,
+        "weights lack weight_ih_l1, weight_hh_l1; a la",
+    ),
+    (
+        lambda n, x: n.add_gru(x[0], 3, weights=gru(), h0=zeros(1, 3)),
+        ShapeError,
+        r"h0: shape \(1, 3\), expected \(1, 8, 3\)",
+    ),
+    (lambda n, x: n.add_rnn(x[0], 3, "lstm", weights={}), NetworkError, "unknown recurrent layer 'lstm'"),
     # tensors
     (
         lambda n, x: n.add_activation(_OTHER, "relu"),
