@@ -87,10 +87,7 @@ def _restore_op(definition: Definition, name: str, attributes: Mapping[str, Any]
 
 
 def define_op(plugin: Plugin) -> None:
-    """Put the plugin's op in the place of an earlier one of that name."""
-    known = OPS.get(plugin.name)
-    if known is not None:
-        del OPS[plugin.name]
+    """Make the class of the plugin's op. Raises PluginError for an attribute that cannot be a field of it."""
     taken = {"source", *dir(PluginOp)} & plugin.attributes.keys()
     if taken:
         raise PluginError(f"{plugin.name}: an attribute cannot be called {', '.join(sorted(taken))}; rename it")

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jitrt.errors import PluginError
-from jitrt.graph.op import Op
+from jitrt.graph.op import OPS, Op
 from jitrt.graph.types import TensorType
 from jitrt.kernels.base import load_installed, templates, withdraw
 from jitrt.passes.apply_rules import registered
@@ -76,8 +76,9 @@ def add(plugin: Plugin) -> None:
 
 
 def forget(name: str) -> None:
-    """Undo what `add` did, for tests."""
+    """Undo a declaration."""
     _PLUGINS.pop(name, None)
+    OPS.pop(name, None)
     withdraw(name)
 
 

@@ -58,6 +58,9 @@ def global_names(text: str) -> list[str]:
 def gather(statement: Statement, namespace: dict[str, Any]) -> tuple[str, str]:
     """(the text of a module that does what `statement` does in `namespace`, "" or why it could not be had whole)."""
     gatherer = _Gatherer(namespace)
+    language = sys.modules.get("triton.language")
+    # The interpreter wants to see it next to every kernel, also next to one that does not use it.
+    gatherer.imports |= {f"import triton.language as {name}" for name, value in namespace.items() if value is language}
     gatherer.statement(statement)
     return "\n".join([*sorted(gatherer.imports), *gatherer.parts, ""]), "; ".join(gatherer.problems)
 

@@ -14,7 +14,6 @@ sys.path.insert(0, str(Path(__file__).parent))
 @pytest.fixture(autouse=True)
 def _own_plugins_and_rules() -> Iterator[None]:
     """What a test declares is gone after it."""
-    from jitrt.graph.op import OPS
     from jitrt.passes.apply_rules import registered, unregister
     from jitrt.plugins import names, registry
 
@@ -22,7 +21,6 @@ def _own_plugins_and_rules() -> Iterator[None]:
     yield
     for name in set(names()) - plugins:
         registry.forget(name)
-        OPS.pop(name, None)
     for rule in registered():
         if rule.name not in rules:
             unregister(rule.name)

@@ -249,7 +249,7 @@ def test_the_text_of_a_graph_holds_the_digest_and_parses_back() -> None:
     text = to_text(body)
     assert f"planted::row_sum(%x) <power=3, source='{planted_plugins.row_sum.definition.digest}'>" in text
     assert parse(text) == body
-    with pytest.raises(jitrt.errors.GraphError, match="cannot read|of another source"):
+    with pytest.raises(jitrt.errors.GraphError, match="of another source"):
         parse(text.replace(planted_plugins.row_sum.definition.digest, "0" * 32))
 
 
