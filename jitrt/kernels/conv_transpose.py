@@ -271,7 +271,7 @@ class ConvTransposeTemplate(Template):
             merged = replace(phased, columns=columns, batches=1, channels=shape.channels, taps=shape.window)
             ranked.append(_ranked(merged, target, merged=True))
         ranked.sort(key=lambda each: each[0])
-        return [config for pair in zip_longest(*(configs for _, configs in ranked)) for config in pair if config]
+        return [config for pair in zip_longest(*(configs for _, configs in ranked)) for config in pair if config][:48]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         return (_lower_merged if config["MERGED"] else _lower_phased)(problem, config, target)
