@@ -192,6 +192,7 @@ class MeanLinear(Template):
 
     name = "mean_linear"
     priority = 2  # so that its reason is the one given
+    in_place = True
 
     def accepts(self, body: Graph) -> str | None:
         anchors = anchors_of(body)

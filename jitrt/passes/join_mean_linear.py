@@ -17,6 +17,7 @@ class JoinMeanLinear(JoinRegions):
     """The rule for the template `mean_linear`."""
 
     name = "join_mean_linear"
+    what = "a mean and the layer that reads it"
 
     def follows(self, first: Node, second: Node) -> bool:
         if not isinstance(first.op, ReduceMean):

@@ -16,9 +16,10 @@ from jitrt.passes.region import inline, make_region, strided
 
 class JoinRegions:
     """A rule that joins a region with the one that reads its result, if `follows` says so of their anchors, wherever a
-    kernel exists for both."""
+    kernel exists for both. `what` says in words what that makes one kernel of."""
 
     name: str
+    what: str
 
     def follows(self, first: Node, second: Node) -> bool:
         """Whether a region around `first` and one around `second`, which reads it, may be worth one kernel."""
@@ -72,8 +73,8 @@ class JoinRegions:
             if wanted and not self._leads(region, first, value):
                 return None
             if wanted:
-                second, anchor = wanted[0]
-                return Match((*values, second.output), f"{first.op.name} and {anchor.op.name} in one kernel")
+                second, _ = wanted[0]
+                return Match((*values, second.output), f"{self.what} in one kernel")
             if not alone or not value.users[0].has(Trait.VIEW):
                 return None
             values.append(value.users[0].output)

@@ -17,6 +17,7 @@ class JoinStemPool(JoinRegions):
     """The rule for the template `stem_pool`."""
 
     name = "join_stem_pool"
+    what = "a stem and its max pool"
 
     def follows(self, first: Node, second: Node) -> bool:
         if not isinstance(first.op, Conv) or not isinstance(second.op, MaxPool):

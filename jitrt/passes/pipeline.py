@@ -21,6 +21,8 @@ from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_prologue import FusePrologue
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_mean_linear import JoinMeanLinear
+from jitrt.passes.join_separable import JoinSeparable
+from jitrt.passes.join_slices import join_slices
 from jitrt.passes.join_stem_pool import JoinStemPool
 from jitrt.passes.layout import layout
 from jitrt.passes.merge_views import merge_views
@@ -31,7 +33,7 @@ from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
 from jitrt.passes.untranspose import untranspose
 
-RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear(), JoinStemPool(), FusePrologue())
+RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear(), JoinStemPool(), JoinSeparable(), FusePrologue())
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),
@@ -46,6 +48,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("specialize", precision),
     Pass("specialize", sink_views),
     Pass("specialize", merge_views),
+    Pass("specialize", join_slices),
     Pass("specialize", flatten_channels_last),
     Pass("specialize", layout),
     Pass("fuse", fuse_vertical),

@@ -84,7 +84,7 @@ def test_a_head_is_one_kernel() -> None:
     y = net.linear(head(net, net.conv(net.x, 16, 3)), 10)
     kernels, done, _ = net.optimized(y)
     assert kernels == ["conv+add+relu", "reduce_mean+linear+add"]
-    assert done == ["reduce_mean and linear in one kernel: faster"]
+    assert done == ["a mean and the layer that reads it in one kernel: faster"]
 
 
 def test_a_squeeze_is_one_kernel() -> None:
@@ -97,7 +97,7 @@ def test_a_head_stays_two_kernels_where_one_is_slower() -> None:
     net = Net(2, 8, 5, 5)
     kernels, _, refused = net.optimized(net.linear(head(net, net.conv(net.x, 16, 3)), 10), faster=False)
     assert kernels == ["conv+add+relu", "reduce_mean", "linear+add"]
-    assert refused == ["not done: reduce_mean and linear in one kernel: slower"]
+    assert refused == ["not done: a mean and the layer that reads it in one kernel: slower"]
 
 
 def test_means_that_are_read_twice_or_returned_stay() -> None:
@@ -128,7 +128,7 @@ def test_a_stem_and_its_pool_are_one_kernel() -> None:
     net = Net(2, 3, 20, 20)
     kernels, done, _ = net.optimized(net(MaxPool((3, 3), (2, 2), (1, 1)), net.conv(net.x, 8, 7, stride=2)))
     assert kernels == ["conv+add+relu+max_pool"]
-    assert done == ["conv and max_pool in one kernel: faster"]
+    assert done == ["a stem and its max pool in one kernel: faster"]
 
 
 def test_a_stem_that_somebody_else_reads_and_wider_convolutions_keep_their_pool() -> None:
@@ -144,3 +144,30 @@ def test_a_stem_that_somebody_else_reads_and_wider_convolutions_keep_their_pool(
     assert not done and "may fall" in refused[0]
     net = Net(2, 16, 20, 20)
     assert net.optimized(net(pool, net.conv(net.x, 8, 3)))[1:] == ([], [])
+
+
+# -- depthwise + pointwise ---------------------------------------------------------------------------------------------
+
+
+def test_a_separable_convolution_is_one_kernel() -> None:
+    net = Net(2, 8, 6, 6)
+    wide = net.conv(net.x, 16, 1)
+    shortcut = net.conv(net.x, 8, 1)
+    y = net(Add(), shortcut, net.conv(net.conv(wide, 16, 3, groups=16), 8, 1))
+    kernels, done, _ = net.optimized(y)
+    assert kernels.count("conv+add+relu+conv+add+relu+add") == 1
+    assert done == ["a depthwise convolution and the 1x1 convolution of it in one kernel: faster"]
+
+
+def test_separable_convolutions_with_a_reader_in_between_or_a_large_window_stay() -> None:
+    net = Net(2, 8, 6, 6)
+    deep = net.conv(net.conv(net.x, 16, 1), 16, 3, groups=16)
+    _, done, refused = net.optimized(net.conv(deep, 8, 1), net(Relu(), deep))
+    assert not done and refused == ["not joined with what follows: its result is read elsewhere too"]
+    net = Net(2, 8, 9, 9)
+    deep = net.conv(net.conv(net.x, 16, 1), 16, 7, groups=16)
+    _, done, refused = net.optimized(net.conv(deep, 8, 1))
+    assert not done and "49 taps" in refused[0]
+    net = Net(2, 8, 6, 6)
+    dense = net.conv(net.conv(net.x, 16, 1), 16, 3, groups=2)
+    assert net.optimized(net.conv(dense, 8, 1))[1:] == ([], [])
