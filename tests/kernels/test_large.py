@@ -15,11 +15,14 @@ from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Config, Problem, Tactic, templates
 from jitrt.testing import make_problem
 from jitrt.testing.corners import corners
-from tests.kernels.convolutions import conv_problem, linear_problem
+from tests.kernels.convolutions import conv_problem, linear_problem, transposed_problem
 
 SAME = ((1, 1), (1, 1))
 BATCH = (4096, 64, 112, 112)  # 3.3e9 elements
 IMAGE = (1, 64, 8192, 8192)  # 4.3e9, in one image
+CLIP = (1, 64, 64, 1024, 1024)  # as many, in planes
+DEEP = ((1, 1), (0, 0), (0, 0))
+DOUBLE = {"stride": (2, 2), "padding": SAME}
 
 
 def one_op(op: Op, *shapes: tuple[int, ...], nhwc: bool = False) -> Problem:
@@ -51,6 +54,16 @@ def smallest(config: Config) -> int:
         pytest.param(
             "depthwise", conv_problem(IMAGE, 64, (3, 3), padding=SAME, groups=64, nchw_in=True), id="depthwise NCHW"
         ),
+        pytest.param("conv2d", conv_problem(CLIP, 16, (3, 3, 3), padding=((1, 1),) * 3), id="conv of one clip"),
+        pytest.param(
+            "conv2d", conv_problem(CLIP, 16, (3, 1, 1), padding=DEEP, nchw_in=True), id="conv of one NCDHW clip"
+        ),
+        pytest.param(
+            "depthwise", conv_problem(CLIP, 64, (3, 3, 3), padding=((1, 1),) * 3, groups=64), id="depthwise 3-d"
+        ),
+        pytest.param("conv_transpose", transposed_problem((4096, 64, 56, 112), 64, (4, 4), **DOUBLE), id="transposed"),
+        pytest.param("conv_transpose", transposed_problem(IMAGE, 8, (2, 2), stride=(1, 2)), id="transposed image"),
+        pytest.param("conv_transpose", transposed_problem(CLIP, 8, (3, 2, 2), stride=(1, 2, 1)), id="transposed clip"),
         pytest.param("conv2d", linear_problem((600_000, 4096), 64), id="linear"),
         pytest.param("conv2d", linear_problem((16, 16384), 200_000), id="linear with large weights"),
         pytest.param("pointwise", one_op(Relu(), BATCH), id="pointwise"),
