@@ -20,14 +20,14 @@ from torch.nn import functional as F
 import jitrt
 from jitrt.bench.measure import relative_error
 from jitrt.codegen.target import target_of
-from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32
-from jitrt.graph.graph import Value
-from jitrt.graph.ops import Add, Cast, Conv, Linear, Mul, Relu, Sigmoid
-from jitrt.graph.types import channels_last
+from jitrt.graph import Graph, TensorType, bf16, f16, f32
+from jitrt.graph.ops import Cast, Linear, Mul
 from jitrt.kernels.base import Problem
+from jitrt.testing import make_problem
 from jitrt.tune.cost import floor_seconds
 from jitrt.tune.progress import Event
 from jitrt.tune.select import select
+from tests.kernels.convolutions import computed_problem
 
 pytestmark = pytest.mark.gpu
 
@@ -37,71 +37,25 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
 
 
-def nhwc(type: TensorType, gap: int = 0) -> TensorType:
-    n, c, h, w = type.shape
-    return type.with_layout(Layout(channels_last((n, c + gap, h, w))))
-
-
-def dense(batch: int, channels: int, size: int, gap: int = 0, dtype: DType = f16, tf32: bool = False) -> Problem:
-    """DenseNet's first half layer: relu(conv(relu(x * scale + shift)) + bias), x a slice of a concat."""
-    body = Graph("region")
-    x = body.add_input("x", nhwc(TensorType(dtype, (batch, channels, size, size)), gap))
-    scale, shift = (body.add_input(name, TensorType(dtype, (channels, 1, 1))) for name in ("scale", "shift"))
-    value = body.add(Relu(), body.add(Add(), body.add(Mul(), x, scale), shift))
-    return _convolved(body, value, 128, dtype, (False, True, True, True, True), tf32)
-
-
-def excited(
-    batch: int, channels: int, size: int, filters: int, residual: bool = True, activation: bool = False
-) -> Problem:
-    """conv(x * gate) + bias (+ residual), the gate before or after its activation."""
-    body = Graph("region")
-    x = body.add_input("x", nhwc(TensorType(f16, (batch, channels, size, size))))
-    gate = body.add_input("gate", nhwc(TensorType(f16, (batch, channels, 1, 1))))
-    value = body.add(Mul(), body.add(Sigmoid(), gate) if activation else gate, x)
-    weights = (False, False, True, True, *[False] * residual)
-    return _convolved(body, value, filters, f16, weights, residual=residual)
-
-
-def _convolved(
-    body: Graph,
-    value: Value,
-    filters: int,
-    dtype: DType,
-    weights: tuple[bool, ...],
-    tf32: bool = False,
-    residual: bool = False,
-) -> Problem:
-    channels = value.type.shape[1]
-    w = body.add_input("w", nhwc(TensorType(dtype, (filters, channels, 1, 1))))
-    y = body.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1), 1, tf32), body.add(Cast(dtype), value), w)
-    y = body.add(Add(), y, body.add_input("bias", TensorType(dtype, (filters, 1, 1))))
-    if residual:
-        y = body.add(Add(), y, body.add_input("residual", nhwc(y.type.logical())))
-    y = body.add(Relu(), y)
-    y.type = nhwc(y.type.logical())
-    body.mark_output(y)
-    return Problem(body, weights, (16,) * (len(weights) + 1))
-
-
 def gated_linear() -> Problem:
     body = Graph("region")
     x, gate = (body.add_input(name, TensorType(f16, (8, rows, 768))) for name, rows in (("x", 197), ("gate", 1)))
     w = body.add_input("w", TensorType(f16, (384, 768)))
     body.mark_output(body.add(Linear(), body.add(Cast(f16), body.add(Mul(), x, gate)), w))
-    return Problem(body, (False, False, True), (16,) * 4)
+    return make_problem(body, weights=["w"])
 
 
+NORM = "scale, shift and relu"
 PROBLEMS = {
-    "DenseNet, batch 1, 56x56": dense(1, 128, 56, 128),
-    "DenseNet, batch 1, 7x7": dense(1, 992, 7, 32),
-    "DenseNet, batch 64, 14x14": dense(64, 512, 14, 512),
-    "MobileNetV3, batch 1": excited(1, 672, 14, 112),
-    "EfficientNet, batch 8": excited(8, 480, 14, 80, activation=True),
-    "EfficientNet, batch 128": excited(128, 96, 56, 24, residual=False),
+    "DenseNet, batch 1, 56x56": computed_problem(NORM, (1, 128, 56, 56), 128, gap=128),
+    "DenseNet, batch 1, 7x7": computed_problem(NORM, (1, 992, 7, 7), 128, gap=32),
+    "DenseNet, batch 64, 14x14": computed_problem(NORM, (64, 512, 14, 14), 128, gap=512),
+    "MobileNetV3, batch 1": computed_problem("gate", (1, 672, 14, 14), 112, residual=True),
+    "EfficientNet, batch 8": computed_problem("gate before its activation", (8, 480, 14, 14), 80, residual=True),
+    "EfficientNet, batch 128": computed_problem("gate", (128, 96, 56, 56), 24),
     "a gated linear layer": gated_linear(),
-    "bfloat16, odd channels": dense(2, 90, 14, 6, bf16),
-    "tf32": dense(1, 256, 14, 0, f32, tf32=True),
+    "bfloat16, odd channels": computed_problem(NORM, (2, 90, 14, 14), 72, gap=6, dtype=bf16),
+    "tf32": computed_problem(NORM, (1, 256, 14, 14), 128, dtype=f32, tf32=True),
 }
 
 
@@ -151,7 +105,7 @@ def test_the_judge_times_it_against_two_kernels(make: Callable[[], nn.Module], s
     x = torch.randn(shape, device="cuda").to(memory_format=torch.channels_last)
     with torch.no_grad():
         reference = model(x)
-    engine = jitrt.compile(model.half(), (x.half(),), precision="fp16", tune="6s", cache=False)
+    engine = jitrt.compile(model.half(), (x.half(),), precision="fp16", tune="4s", cache=False)
     error = relative_error(engine(x.half()).float(), reference)
     decisions: Any = engine.plan.notes["decisions"]  # type: ignore[union-attr]
     told = [d["text"] for d in decisions if d["pass_name"] == "fuse_prologue"]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 from jitrt.graph import DType, Graph, Layout, TensorType, f16, verify
 from jitrt.graph.graph import Value
-from jitrt.graph.ops import Add, Cast, Conv, ConvTranspose, Linear, Relu
+from jitrt.graph.ops import Add, Cast, Conv, ConvTranspose, HardSigmoid, Linear, Log, Mul, Relu, Sigmoid
 from jitrt.graph.types import channels_last, strides_in_order
 from jitrt.kernels.base import Problem
+from jitrt.testing import make_problem
 
 
 def nhwc(type: TensorType) -> TensorType:
@@ -115,3 +116,67 @@ def gapped(type: TensorType, gap: int) -> TensorType:
     """Channels last, with `gap` channels of somebody else's after each pixel."""
     n, c, *size = type.shape
     return type.with_layout(Layout(channels_last((n, c + gap, *size))))
+
+
+def computed_problem(
+    before: str,
+    shape: Sequence[int] = (2, 37, 5, 3),
+    filters: int = 19,
+    *,
+    dtype: DType = f16,
+    stored: DType | None = None,
+    gap: int = 0,
+    nchw: bool = False,
+    residual: bool = False,
+    tf32: bool = False,
+    live: bool = False,
+    kernel: int = 1,
+    stride: int = 1,
+    padding: int = 0,
+    groups: int = 1,
+) -> Problem:
+    """relu(conv(`before`(x)) + bias (+ residual)). `gap` adds channels of somebody else's after each pixel of x, which
+    is stored as `stored`; `live` weights are no constants."""
+    body = Graph("region")
+    n, c, h, w = shape
+    constants = ["w", "bias", "scale", "shift"] if not live else []
+
+    def operand(name: str, size: Sequence[int], gap: int = 0) -> Value:
+        type = TensorType(stored or dtype, tuple(size))
+        if len(size) == 4 and not nchw:
+            type = type.with_layout(Layout(channels_last((size[0], size[1] + gap, *size[2:]))))
+        return body.add_input(name, type)
+
+    x = operand("x", shape, gap)
+    match before:
+        case "scale, shift and relu":
+            scaled = body.add(Mul(), x, operand("scale", (c, 1, 1)))
+            value = body.add(Relu(), body.add(Add(), scaled, operand("shift", (c, 1, 1))))
+        case "gate":
+            value = body.add(Mul(), operand("gate", (n, c, 1, 1)), x)
+        case "gate before its activation":
+            value = body.add(Mul(), body.add(HardSigmoid(), operand("gate", (n, c, 1, 1))), x)
+        case "gate of every pixel":
+            value = body.add(Mul(), x, body.add(Sigmoid(), operand("gate", (n, 1, h, w))))
+        case "gate of every image":
+            value = body.add(Mul(), x, operand("gate", (n, 1, 1, 1)))
+        case "sum of two":
+            value = body.add(Relu(), body.add(Add(), x, operand("other", shape)))
+        case "logarithm":
+            value = body.add(Log(), x)
+        case _:
+            raise ValueError(before)
+    value = body.add(Cast(dtype), value)
+    weights = TensorType(dtype, (filters, c // groups, kernel, kernel))
+    weight = body.add_input("w", weights.with_layout(Layout(channels_last(weights.shape))))
+    pads = ((padding, padding), (padding, padding))
+    value = body.add(Conv((stride, stride), pads, (1, 1), groups, tf32), value, weight)
+    value = body.add(Add(), value, body.add_input("bias", TensorType(dtype, (filters, 1, 1))))
+    if residual:
+        value = body.add(Add(), value, body.add_input("residual", value.type))
+    value = body.add(Relu(), value)
+    body.mark_output(value)
+    lying = {} if nchw else {v.name: channels_last(v.type.shape) for v in body.inputs if v.name == "residual"}
+    if not nchw:
+        lying[value.name] = channels_last(value.type.shape)
+    return make_problem(body, strides=lying, weights=constants, alignment=16 if gap % 8 == c % 8 == 0 else 2)

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 
 from jitrt.codegen.target import TARGETS
-from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, f64
-from jitrt.graph.graph import Value
-from jitrt.graph.ops import Add, Cast, Conv, HardSigmoid, Linear, Log, Mul, Relu, Sigmoid
-from jitrt.graph.types import channels_last
+from jitrt.graph import DType, Graph, TensorType, bf16, f16, f32, f64
+from jitrt.graph.ops import Add, Cast, Conv, Linear, Mul, Relu, Sigmoid
 from jitrt.kernels.base import Problem, accepts, templates
 from jitrt.kernels.conv1x1 import Conv1x1
+from jitrt.kernels.in_place import in_place_offers
+from jitrt.passes.region import make_region
 from jitrt.testing import check_problem, compiles, make_problem
+from tests.kernels.convolutions import computed_problem as computed
 
 SMALL = {
     "BLOCK_M": 16,
@@ -30,70 +31,6 @@ SMALL = {
 
 def config(**changes: Any) -> dict[str, Any]:
     return {**SMALL, **changes}
-
-
-def computed(
-    before: str,
-    shape: Sequence[int] = (2, 37, 5, 3),
-    filters: int = 19,
-    *,
-    dtype: DType = f16,
-    stored: DType | None = None,
-    gap: int = 0,
-    nchw: bool = False,
-    residual: bool = False,
-    tf32: bool = False,
-    live: bool = False,
-    kernel: int = 1,
-    stride: int = 1,
-    padding: int = 0,
-    groups: int = 1,
-) -> Problem:
-    """relu(conv(`before`(x)) + bias (+ residual)). `gap` adds channels of somebody else's after each pixel of x, which
-    is stored as `stored`; `live` weights are no constants."""
-    body = Graph("region")
-    n, c, h, w = shape
-    constants = ["w", "bias", "scale", "shift"] if not live else []
-
-    def operand(name: str, size: Sequence[int], gap: int = 0) -> Value:
-        type = TensorType(stored or dtype, tuple(size))
-        if len(size) == 4 and not nchw:
-            type = type.with_layout(Layout(channels_last((size[0], size[1] + gap, *size[2:]))))
-        return body.add_input(name, type)
-
-    x = operand("x", shape, gap)
-    match before:
-        case "scale, shift and relu":
-            scaled = body.add(Mul(), x, operand("scale", (c, 1, 1)))
-            value = body.add(Relu(), body.add(Add(), scaled, operand("shift", (c, 1, 1))))
-        case "gate":
-            value = body.add(Mul(), operand("gate", (n, c, 1, 1)), x)
-        case "gate before its activation":
-            value = body.add(Mul(), body.add(HardSigmoid(), operand("gate", (n, c, 1, 1))), x)
-        case "gate of every pixel":
-            value = body.add(Mul(), x, body.add(Sigmoid(), operand("gate", (n, 1, h, w))))
-        case "gate of every image":
-            value = body.add(Mul(), x, operand("gate", (n, 1, 1, 1)))
-        case "sum of two":
-            value = body.add(Relu(), body.add(Add(), x, operand("other", shape)))
-        case "logarithm":
-            value = body.add(Log(), x)
-        case _:
-            raise ValueError(before)
-    value = body.add(Cast(dtype), value)
-    weights = TensorType(dtype, (filters, c // groups, kernel, kernel))
-    weight = body.add_input("w", weights.with_layout(Layout(channels_last(weights.shape))))
-    pads = ((padding, padding), (padding, padding))
-    value = body.add(Conv((stride, stride), pads, (1, 1), groups, tf32), value, weight)
-    value = body.add(Add(), value, body.add_input("bias", TensorType(dtype, (filters, 1, 1))))
-    if residual:
-        value = body.add(Add(), value, body.add_input("residual", value.type))
-    value = body.add(Relu(), value)
-    body.mark_output(value)
-    lying = {} if nchw else {v.name: channels_last(v.type.shape) for v in body.inputs if v.name == "residual"}
-    if not nchw:
-        lying[value.name] = channels_last(value.type.shape)
-    return make_problem(body, strides=lying, weights=constants, alignment=16 if gap % 8 == c % 8 == 0 else 2)
 
 
 def linear(shape: Sequence[int] = (2, 5, 37), filters: int = 19, *, strides: Sequence[int] | None = None) -> Problem:
@@ -167,6 +104,23 @@ def test_early_residual() -> None:
     problem = computed("scale, shift and relu", residual=True)
     check_problem(problem, Conv1x1(), [config(EARLY=True)], extremes=False)
     compiles(problem, Conv1x1(), config(EARLY=True, BLOCK_M=32, BLOCK_N=32, BLOCK_K=32))
+
+
+def test_an_operand_read_on_the_way_in_may_be_added_afterwards_but_not_written_over() -> None:
+    """linear(x * gate) + x + skip: other programs still read x when one has its rows of the result."""
+    graph = Graph("net")
+    x, skip = (graph.add_input(name, TensorType(f16, (40, 33))) for name in ("x", "skip"))
+    gate, w = graph.add_input("gate", TensorType(f16, (33,))), graph.add_input("w", TensorType(f16, (33, 33)))
+    product = graph.add(Linear(), graph.add(Cast(f16), graph.add(Mul(), x, gate)), w)
+    out = graph.add(Add(), graph.add(Add(), product, x), skip)
+    graph.mark_output(out)
+    check_problem(make_problem(graph.clone(), alignment=2), Conv1x1(), [config()], extremes=False)
+    region = make_region(graph, graph.nodes, out)
+    problem = Problem.of(region)
+    assert in_place_offers(region, problem, Conv1x1(), Conv1x1().lower(problem, config(), TARGETS[90])) == {
+        "x": "other programs of conv1x1 read it too, as inputs",
+        "skip": None,
+    }
 
 
 @pytest.mark.parametrize(

@@ -15,7 +15,11 @@ from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Config, Problem, Tactic, templates
 from jitrt.testing import make_problem
 from jitrt.testing.corners import corners
+<<<<<<< Updated upstream
 from tests.kernels.convolutions import conv_problem, linear_problem, transposed_problem
+=======
+from tests.kernels.convolutions import computed_problem, conv_problem, linear_problem
+>>>>>>> Stashed changes
 
 SAME = ((1, 1), (1, 1))
 BATCH = (4096, 64, 112, 112)  # 3.3e9 elements
@@ -66,6 +70,8 @@ def smallest(config: Config) -> int:
         pytest.param("conv_transpose", transposed_problem(CLIP, 8, (3, 2, 2), stride=(1, 2, 1)), id="transposed clip"),
         pytest.param("conv2d", linear_problem((600_000, 4096), 64), id="linear"),
         pytest.param("conv2d", linear_problem((16, 16384), 200_000), id="linear with large weights"),
+        pytest.param("conv1x1", computed_problem("scale, shift and relu", BATCH, 64), id="conv of what is computed"),
+        pytest.param("conv1x1", computed_problem("gate", (16, 64, 2048, 2048), 16, nchw=True), id="gated NCHW"),
         pytest.param("pointwise", one_op(Relu(), BATCH), id="pointwise"),
         pytest.param("pool", one_op(MaxPool((3, 3), (1, 1), (1, 1)), BATCH, nhwc=True), id="pool"),
         pytest.param("pool", one_op(AvgPool((3, 3), (1, 1), (1, 1)), IMAGE), id="pool of one NCHW image"),
