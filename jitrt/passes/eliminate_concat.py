@@ -12,11 +12,11 @@ from dataclasses import replace
 
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
-from jitrt.graph.ops import Concat, Contiguous
+from jitrt.graph.ops import Concat, Contiguous, Expand, Slice
 from jitrt.graph.types import Layout, TensorType
 from jitrt.passes.base import PassContext
 from jitrt.passes.region import make_region, relaid
-from jitrt.passes.storage import moved_types, owns_storage, place, storage_of
+from jitrt.passes.storage import moved_types, owns_storage, place, sources, storage_of
 
 
 def eliminate_concat(graph: Graph, context: PassContext) -> None:
@@ -24,13 +24,15 @@ def eliminate_concat(graph: Graph, context: PassContext) -> None:
     for node in reversed(list(graph.nodes)):
         if not isinstance(node.op, Concat):
             continue
-        if _is_inside(graph, node, context):
+        inside = _view_of(graph, node, context)
+        if inside is None:
             context.applied(node, "concat is a view: its operands lie side by side already")
             continue
         copied = 0
         for index in range(len(node.inputs)):
             reason = _place_operand(graph, node, index, context)
             if reason is not None:
+                reason = inside or reason
                 _copy_operand(graph, node, index)
                 copied += 1
                 context.refused(node, f"an operand of concat is copied: {reason}")
@@ -48,18 +50,20 @@ def _slices(node: Node) -> list[Layout]:
     return out
 
 
-def _is_inside(graph: Graph, node: Node, context: PassContext) -> bool:
-    """If all operands already lie side by side in one storage, make the result a view of it."""
+def _view_of(graph: Graph, node: Node, context: PassContext) -> str | None:
+    """Make the result a view of the storage in which all operands already lie side by side: None if that was done, else
+    why it cannot be; an empty reason if they do not lie so."""
     assert isinstance(node.op, Concat)
     first = node.inputs[0]
     if node.output in graph.outputs or not owns_storage(node.output) or owns_storage(first):
-        return False
+        return ""
     strides, at = first.type.strides, first.type.offset
     for value in node.inputs:
         if storage_of(value) != storage_of(first) or value.type.strides != strides or value.type.offset != at:
-            return False
+            return ""
         at += value.type.shape[node.op.axis] * strides[node.op.axis]
-    return _move(graph, node.output, Layout(strides, first.type.offset, storage_of(first)), context) is None
+    reason = _move(graph, node.output, Layout(strides, first.type.offset, storage_of(first)), context)
+    return reason and f"all operands lie side by side in %{storage_of(first)}, but {reason}"
 
 
 def _place_operand(graph: Graph, node: Node, index: int, context: PassContext) -> str | None:
@@ -69,15 +73,26 @@ def _place_operand(graph: Graph, node: Node, index: int, context: PassContext) -
         return None
     placed = place(value, wanted)
     if placed is None:
-        return "it shows only part of a value, or in an order that no strides give"
+        return _why_not_through(value)
     computed, target = placed
     if computed.producer is None:
         return f"it is {'a constant' if computed.is_constant else 'an input of the graph'}"
     if computed in graph.outputs:
-        return "it is an output of the graph"
+        return "it is an output of the graph, which has memory of its own"
     if not owns_storage(computed):
         return f"it lies in the storage of %{storage_of(computed)} already"
     return _move(graph, computed, target, context)
+
+
+def _why_not_through(value: Value) -> str:
+    """Why the value that `value` is a view of cannot be written so that the view lies in its slice."""
+    for view in sources(value):
+        source = view.inputs[0]
+        if isinstance(view.op, Slice):
+            return f"it is a part of %{source.name}, whose rest would lie outside its slice"
+        if isinstance(view.op, Expand):
+            return f"it repeats elements of %{source.name}"
+    return "no strides write it in the order that the views before the concat ask for"
 
 
 def _move(graph: Graph, value: Value, layout: Layout, context: PassContext) -> str | None:

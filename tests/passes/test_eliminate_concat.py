@@ -3,16 +3,34 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from jitrt.graph import Graph, TensorType, Value, f32
+from jitrt.errors import ShapeError
+from jitrt.graph import Graph, TensorType, Value, f16, f32
 from jitrt.graph.op import Trait
-from jitrt.graph.ops import Add, Concat, Conv, Neg, Permute, Region, Relu, Reshape, Slice, Softmax
+from jitrt.graph.ops import (
+    Add,
+    Concat,
+    Conv,
+    Expand,
+    Linear,
+    Neg,
+    Permute,
+    ReduceMean,
+    Region,
+    Relu,
+    Reshape,
+    Slice,
+    Softmax,
+)
 from jitrt.graph.types import Layout
+from jitrt.kernels.base import accepts as kernels_accept
 from jitrt.passes import PassContext, one_anchor
 from jitrt.passes.eliminate_concat import eliminate_concat
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_vertical import fuse_vertical
+from jitrt.passes.hazards import Footprint, Hazards
 from jitrt.passes.layout import layout
-from jitrt.passes.storage import is_structural
+from jitrt.passes.plan_memory import plan_memory
+from jitrt.passes.storage import is_structural, root_of, storage_of
 
 
 class _Net:
@@ -144,9 +162,132 @@ def test_what_cannot_be_placed_is_copied_with_a_reason(apply):
 
     assert _reasons(apply, lambda net: (net.inputs[1], ())) == "it is an input of the graph"
     assert _reasons(apply, constant) == "it is a constant"
-    assert _reasons(apply, output) == "it is an output of the graph"
-    assert _reasons(apply, part) == "it shows only part of a value, or in an order that no strides give"
+
+    def repeated(net):
+        y = net(ReduceMean((1,), True), net.conv(net.inputs[0], 2), name="y")
+        return net(Expand((2, 3, 4, 4)), y), ()
+
+    def uneven(net):
+        """Images and channels are one dimension of what was computed, evenly spaced; in the concat they are not."""
+        return net(Reshape((2, 3, 4, 4)), net(Softmax(2), net(Reshape((6, 4, 4)), net.inputs[0]))), ()
+
+    assert _reasons(apply, output) == "it is an output of the graph, which has memory of its own"
+    assert _reasons(apply, part) == "it is a part of %y, whose rest would lie outside its slice"
+    assert _reasons(apply, repeated) == "it repeats elements of %y"
+    assert _reasons(apply, uneven) == "no strides write it in the order that the views before the concat ask for"
     assert _reasons(apply, rigid) == "reshape of it would need a copy there"
+
+
+def test_a_value_in_two_concats_is_copied_into_one(apply):
+    net = _Net((2, 3, 4, 4))
+    (x,) = net.inputs
+    y = net.conv(x, 2, "y")
+    first = net(Concat(1), y, net.conv(x, 3), name="first")
+    second = net(Concat(1), net.conv(x, 4), y, name="second")
+    outcome, values = net.run(apply, net(Softmax(1), first), net(Softmax(1), second))
+    assert outcome.refused == ["an operand of concat is copied: it lies in the storage of %second already"]
+    assert values["y"].type.layout.storage == "second"
+    assert _copies(outcome.graph) == 1
+
+
+def test_operands_of_different_types_are_an_error_of_the_graph():
+    graph = Graph("mixed")
+    x, y = (graph.add_input(name, TensorType(dtype, (2, 3))) for name, dtype in (("x", f32), ("y", f16)))
+    with pytest.raises(ShapeError, match="operands are f32 and f16"):
+        graph.add(Concat(1), x, y)
+
+
+def test_rows_that_a_linear_layer_cannot_step_through_are_copied(apply):
+    """The inner concat, as a slice of the outer one, would have rows that lie in groups; a linear layer's kernel wants
+    them evenly spaced."""
+    net = _Net((2, 3, 8))
+    (x,) = net.inputs
+    w = net.graph.add_constant(np.ones((5, 8), np.float32))
+    inner = net(Concat(1), net(Softmax(2), x), net(Softmax(1), x), name="inner")
+    product = net(Linear(), inner, w)
+    outer = net(Concat(1), inner, net(Softmax(2), net(Neg(), x)), name="outer")
+    outcome, values = net.run(apply, product, net(Softmax(0), outer), accepts=kernels_accept)
+    assert outcome.refused[0] == (
+        "an operand of concat is copied: no kernel could use it there: "
+        "the rows of this linear layer's input are not evenly spaced (at linear)"
+    )
+    assert values["inner"].type.layout.storage is None
+
+
+def test_a_concat_that_no_reader_could_take_as_a_view_says_so(apply):
+    """Its operands lie side by side in the later, larger concat; there its reader would find gaps between the rows."""
+    net = _Net((2, 3, 8))
+    (x,) = net.inputs
+    w = net.graph.add_constant(np.ones((5, 8), np.float32))
+    parts = [net(Softmax(2), net(Neg(), x) if i else x) for i in range(3)]
+    inner = net(Concat(1), *parts[:2], name="inner")
+    product = net(Linear(), inner, w)
+    outer = net(Concat(1), *parts, name="outer")
+    outcome, _ = net.run(apply, product, net(Softmax(0), outer), accepts=kernels_accept)
+    reason = (
+        "an operand of concat is copied: all operands lie side by side in %outer, but no kernel could use it there: "
+        "the rows of this linear layer's input are not evenly spaced (at linear)"
+    )
+    assert outcome.refused == [reason] * 2
+
+
+def _wide(net: _Net) -> Value:
+    """What horizontal fusion leaves of an inception module: `wide` is three siblings in one kernel, of which the last
+    belongs to the concat; it lies across the concat's edge, and the concat is a view of the larger buffer."""
+    (x,) = net.inputs
+    wide = net.conv(x, 9, "wide")
+    first = net(Slice((0, 0, 0, 0), (2, 2, 4, 4), (1, 1, 1, 1)), wide, name="first")
+    second = net(Slice((0, 2, 0, 0), (2, 5, 4, 4), (1, 1, 1, 1)), wide, name="second")
+    branches = [net.conv(first, 4, "left"), net.conv(second, 3, "mid"), net.conv(x, 2, "right")]
+    big = net(Concat(1), wide, *branches, name="big")
+    return net(Slice((0, 5, 0, 0), (2, 18, 4, 4), (1, 1, 1, 1)), big, name="joined")
+
+
+def test_siblings_across_the_edge_of_a_concat(apply):
+    net = _Net((2, 3, 4, 4))
+    joined = _wide(net)
+    outcome, values = net.run(apply, net.conv(joined, 5, "out"))
+    assert _copies(outcome.graph) == 0
+    assert outcome.done == ["4 of 4 operands of concat written in place"]
+    where = {v.name: (v.type.layout.storage, v.type.offset) for v in values.values() if storage_of(v) == "big"}
+    assert where == {
+        "wide": ("big", 0),
+        "first": ("big", 0),
+        "second": ("big", 2),
+        "left": ("big", 9),
+        "mid": ("big", 13),
+        "right": ("big", 16),
+        "big": (None, 0),
+        "joined": ("big", 5),
+    }
+    assert {values[name].type.strides for name in where} == {(288, 1, 72, 18)}
+
+
+def test_siblings_across_an_edge_wait_for_what_they_read_and_for_nothing_else(apply):
+    """Readers of one part of a storage are writers of another: no byte is shared, nobody waits without need."""
+    net = _Net((2, 3, 4, 4))
+    outcome, _ = net.run(apply, net.conv(_wide(net), 5, "out"))
+    graph = outcome.graph
+    plan = plan_memory(graph, {"left": 100, "mid": 100}, parallel=True)
+    assert set(plan.offsets) == {"big"}
+    assert [block.name for block, _ in plan.placed if block.workspace] == ["left", "mid"]
+
+    def footprint(value: Value) -> Footprint:
+        root = root_of(graph, value).name
+        space = "arena" if root in plan.offsets else root
+        return Footprint.of(space, plan.offsets.get(root, 0) + 4 * value.type.offset, value.type)
+
+    hazards, steps, waits = Hazards(), [], {}
+    for node in graph.nodes:
+        if isinstance(node.op, Region):
+            name = node.output.name
+            writes = [footprint(node.output)]
+            if name in plan.workspace:
+                writes.append(Footprint.block("arena", plan.workspace[name], 100))
+            after = hazards.add([footprint(v) for v in node.inputs if not v.is_constant], writes)
+            steps.append(name)
+            waits[name] = {steps[i] for i in after}
+    assert waits == {"wide": set(), "left": {"wide"}, "mid": {"wide"}, "right": set(), "out": {"left", "mid", "right"}}
 
 
 def test_an_operand_used_twice_is_copied_once(apply):
