@@ -15,11 +15,7 @@ from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Config, Problem, Tactic, templates
 from jitrt.testing import make_problem
 from jitrt.testing.corners import corners
-<<<<<<< Updated upstream
-from tests.kernels.convolutions import conv_problem, linear_problem, transposed_problem
-=======
-from tests.kernels.convolutions import computed_problem, conv_problem, linear_problem
->>>>>>> Stashed changes
+from tests.kernels.convolutions import computed_problem, conv_problem, linear_problem, transposed_problem
 
 SAME = ((1, 1), (1, 1))
 BATCH = (4096, 64, 112, 112)  # 3.3e9 elements
