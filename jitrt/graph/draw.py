@@ -78,54 +78,100 @@ def _name(node: Node) -> str:
     return "bias" if bias else node.op.name
 
 
+@dataclass(frozen=True)
+class _Box:
+    """A node in a picture: it stands under the middles of columns `first` to `last`, which it may belong to alike."""
+
+    text: str
+    first: int
+    last: int
+
+
 def draw_module(module: Module) -> str:
-    """The module as columns of boxes, the source above and the join below.
+    """The module as columns of boxes, the source above and the join below. A node that begins several branches is one
+    box across them all. A concat whose operands all lie in its own storage is drawn as what it is: a place in memory.
 
     >>> print(draw_module(find_module(graph)))        # doctest: +SKIP
     """
-    columns = [[label(n) for n in branch if not n.has(Trait.VIEW)] for branch in module.branches]
-    widths = [max(len(text) for text in column) + 4 for column in columns]
-    height = max(len(column) for column in columns)
+    columns = [[n for n in branch if not n.has(Trait.VIEW)] for branch in module.branches]
+    rows = [_row(columns, row) for row in range(max(map(len, columns)))]
+    widths = _widths(len(columns), [box for row in rows for box in row])
     total = sum(widths) + 2 * (len(widths) - 1)
-    lines = [_size(module.source.type).center(total).rstrip(), _rail(widths, "┌", "┬", "┐")]
-    for row in range(height):
-        lines += _boxes(columns, widths, row)
-    lines += [
-        _rail(widths, "└", "┴", "┘"),
-        f"{label(module.join)}  {_size(module.join.output.type)}".center(total).rstrip(),
-    ]
+    lines = [_size(module.source.type).center(total).rstrip()]
+    lines.append(_rail([_middle(widths, box) for box in rows[0]], "┌", "┬", "┐"))
+    for number, row in enumerate(rows):
+        lines += _boxes(widths, row, number == 0)
+    every = [_middle(widths, _Box("", i, i)) for i in range(len(columns))]
+    join = "(each branch wrote its part of)" if _is_in_place(module.join) else label(module.join)
+    lines += [_rail(every, "└", "┴", "┘"), f"{join}  {_size(module.join.output.type)}".center(total).rstrip()]
     return "\n".join(lines)
 
 
-def _boxes(columns: Sequence[Sequence[str]], widths: Sequence[int], row: int) -> list[str]:
-    top: list[str] = []
-    middle: list[str] = []
-    bottom: list[str] = []
-    for column, width in zip(columns, widths, strict=True):
-        if row >= len(column):
-            line = "│".center(width)
+def _is_in_place(join: Node) -> bool:
+    """Whether every operand lies in the result's storage."""
+    return all(v.type.layout is not None and v.type.layout.storage == join.output.name for v in join.inputs)
+
+
+def _row(columns: Sequence[Sequence[Node]], row: int) -> list[_Box]:
+    boxes: list[_Box] = []
+    nodes = [column[row] if row < len(column) else None for column in columns]
+    for at, node in enumerate(nodes):
+        if node is not None and at and node is nodes[at - 1]:
+            boxes[-1] = _Box(boxes[-1].text, boxes[-1].first, at)
+        else:
+            boxes.append(_Box("" if node is None else label(node), at, at))
+    return boxes
+
+
+def _widths(count: int, boxes: Sequence[_Box]) -> list[int]:
+    """The width of each column, so that every box holds its text."""
+    widths = [5] * count
+    for box in sorted(boxes, key=lambda box: box.last - box.first):
+        missing = len(box.text) + 4 - _width(widths, box)
+        widths[box.last] += max(0, missing)
+    return widths
+
+
+def _width(widths: Sequence[int], box: _Box) -> int:
+    return sum(widths[box.first : box.last + 1]) + 2 * (box.last - box.first)
+
+
+def _middle(widths: Sequence[int], box: _Box) -> int:
+    """The position in a line that a box's own line comes from above at."""
+    start = sum(widths[: box.first]) + 2 * box.first
+    return start + "│".center(_width(widths, box)).index("│")
+
+
+def _boxes(widths: Sequence[int], row: Sequence[_Box], is_first: bool) -> list[str]:
+    top, middle, bottom = [], [], []
+    for box in row:
+        width = _width(widths, box)
+        start = sum(widths[: box.first]) + 2 * box.first
+        if not box.text:
             for part in (top, middle, bottom):
-                part.append(line)
+                part.append("│".center(width))
             continue
-        top.append("┌" + "┴".center(width - 2, "─") + "┐")
-        middle.append("│" + column[row].center(width - 2) + "│")
-        bottom.append("└" + "┬".center(width - 2, "─") + "┘")
+        below = [_middle(widths, _Box("", i, i)) - start for i in range(box.first, box.last + 1)]
+        above = [_middle(widths, box) - start] if is_first else below
+        top.append(_edge(width, above, "┌", "┴", "┐"))
+        middle.append("│" + box.text.center(width - 2) + "│")
+        bottom.append(_edge(width, below, "└", "┬", "┘"))
     return ["  ".join(part).rstrip() for part in (top, middle, bottom)]
 
 
-def _rail(widths: Sequence[int], left: str, between: str, right: str) -> str:
-    """A horizontal line that the middles of all columns hang on."""
-    middles, start = [], 0
-    for width in widths:
-        middles.append(start + len("│".center(width)[: "│".center(width).index("│")]))
-        start += width + 2
-    line = [" "] * (middles[-1] + 1)
-    for position in range(middles[0], middles[-1] + 1):
-        line[position] = "─"
-    for position in middles[1:-1]:
-        line[position] = between
-    line[middles[0]], line[middles[-1]] = left, right
+def _edge(width: int, joints: Sequence[int], left: str, joint: str, right: str) -> str:
+    line = [left, *"─" * (width - 2), right]
+    for position in joints:
+        line[position] = joint
     return "".join(line)
+
+
+def _rail(middles: Sequence[int], left: str, between: str, right: str) -> str:
+    """A horizontal line that everything at `middles` hangs on."""
+    if len(middles) == 1:
+        return " " * middles[0] + "│"
+    width = middles[-1] - middles[0] + 1
+    return " " * middles[0] + _edge(width, [m - middles[0] for m in middles[1:-1]], left, between, right)
 
 
 def _size(type: TensorType) -> str:
