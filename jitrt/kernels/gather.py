@@ -93,16 +93,12 @@ class GatherTemplate(Template):
         space = TileSpace.of(problem.output.type)
         positions = make_prologue(body, index, space)
         epilogue = make_epilogue(body, anchor.output, space)
-        # An operand behind x may have lower rank: it then does not reach to the axis, or broadcasts along it.
-        missing = value.type.rank - x.rank
-        along = axis - missing
-        repeats = along < 0 or x.shape[along] == 1
-        size, stride = (1, 0) if repeats else (x.shape[along], x.strides[along])
+        size = x.shape[axis]
         constexprs: dict[str, Any] = {
             "ROWS": space.row_count,
             "COLUMNS": space.column_count,
             "SIZE": size,
-            "STRIDE": stride,
+            "STRIDE": x.strides[axis] if size > 1 else 0,
             "BLOCK_M": config["BLOCK_M"],
             "BLOCK_K": config["BLOCK_K"],
             "COUNTED": tl.int64 if index.type.dtype == DType.i64 else tl.int32,
@@ -110,7 +106,7 @@ class GatherTemplate(Template):
             "LOADED": triton_dtype(x.dtype),
             "DEPENDENT": target.arch >= 90,
             "INDEX": positions.load,
-            "LOCATE": make_locate(space, x, along),
+            "LOCATE": make_locate(space, x, axis),
             "CHAIN": make_chain(body, value),
             "APPLY": epilogue.apply,
             "STORE": epilogue.store,

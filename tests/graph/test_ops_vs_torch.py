@@ -147,6 +147,22 @@ def in_float32(function: Callable[..., torch.Tensor]) -> Callable[..., torch.Ten
     return lambda *tensors: function(*(t.float() for t in tensors)).to(tensors[0].dtype)
 
 
+IMAGE = (2, 3, 4, 5)
+RESIZES = [
+    ("nearest", "nearest", False),
+    ("nearest_exact", "nearest-exact", False),
+    ("linear", "bilinear", False),
+    ("linear", "bilinear", True),
+    ("cubic", "bicubic", False),
+    ("cubic", "bicubic", True),
+]
+
+
+def interpolated(size: Shape, mode: str, corners: bool) -> Callable[..., torch.Tensor]:
+    smooth = {"align_corners": corners} if mode in ("bilinear", "bicubic") else {}
+    return in_float32(lambda x: F.interpolate(x, size=size, mode=mode, **smooth))
+
+
 CASES = [
     *(Case(OPS[name](), function, [ODD]) for name, function in UNARY.items()),
     *(Case(OPS[name](), function, [ODD], low=0.1) for name, function in POSITIVE.items()),
@@ -193,7 +209,7 @@ CASES = [
     Case(g.ArgMax(1), lambda x: x.argmax(1), [ODD]),
     Case(g.ArgMin(2, True), lambda x: x.argmin(2, keepdim=True), [ODD]),
     Case(g.TopK(1, 3), lambda x: x.topk(3, 1)[1], [ODD], dtypes=[torch.float32]),
-    Case(g.TopK(2, 7, False), lambda x: x.argsort(2, stable=True), [ODD]),
+    Case(g.TopK(2, 7, False), lambda x: x.argsort(dim=2, stable=True), [ODD]),
     Case(g.CumSum(1), in_float32(lambda x: x.cumsum(1)), [ODD]),
     Case(g.CumProd(2), in_float32(lambda x: x.cumprod(2)), [ODD]),
     Case(g.Softmax(1), lambda x: torch.softmax(x, 1), [ODD]),
@@ -205,6 +221,17 @@ CASES = [
     Case(g.Slice((3, 0, 0), (3, 5, 7), (1, 1, 1)), lambda x: x[3:3], [ODD], label="empty slice"),
     Case(g.Concat(1), lambda *x: torch.cat(x, 1), [(2, 3, 4), (2, 1, 4), (2, 0, 4)]),
     Case(g.Pad(((1, 0), (0, 2)), 0.5), lambda x: F.pad(x, (0, 2, 1, 0), value=0.5), [(3, 5)]),
+    *(
+        Case(
+            g.Extend(((0, 0), (0, 0), (2, 1), (0, 3)), mode), lambda x, m=mode: F.pad(x, (0, 3, 2, 1), mode=m), [IMAGE]
+        )
+        for mode in ("reflect", "replicate", "circular")
+    ),
+    *(
+        Case(g.Resize(size, ours, corners), interpolated(size, mode, corners), [IMAGE])
+        for ours, mode, corners in RESIZES
+        for size in ((8, 10), (7, 3), (1, 9))
+    ),
     *(Case(OPS[name](), lambda x: x, [ODD]) for name in ("identity", "dropout", "contiguous")),
 ]
 
@@ -434,6 +461,15 @@ BAD = [
     (g.Slice((0,), (3,), (0,)), [(3,)]),
     (g.Concat(1), [(2, 3), (3, 3)]),
     (g.Pad(((-1, 0),)), [(3,)]),
+    (g.Extend(((0, 0), (0, 1)), "mirror"), [(3, 4)]),
+    (g.Extend(((0, 1),), "reflect"), [(3, 4)]),
+    (g.Extend(((0, 3), (0, 0)), "reflect"), [(3, 4)]),
+    (g.Extend(((0, 4), (0, 0)), "circular"), [(3, 4)]),
+    (g.Extend(((-1, 0), (0, 0)), "replicate"), [(3, 4)]),
+    (g.Resize((4, 4), "area"), [(1, 1, 3, 3)]),
+    (g.Resize((4,), "nearest"), [(1, 1, 3, 3)]),
+    (g.Resize((4, 4), "nearest", False, (0.5,)), [(1, 1, 3, 3)]),
+    (g.Resize((4, 4), "linear"), [(1, 1, 0, 3)]),
 ]
 
 
@@ -441,6 +477,13 @@ BAD = [
 def test_operands_that_do_not_fit_are_refused(op: Op, shapes: Sequence[tuple[int, ...]]) -> None:
     with pytest.raises(ShapeError, match=op.name):
         run(op, [torch.zeros(shape) for shape in shapes])
+
+
+def test_integers_are_not_interpolated() -> None:
+    x = torch.arange(6).reshape(1, 1, 6)
+    check(run(g.Resize((3,), "nearest"), [x])[0], x[..., ::2], 0)
+    with pytest.raises(ShapeError, match="linear of i64: cast it first"):
+        run(g.Resize((3,), "linear"), [x])
 
 
 def test_exact_interpretation_keeps_float64() -> None:

@@ -64,6 +64,7 @@ from jitrt.graph.ops.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxP
 from jitrt.graph.ops.reduce import LogSoftmax, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum, Softmax
 from jitrt.graph.ops.region import Region
 from jitrt.graph.ops.rnn import Recurrence
+from jitrt.graph.ops.resample import Extend, Resize
 from jitrt.graph.ops.shape import Concat, Contiguous, Dropout, Expand, Identity, Pad, Permute, Reshape, Slice
 
 __all__ = [name for name in dir() if name[0].isupper()]

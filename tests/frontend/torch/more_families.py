@@ -164,6 +164,60 @@ REDUCE: Functions = {
         *aten.std_mean.dim(x, [1], True, True),
     ),
 }
+RESAMPLE: Functions = {
+    "nearest": lambda x, y, i, m: (
+        F.interpolate(x, scale_factor=2),
+        F.interpolate(x, scale_factor=(1.7, 0.6)),
+        F.interpolate(x, size=(7, 13)),
+        F.interpolate(x, size=(7, 13), mode="nearest-exact"),
+        F.interpolate(x, scale_factor=2.3, mode="nearest-exact", recompute_scale_factor=True),
+        F.interpolate(x, size=(6, 5)),
+    ),
+    "linear": lambda x, y, i, m: [
+        F.interpolate(x, mode=mode, align_corners=corners, **how)
+        for mode in ("bilinear", "bicubic")
+        for corners in (False, True)
+        for how in ({"scale_factor": 2}, {"size": (3, 11)}, {"scale_factor": (1.7, 0.6)}, {"size": (1, 5)})
+    ],
+    "other ranks": lambda x, y, i, m: (
+        F.interpolate(x[0], scale_factor=3),
+        F.interpolate(x[0], 9, mode="nearest-exact"),
+        F.interpolate(x[0], 9, mode="linear"),
+        F.interpolate(x[None], (3, 9, 4)),
+        F.interpolate(x[None], (3, 9, 4), mode="nearest-exact"),
+        F.interpolate(x[None], (3, 9, 4), mode="trilinear"),
+        F.interpolate(x, (3, 3), mode="area"),
+    ),
+    "forms": lambda x, y, i, m: (
+        aten.upsample_nearest1d(x[0], [9]),
+        aten.upsample_nearest2d(x, [9, 9], 1.5, 1.8),
+        aten.upsample_nearest3d(x[None], [3, 9, 9]),
+        aten._upsample_nearest_exact1d(x[0], [9]),
+        aten._upsample_nearest_exact2d(x, [9, 9]),
+        aten._upsample_nearest_exact3d(x[None], [3, 9, 9]),
+        aten.upsample_linear1d(x[0], [9], True),
+        aten.upsample_bilinear2d(x, [9, 9], False, 1.5, 1.8),
+        aten.upsample_trilinear3d(x[None], [3, 9, 9], False),
+        aten.upsample_bicubic2d(x, [9, 9], True),
+    ),
+    "pad": lambda x, y, i, m: [
+        F.pad(x, padding, mode=mode)
+        for mode in ("reflect", "replicate", "circular")
+        for padding in ((1, 2, 0, 3), (-1, 2, 2, -2), (4, 0, 0, 0))
+    ],
+    "pad more": lambda x, y, i, m: (
+        F.pad(x[0], (2, 1), mode="reflect"),
+        F.pad(x[None], (1, 1, 2, 0, 0, 3), mode="replicate"),
+        aten.reflection_pad1d(x[0], [1, 2]),
+        aten.reflection_pad2d(x, [1, 2, 0, 1]),
+        aten.reflection_pad3d(x[None], [1, 2, 0, 1, 1, 0]),
+        aten.replication_pad1d(x[0], [1, 2]),
+        aten.replication_pad2d(x, [1, 2, 0, 1]),
+        aten.replication_pad3d(x[None], [1, 2, 0, 1, 1, 0]),
+        torch.nn.CircularPad2d(2)(x),
+    ),
+}
+
 MADE_OF: Functions = {  # what has no importer of its own
     "products": lambda x, y, i, m: (
         torch.einsum("nchw,nkhw->nck", x, y),
@@ -209,4 +263,5 @@ FAMILIES: dict[str, Functions] = {
     "index": INDEX,
     "reduce more": REDUCE,
     "made of": MADE_OF,
+    "resample": RESAMPLE,
 }

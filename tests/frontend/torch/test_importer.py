@@ -346,7 +346,7 @@ REFUSED = {
     "divisor_override=3": lambda x: F.avg_pool2d(x, 2, divisor_override=3),
     "in training mode": lambda x: torch.ops.aten.rrelu(x, 0.1, 0.3, True),
     "threshold=1": lambda x: F.softplus(x, 1, 1),
-    "not whole": lambda x: F.interpolate(x, size=(7, 7)),
+    "antialias=True": lambda x: F.interpolate(x, size=(7, 7), mode="bilinear", antialias=True),
     "fewer elements than its correction": lambda x: x[:1].var(0),
     "wrap_with_autocast": lambda x: in_autocast(x),
     "step=2": lambda x: torch.slice_scatter(x, x[:, :, ::2], 2, 0, 6, 2),

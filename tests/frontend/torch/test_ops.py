@@ -442,6 +442,8 @@ def test_family_equals_torch(family: str) -> None:
 
 # Known to the importer, but PyTorch writes them another way before they get there.
 UNREACHED: set[str] = set()
+# Known only to be refused with a reason: see test_importer.
+UNREACHED |= {f"aten._upsample_{kind}2d_aa.{form}" for kind in ("bilinear", "bicubic") for form in ("vec", "default")}
 
 
 def test_every_importer_is_exercised(exercised: set[str]) -> None:

@@ -9,7 +9,7 @@ from jitrt.frontend.builder import axis_of
 from jitrt.frontend.torch.context import Context, Number
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import Value
-from jitrt.graph.ops import Concat, Pad
+from jitrt.graph.ops import Concat
 
 # The result's shape says everything about these.
 _RESHAPES = (
@@ -186,24 +186,6 @@ def repeat(ctx: Context, x: Value, repeats: Sequence[int]) -> Value:
     return ctx.reshape(ctx.expand(ctx.reshape(x, ones), paired), ctx.shape)
 
 
-@register("aten.pad.default")
-def pad(ctx: Context, x: Value, padding: Sequence[int], mode: str = "constant", value: Number | None = None) -> Value:
-    if mode != "constant":
-        raise Unsupported(f"mode={mode!r}")
-    return constant_pad(ctx, x, padding, value or 0)
-
-
-@register("aten.constant_pad_nd.default")
-def constant_pad(ctx: Context, x: Value, padding: Sequence[int], value: Number = 0) -> Value:
-    pairs = [(0, 0)] * x.type.rank
-    for i in range(len(padding) // 2):  # given from the last dimension backwards
-        pairs[-1 - i] = (padding[2 * i], padding[2 * i + 1])
-    for axis, (before, after) in enumerate(pairs):  # negative padding crops
-        x = ctx.slice(x, axis, max(-before, 0), x.type.shape[axis] - max(-after, 0))
-    positive = tuple((max(before, 0), max(after, 0)) for before, after in pairs)
-    return x if not any(map(any, positive)) else ctx.add(Pad(positive, float(value)), x)
-
-
 @register("aten.pixel_shuffle.default")
 def pixel_shuffle(ctx: Context, x: Value, factor: int) -> Value:
     *lead, c, h, w = x.type.shape
@@ -225,16 +207,6 @@ def channel_shuffle(ctx: Context, x: Value, groups: int) -> Value:
     n, c, *spatial = x.type.shape
     grouped = ctx.reshape(x, (n, groups, c // groups, *spatial))
     return ctx.reshape(ctx.permute(grouped, (0, 2, 1, *range(3, len(spatial) + 3))), ctx.shape)
-
-
-@register("aten.upsample_nearest2d.vec", "aten.upsample_nearest2d.default")
-def upsample_nearest(ctx: Context, x: Value, *_: Any) -> Value:
-    n, c, h, w = x.type.shape
-    up, across = ctx.shape[2] // h, ctx.shape[3] // w
-    if ctx.shape[2:] != (up * h, across * w):
-        raise Unsupported("by a factor that is not whole")
-    spread = ctx.expand(ctx.reshape(x, (n, c, h, 1, w, 1)), (n, c, h, up, w, across))
-    return ctx.reshape(spread, ctx.shape)
 
 
 # Layout, storage and autograd are no business of the graph's: these return their operand.
