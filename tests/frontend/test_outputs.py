@@ -86,7 +86,7 @@ def test_a_graph_of_its_own_has_values_alone() -> None:
     [
         (
             ["logit"],
-            r"outputs: there is no 'logit' \(did you mean 'logits'\?\); the outputs are logits, aux, aux_0, aux_1, state, state_h",
+            r"outputs: there is no 'logit' \(did you mean 'logits'\?\); the outputs are logits, aux, aux_0, aux_1, st",
         ),
         (["logits", "iner"], r"there is no 'iner' \(did you mean 'inner'\?\)"),
         (["zzzzzz"], "there is no 'zzzzzz'; the outputs are logits"),

@@ -113,7 +113,7 @@ def _input_names(inputs: Tree, model: Callable[..., Any]) -> list[str]:
 
 def _name_outputs(graph: Graph, paths: Sequence[str]) -> None:
     """Call what was computed for a key or field of the result by its (first) path, unless the name is taken."""
-    first = {value: path for value, path in reversed(list(zip(graph.outputs, paths, strict=True)))}
+    first = dict(reversed(list(zip(graph.outputs, paths, strict=True))))
     for value, path in first.items():
         taken = any(other.name == path for other in graph.values())
         if value.producer is not None and is_name(path) and not path[0].isdigit() and not taken:
