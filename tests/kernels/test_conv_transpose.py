@@ -108,15 +108,13 @@ def test_live_weights_are_read_where_they_lie() -> None:
 @pytest.mark.parametrize("dtype", [f16, f32])
 def test_compiles_without_spills(dtype: object, merged: bool) -> None:
     problem = transposed_problem((1, 64, 14, 14), 16, (4, 4), stride=TWO, padding=ONE, dtype=dtype, residual=True)  # type: ignore[arg-type]
-    compiles(problem, TEMPLATE, config(32, 32, 32, merged=merged))
-    compiles(problem, TEMPLATE, config(32, 32, 32, merged=merged, split=3), targets=(90,))
+    compiles(problem, TEMPLATE, config(32, 32, 32, merged=merged, split=1 if dtype == f16 else 3))
 
 
 @pytest.mark.parametrize(
     "problem",
     [
         transposed_problem((32, 256, 32, 32), 128, (4, 4), stride=TWO, padding=ONE),
-        transposed_problem((1, 256, 32, 32), 128, (3, 3), stride=TWO, padding=ONE, output_padding=(1, 1)),
         transposed_problem((8, 128, 64, 64), 64, (2, 2), stride=TWO),
     ],
 )
