@@ -23,7 +23,19 @@ from collections.abc import Sequence
 from typing import Any
 
 from jitrt.errors import NetworkError, ShapeError
-from jitrt.frontend.network import conv, elementwise, index, linear, norm, plugin, pool, recurrent, reduce, shape
+from jitrt.frontend.network import (
+    conv,
+    elementwise,
+    index,
+    linear,
+    norm,
+    plugin,
+    pool,
+    recurrent,
+    reduce,
+    resample,
+    shape,
+)
 from jitrt.frontend.network.arrays import dtype_of
 from jitrt.frontend.network.frame import Frame
 from jitrt.frontend.network.tensor import Tensor
@@ -58,6 +70,9 @@ class Network(Frame):
 
     add_pool = pool.add_pool
     add_adaptive_pool = pool.add_adaptive_pool
+
+    add_pad = resample.add_pad
+    add_resize = resample.add_resize
 
     add_batch_norm = norm.add_batch_norm
     add_layer_norm = norm.add_layer_norm

@@ -30,7 +30,7 @@ def add_embedding(net: Frame, indices: Any, *, weights: Any, name: str | None = 
 
 @layer
 def add_gather(net: Frame, x: Tensor, indices: Any, axis: int = 0, *, name: str | None = None) -> Value:
-    """numpy's take: dimension `axis` of x becomes the dimensions of the indices; out of range as for `add_embedding`."""
+    """numpy's take: dimension `axis` of x becomes those of the indices; out of range as for `add_embedding`."""
     value = net.value(x)
     return layers.take(net.builder, value, _positions(net, indices), net.axis(axis, value.type.rank))
 

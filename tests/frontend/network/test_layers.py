@@ -185,6 +185,28 @@ BOTH: dict[str, Case] = {
     "concat": (lambda n, x: n.add_concat([x, x * 2], -1), lambda x: torch.cat([x, x * 2], -1), ROWS),
     "stack": (lambda n, x: n.add_stack([x, x * 2], 1), lambda x: torch.stack([x, x * 2], 1), ROWS),
     "dropout": (lambda n, x: n.add_dropout(x) * 2, lambda x: F.dropout(x, 0.5, False) * 2, ROWS),
+    "pad": (
+        lambda n, x: n.add_pad(x, [(1, 2), (-1, 3)], value=0.5),
+        lambda x: F.pad(x, (-1, 3, 1, 2), value=0.5),
+        ROWS,
+    ),
+    "pad by mirror": (lambda n, x: n.add_pad(x, [(1, 2)], "reflect"), lambda x: F.pad(x, (1, 2), "reflect"), ROWS),
+    "pad by border": (
+        lambda n, x: n.add_pad(x, [(1, 0), (2, 1)], "replicate"),
+        lambda x: F.pad(x, (2, 1, 1, 0), "replicate"),
+        IMAGE,
+    ),
+    "resize": (lambda n, x: n.add_resize(x, (9, 4)), lambda x: F.interpolate(x, (9, 4)), IMAGE),
+    "resize by a factor": (
+        lambda n, x: n.add_resize(x, scale=1.7, mode="bilinear"),
+        lambda x: F.interpolate(x, scale_factor=1.7, mode="bilinear"),
+        IMAGE,
+    ),
+    "bicubic": (
+        lambda n, x: n.add_resize(x, 7, "bicubic", align_corners=True),
+        lambda x: F.interpolate(x, (7, 7), mode="bicubic", align_corners=True),
+        IMAGE,
+    ),
     "lstm": (
         lambda n, x: n.add_lstm(
             x, 3, weights=LSTM.state_dict(), layers=2, bidirectional=True, batch_first=True, h0=H0, c0=C0, cell=True

@@ -384,6 +384,33 @@ REFUSALS: list[tuple[Callable[[Network, Tensor], Any], type[GraphError], str]] =
         r"h0: shape \(1, 3\), expected \(1, 8, 3\)",
     ),
     (lambda n, x: n.add_rnn(x[0], 3, "lstm", weights={}), NetworkError, "unknown recurrent layer 'lstm'"),
+    # padding and resizing
+    (
+        lambda n, x: n.add_pad(x, [1, 1]),
+        NetworkError,
+        r"padding is \[1, 1\]; give a pair \(before, after\) for each of up to 4",
+    ),
+    (lambda n, x: n.add_pad(x, [(1, 1)], "mirror"), NetworkError, "unknown padding mode 'mirror'"),
+    (
+        lambda n, x: n.add_pad(x, [(1, 1)], "reflect", value=1.0),
+        NetworkError,
+        "value is 1.0; give a number, to mode 'const",
+    ),
+    (lambda n, x: n.add_pad(x, [(-4, -4)]), NetworkError, "which leaves nothing of x"),
+    (lambda n, x: n.add_pad(x, [(8, 0)], "reflect"), ShapeError, "at most 7"),
+    (lambda n, x: n.add_resize(x), NetworkError, "give either size or scale"),
+    (lambda n, x: n.add_resize(x, 4, "lanczos"), NetworkError, "unknown resize mode 'lanczos'"),
+    (lambda n, x: n.add_resize(x, 4, align_corners=True), NetworkError, "align_corners is for linear and cubic"),
+    (
+        lambda n, x: n.add_resize(x[0], 4, "cubic"),
+        NetworkError,
+        "cubic is for images, of 2 spatial dimensions; x has 1",
+    ),
+    (lambda n, x: n.add_resize(x, scale=(1, 2, 3)), NetworkError, "give one positive factor or 2, one a dimension"),
+    (lambda n, x: n.add_resize(x, scale="twice"), NetworkError, "scale is 'twice'; give one positive factor"),
+    (lambda n, x: n.add_pad(x, 1), NetworkError, "padding is 1; give a pair"),
+    (lambda n, x: n.add_resize(x, scale=0.1), NetworkError, "which leaves nothing of x"),
+    (lambda n, x: n.add_resize(n.add_cast(x, "i32"), 4, "linear"), NetworkError, "x is int32; cast it first"),
     # tensors
     (
         lambda n, x: n.add_activation(_OTHER, "relu"),
