@@ -109,7 +109,25 @@ def quickstart(outputs: dict[str, list[Any]]) -> None:
     assert ">share</th>" in text_of(outputs["profile"])
 
 
-CHECKS = {"01_quickstart": quickstart}  # what a notebook must show, beyond running
+def fusions_and_plugins(outputs: dict[str, list[Any]]) -> None:
+    drawn = {stage: text_of(outputs[stage]) for stage in ("before", "vertical", "horizontal", "concat")}
+    assert drawn["before"].count("batch_norm") == 6
+    assert drawn["vertical"].count("conv 1x1 + bias + relu") == 4
+    assert drawn["horizontal"].count("conv 1x1 + bias + relu") == 2
+    assert "concat  f16" in drawn["horizontal"]
+    assert "(each branch wrote its part of)" in drawn["concat"]
+    assert "after concat elimination" in text_of(outputs["counts"])
+    assert "[99]" in text_of(outputs["check"])
+    assert "ns::swish_add+relu" in text_of(outputs["model"])
+    assert "1 kernels after" in text_of(outputs["elementwise"])
+    report = text_of(outputs["rule"])
+    assert "not replaced: one of the operands is broadcast" in report
+    assert "sigmoid + mul + add replaced" in report
+    assert "ns::swish_add" in text_of(outputs["rule-check"])
+    assert "linear" in text_of(outputs["swapped"])
+
+
+CHECKS = {"01_quickstart": quickstart, "02_fusions_and_plugins": fusions_and_plugins}  # what a notebook must show, beyond running
 
 
 @pytest.mark.timeout(600)
