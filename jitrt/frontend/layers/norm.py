@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import math
+
 from jitrt.frontend.builder import Builder
+from jitrt.frontend.layers.arithmetic import binary
 from jitrt.graph import Value
 from jitrt.graph import ops as g
 
@@ -47,3 +50,20 @@ def rms_norm(b: Builder, x: Value, dims: int, weight: Value | None, eps: float |
     epsilon = b.graph.scalar(float(_TINY[dtype.value]) if eps is None else eps, dtype)
     y = b.add(g.Mul(), x, b.add(g.Rsqrt(), b.add(g.Add(), mean, epsilon)))
     return y if weight is None else b.add(g.Mul(), y, weight)
+
+
+def local_response_norm(b: Builder, x: Value, size: int, alpha: float, beta: float, k: float) -> Value:
+    """x / (k + alpha * mean of x * x over `size` neighbouring channels) ** beta, 0 standing beyond the first and last.
+
+    The mean is an average pool over an image of its own, whose rows are the channels. x is (n, c, spatial...).
+    """
+    n, c, *spatial = x.type.shape
+    inner = tuple(spatial) if len(spatial) == 1 else (spatial[0], math.prod(spatial[1:]))
+    stay = (0, 0), (0, 0)
+    rows = b.reshape(b.add(g.Mul(), x, x), (n, 1, c, *inner))
+    padded = b.add(g.Pad((*stay, (size // 2, (size - 1) // 2), *stay[: len(inner)])), rows)
+    window, ones, none = (size, *[1] * len(inner)), (1,) * (1 + len(inner)), (0,) * (1 + len(inner))
+    mean = b.reshape(b.add(g.AvgPool(window, ones, none), padded), x.type.shape)
+    dtype = x.type.dtype
+    base = binary(b, g.Add(), binary(b, g.Mul(), mean, alpha, dtype), k, dtype)
+    return b.add(g.Div(), x, binary(b, g.Pow(), base, beta, dtype))

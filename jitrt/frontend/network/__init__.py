@@ -79,6 +79,7 @@ class Network(Frame):
     add_rms_norm = norm.add_rms_norm
     add_group_norm = norm.add_group_norm
     add_instance_norm = norm.add_instance_norm
+    add_lrn = norm.add_lrn
 
     add_reduce = reduce.add_reduce
     add_softmax = reduce.add_softmax

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from jitrt.frontend.layers import norm as layers
+from jitrt.frontend.network.conv import spatial_dims
 from jitrt.frontend.network.frame import Frame, layer
 from jitrt.frontend.network.tensor import Tensor
 from jitrt.graph import Value
@@ -99,6 +100,24 @@ def add_instance_norm(
     w = net.optional_weights("weights", weights, k, value.type.dtype)
     b = net.optional_weights("bias", bias, k, value.type.dtype)
     return layers.instance_norm(net.builder, value, w, b, float(eps))
+
+
+@layer
+def add_lrn(
+    net: Frame,
+    x: Tensor,
+    size: int,
+    *,
+    alpha: float = 1e-4,
+    beta: float = 0.75,
+    k: float = 1.0,
+    name: str | None = None,
+) -> Value:
+    """Local response normalisation: x / (k + alpha * mean of x * x over `size` neighbouring channels) ** beta."""
+    value = net.floating(x)
+    spatial_dims(net, value)
+    (number,) = net.sizes("size", size, 1)
+    return layers.local_response_norm(net.builder, value, number, float(alpha), float(beta), float(k))
 
 
 def _last(net: Frame, x: Value, dims: int) -> tuple[int, ...]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jitrt.frontend.layers.pool import lp_pool
 from jitrt.frontend.network.conv import spatial_dims
 from jitrt.frontend.network.frame import Frame, Sizes, layer
 from jitrt.frontend.network.tensor import Tensor
@@ -24,20 +25,28 @@ def add_pool(
     dilation: Sizes = 1,
     ceil_mode: bool = False,
     count_include_pad: bool = True,
+    power: float = 2.0,
     name: str | None = None,
 ) -> Value:
-    """The "max" or "average" of windows, as torch.nn.MaxPool1d to AvgPool3d; side by side unless a stride is given.
+    """The "max", "average" or "lp" (power-th root of the sum of powers) of windows, as torch.nn.MaxPool1d to LPPool3d;
+    side by side unless a stride is given.
 
-    `dilation` is for "max", `count_include_pad` for "average".
+    `dilation` is for "max", `count_include_pad` for "average", `power` for "lp", which has no padding.
     """
     value = net.value(x)
     dims = spatial_dims(net, value)
-    net.call(net.choose("pool", kind, ("max", "average")) + "_pool")
+    net.call(net.choose("pool", kind, ("max", "average", "lp")) + "_pool")
     window = net.sizes("kernel", kernel, dims)
     steps = window if stride is None else net.sizes("stride", stride, dims)
     pads, spread = net.sizes("padding", padding, dims, least=0), net.sizes("dilation", dilation, dims)
-    if kind == "average" and set(spread) != {1}:
-        net.refuse(f"dilation is {dilation!r}; an average pool has none")
+    if kind != "max" and set(spread) != {1}:
+        net.refuse(f"dilation is {dilation!r}; only a max pool has one")
+    if kind == "lp":
+        if any(pads):
+            net.refuse(f"padding is {padding!r}; an lp pool has none, net.add_pad puts zeros around x")
+        if isinstance(power, bool) or not isinstance(power, int | float) or power <= 0:
+            net.refuse(f"power is {power!r}; give a positive number")
+        return lp_pool(net.builder, net.floating(x), float(power), window, steps, bool(ceil_mode))
     op: Op
     if kind == "max":
         op = MaxPool(window, steps, pads, bool(ceil_mode), spread)

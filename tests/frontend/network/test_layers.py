@@ -139,6 +139,23 @@ BOTH: dict[str, Case] = {
         IMAGE,
     ),
     "max_pool 1d": (lambda n, x: n.add_pool(x, "max", 3), lambda x: F.max_pool1d(x, 3), LINE),
+    "lp_pool": (
+        lambda n, x: n.add_pool(x, "lp", (3, 2), power=3, ceil_mode=True),
+        lambda x: F.lp_pool2d(x, 3.0, (3, 2), ceil_mode=True),
+        IMAGE,
+    ),
+    "lp_pool 1d": (
+        lambda n, x: n.add_pool(x, "lp", 3, stride=2),
+        lambda x: F.lp_pool1d(x, 2.0, 3, 2),
+        LINE,
+    ),
+    "lrn": (lambda n, x: n.add_lrn(x, 3), lambda x: F.local_response_norm(x, 3), IMAGE),
+    "lrn of a line": (
+        lambda n, x: n.add_lrn(x, 4, alpha=0.5, beta=0.5, k=2),
+        lambda x: F.local_response_norm(x, 4, 0.5, 0.5, 2.0),
+        LINE,
+    ),
+    "lrn of a volume": (lambda n, x: n.add_lrn(x, 2), lambda x: F.local_response_norm(x, 2), CUBE),
     "adaptive": (
         lambda n, x: n.add_adaptive_pool(x, "average", (3, 1)),
         lambda x: F.adaptive_avg_pool2d(x, (3, 1)),
@@ -237,7 +254,7 @@ BOTH: dict[str, Case] = {
     "cumsum": (lambda n, x: n.add_cumsum(x, 1), lambda x: x.cumsum(1), ROWS),
     "cumprod": (lambda n, x: n.add_cumprod(x), lambda x: x.cumprod(-1), ROWS),
 }
-OTHER_TEXT = {"index"}  # PyTorch's is several operators, one an entry of the index
+OTHER_TEXT = {"index", "lrn of a volume"}  # PyTorch takes more reshapes, one an entry of the index
 
 
 @pytest.mark.parametrize("case", BOTH)
