@@ -344,7 +344,11 @@ def _lower_merged(problem: Problem, config: Config, target: Target) -> Lowered:
 
 def _ranked(gemm: GemmShape, target: Target, *, merged: bool) -> tuple[float, list[Config]]:
     """(estimated seconds of the first, configurations), best guess first."""
-    configs = rank_configs(gemm, target)
+    configs = list(rank_configs(gemm, target))
+    if merged and gemm.columns <= _FEW and gemm.taps > 1:
+        # Bound by reading x once a tap: loads that are not staged go through L1, where the taps find what they share.
+        unstaged = [{**config, "num_stages": 1} for config in configs[:4]]
+        configs[4:4] = [config for index, config in enumerate(unstaged) if config not in unstaged[:index]]
     return cost(configs[0], gemm, target), [{**config, "MERGED": merged} for config in configs]
 
 

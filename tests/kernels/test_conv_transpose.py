@@ -149,6 +149,13 @@ def test_only_zeros_spread_infinities() -> None:
     assert TEMPLATE.spreads_nonfinite(APART["bundles"])
 
 
+def test_few_filters_may_read_x_through_l1() -> None:
+    few = transposed_problem((4, 64, 32, 32), 3, (4, 4), stride=TWO, padding=ONE)
+    unstaged = [c for c in TEMPLATE.candidates(few, TARGETS[90]) if c["num_stages"] == 1]
+    assert unstaged and all(c["MERGED"] for c in unstaged)
+    compiles(few, TEMPLATE, unstaged[0], targets=(90,), spills=64)
+
+
 def test_many_filters_that_need_zeros_are_not_merged() -> None:
     wide = transposed_problem((1, 64, 8, 8), 64, (4, 4), stride=TWO, padding=ONE)
     assert not any(c["MERGED"] for c in TEMPLATE.candidates(wide, TARGETS[90]))
