@@ -104,7 +104,7 @@ def install() -> None:
         if _watch is None:
             return None
         element = pointers.get_element_ty()
-        on = np.broadcast_to(mask.data, pointers.data.shape)
+        on = np.broadcast_to(mask.data.astype(bool), pointers.data.shape)  # a mask may be numbers, which would index
         addresses = pointers.data[on].astype(np.int64)
         _watch.touch(addresses, max(1, element.primitive_bitwidth // 8), store=store)
         if not _watch.dry:
