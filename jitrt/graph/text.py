@@ -9,6 +9,7 @@ import ast
 import dataclasses
 import re
 from collections.abc import Mapping
+from importlib import import_module
 from typing import Any
 
 import numpy as np
@@ -83,6 +84,7 @@ _CLOSE = re.compile(r"\} : (.*?)(?: @ ('.*'|\".*\"))?$")
 
 def parse(text: str, constants: Mapping[str, Array] | None = None) -> Graph:
     """Read a graph back from its text. `constants` maps digests to arrays. Raises GraphError naming the bad line."""
+    import_module("jitrt.graph.ops")  # which registers them; it imports this module's neighbours, hence only now
     lines = [line.strip() for line in text.strip().splitlines()]
     graph, rest = _parse_graph(lines, 0, constants or {})
     if rest != len(lines):
