@@ -64,6 +64,7 @@ class Network(Frame):
 
     add_activation = elementwise.add_activation
     add_prelu = elementwise.add_prelu
+    add_glu = elementwise.add_glu
     add_elementwise = elementwise.add_elementwise
     add_scale = elementwise.add_scale
     add_cast = elementwise.add_cast

@@ -46,6 +46,10 @@ _OF_ONE: tuple[_Build, ...] = (
     arithmetic.asinh,
     arithmetic.acosh,
     arithmetic.atanh,
+    arithmetic.sinc,
+    arithmetic.signbit,
+    arithmetic.is_finite,
+    arithmetic.is_infinite,
 )
 _OF_TWO: tuple[_Build, ...] = (
     arithmetic.atan2,
@@ -53,6 +57,7 @@ _OF_TWO: tuple[_Build, ...] = (
     arithmetic.logaddexp,
     arithmetic.hypot,
     arithmetic.copysign,
+    arithmetic.heaviside,
 )
 _NAMES = {"max": "maximum", "min": "minimum", "and": "logical_and", "or": "logical_or", "not": "logical_not"}
 # What integers may go into; the rest makes fractions of them.
@@ -67,7 +72,7 @@ def add_activation(net: Frame, x: Tensor, kind: str, *, name: str | None = None,
     or attribute raises NetworkError, which names those there are.
     """
     value = net.value(x)
-    build, known = _activations()[net.choose("activation", kind, _activations())]
+    build, known, needed = _activations()[net.choose("activation", kind, _activations())]
     net.call(kind)
     for attribute, number in attributes.items():
         if attribute not in known:
@@ -75,6 +80,8 @@ def add_activation(net: Frame, x: Tensor, kind: str, *, name: str | None = None,
             net.refuse(f"{kind} has no attribute {attribute!r}; {there}")
         if not isinstance(number, bool | int | float):
             net.refuse(f"{attribute} is {number!r}; give a number")
+    if missing := [attribute for attribute in needed if attribute not in attributes]:
+        net.refuse(f"{kind} needs {' and '.join(missing)}")
     _check_fractions(net, kind, value.type.dtype)
     return build(net.builder, value, **{k: float(v) if type(v) is int else v for k, v in attributes.items()})
 
@@ -88,6 +95,16 @@ def add_prelu(net: Frame, x: Tensor, slope: Any, *, name: str | None = None) -> 
             f"slope has shape {factor.type.shape}, expected one number, or one a channel: {value.type.shape[1:2]}"
         )
     return activation.prelu(net.builder, value, factor)
+
+
+@layer
+def add_glu(net: Frame, x: Tensor, axis: int = -1, *, name: str | None = None) -> Value:
+    """The first half of x along an axis times the sigmoid of the second."""
+    value = net.floating(x)
+    at = net.axis(axis, value.type.rank)
+    if value.type.shape[at] % 2:
+        net.refuse(f"axis {at} has {value.type.shape[at]} elements, which make no two halves")
+    return activation.glu(net.builder, value, at)
 
 
 @layer
@@ -167,12 +184,12 @@ def _common_dtype(operands: Sequence[Value | Number]) -> DType:
 
 
 @cache
-def _activations() -> Mapping[str, tuple[_Build, tuple[str, ...]]]:
-    """By name: how to build it, and which attributes it has."""
+def _activations() -> Mapping[str, tuple[_Build, tuple[str, ...], tuple[str, ...]]]:
+    """By name: how to build it, which attributes it has, and which of them it needs."""
     ops = {op.name: op for op in _ops() if op.arity == 1 and op.result is None and op is not g.Cast}
-    simple = {name: (partial(_with_attributes, op), _fields(op)) for name, op in ops.items()}
-    made = {f.__name__: (f, tuple(inspect.signature(f).parameters)[2:]) for f in _ACTIVATIONS}
-    return {**simple, "relu6": (lambda b, x: b.add(g.Clamp(0.0, 6.0), x), ()), **made}
+    simple = {name: (partial(_with_attributes, op), _fields(op), ()) for name, op in ops.items()}
+    made = {f.__name__: (f, *_parameters(f)) for f in _ACTIVATIONS}
+    return {**simple, "relu6": (lambda b, x: b.add(g.Clamp(0.0, 6.0), x), (), ()), **made}
 
 
 @cache
@@ -185,6 +202,12 @@ def _elementwise() -> Mapping[str, tuple[int, _Build]]:
 
 def _ops() -> Iterator[type[Elementwise]]:
     return (op for op in OPS.values() if issubclass(op, Elementwise))
+
+
+def _parameters(function: _Build) -> tuple[tuple[str, ...], tuple[str, ...]]:
+    """The attributes among a function's parameters, and those without a default."""
+    _, _, *attributes = inspect.signature(function).parameters.values()
+    return tuple(p.name for p in attributes), tuple(p.name for p in attributes if p.default is p.empty)
 
 
 def _fields(op: type[Op]) -> tuple[str, ...]:

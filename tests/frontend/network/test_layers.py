@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from torch import nn
 
 import jitrt
 from jitrt import Network
+from jitrt.frontend.layers import activation, arithmetic
 from jitrt.frontend.torch import import_torch
 
 torch.manual_seed(0)
@@ -94,6 +96,12 @@ BOTH: dict[str, Case] = {
     "log_sigmoid": (lambda n, x: n.add_activation(x, "log_sigmoid"), F.logsigmoid, ROWS),
     "mish": (lambda n, x: n.add_activation(x, "mish"), F.mish, ROWS),
     "prelu": (lambda n, x: n.add_prelu(x, W["c"]), lambda x: F.prelu(x, W["c"]), IMAGE),
+    "threshold": (
+        lambda n, x: n.add_activation(x, "threshold", limit=0.5, value=2),
+        lambda x: F.threshold(x, 0.5, 2.0),
+        ROWS,
+    ),
+    "glu": (lambda n, x: n.add_glu(x), F.glu, ROWS),
     "relu6": (lambda n, x: n.add_activation(x, "relu6"), F.relu6, ROWS),
     "clamp": (lambda n, x: n.add_activation(x, "clamp", low=-1, high=1), lambda x: x.clamp(-1.0, 1.0), ROWS),
     "selu": (lambda n, x: n.add_activation(x, "selu"), F.selu, ROWS),
@@ -284,6 +292,23 @@ def test_embedding() -> None:
     through_torch = import_torch(lambda i: F.embedding(i, W["table"]), (tokens,)).graph
     assert net.graph.text(names=False, locations=False) == through_torch.text(names=False, locations=False)
     np.testing.assert_array_equal(jitrt.compile(net, target="reference")(tokens.numpy()), W["table"][tokens].numpy())
+
+
+def test_every_function_that_front_ends_share_is_a_layer() -> None:
+    """Those of tensors alone, or of one tensor and numbers; others have methods of their own, or are helpers."""
+    net = Network()
+    x = net.add_input("x", (2, 3))
+    for module, add in ((activation, net.add_activation), (arithmetic, net.add_elementwise)):
+        for name, function in vars(module).items():
+            if not inspect.isfunction(function) or function.__module__ != module.__name__ or name.startswith("_"):
+                continue
+            _, *parameters = inspect.signature(function).parameters.values()
+            values = [p for p in parameters if p.annotation == "Value"]
+            numbers = {p.name: 1 for p in parameters if p.annotation == "float" and p.default is p.empty}
+            if name == "prelu" or not values or any(p.annotation not in ("Value", "float") for p in parameters):
+                continue
+            made = add(x, name, **numbers) if module is activation else add(name, *[x] * len(values))
+            assert made.shape == (2, 3), name
 
 
 def test_every_layer_is_here() -> None:

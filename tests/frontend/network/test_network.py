@@ -391,6 +391,8 @@ REFUSALS: list[tuple[Callable[[Network, Tensor], Any], type[GraphError], str]] =
         r"h0: shape \(1, 3\), expected \(1, 8, 3\)",
     ),
     (lambda n, x: n.add_rnn(x[0], 3, "lstm", weights={}), NetworkError, "unknown recurrent layer 'lstm'"),
+    (lambda n, x: n.add_activation(x, "threshold", limit=1), NetworkError, "threshold needs value"),
+    (lambda n, x: n.add_glu(x, 1), NetworkError, "axis 1 has 3 elements, which make no two halves"),
     # padding and resizing
     (
         lambda n, x: n.add_pad(x, [1, 1]),
