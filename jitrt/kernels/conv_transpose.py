@@ -217,7 +217,7 @@ def _taps(
 @triton.jit
 def _part(index, taps, EQUAL: tl.constexpr, EVEN: tl.constexpr):
     """index // taps and index % taps. Integers are slow to divide where the divisor is not known: this float32 quotient
-    is exact below 2^22."""
+    is exact below 2^20."""
     if EVEN:
         quotient = index // EQUAL
         rest = index % EQUAL
