@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import itertools
 import linecache
 import sys
 from collections.abc import Iterator
@@ -14,6 +13,7 @@ from typing import Any
 import numpy as np
 import planted_plugins
 import pytest
+from notebook_cells import Notebook
 
 import jitrt
 from jitrt.codegen.compile import use_cache_dir
@@ -34,21 +34,6 @@ from jitrt.tune.verify import make_trial
 from jitrt.tune.worker import Worker, WorkerFailure
 
 TARGET = target_of(90)
-_numbers = itertools.count(1)
-
-
-class Notebook:
-    """Runs cells as IPython does: each a file that exists in `linecache` alone, all in one namespace."""
-
-    def __init__(self) -> None:
-        self.namespace: dict[str, Any] = {"__name__": "__main__"}
-
-    def run(self, text: str) -> None:
-        name = f"<cell {next(_numbers)}>"
-        linecache.cache[name] = (len(text), None, text.splitlines(keepends=True), name)
-        exec(compile(text, name, "exec"), self.namespace)
-
-
 IMPORTS = "import torch, triton\nimport triton.language as tl\nimport jitrt\nfrom math import pi as PI\n"
 HELPERS = """
 BLOCK_SIZE = tl.constexpr(128)
