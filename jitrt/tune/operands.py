@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 
+from jitrt.codegen.prologue import sources_of
 from jitrt.graph import ops
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node, Value
@@ -27,25 +28,32 @@ def draw_operands(body: Graph, problem: Problem, rng: np.random.Generator, speci
     odd = np.random.default_rng(1)
     positive = any(_singular(node) for node in problem.body.nodes)
     scales = {value: scale for anchor in problem.anchors for value, scale in _scales(anchor).items()}
+    spans = {value: span for anchor in problem.anchors for value, span in _spans(anchor).items()}
     arrays = []
     for index, (value, whole) in enumerate(zip(body.inputs, problem.body.inputs, strict=True)):
         # A dimension of stride 0 repeats one element.
         shape = tuple(1 if step == 0 else size for size, step in zip(value.type.shape, whole.type.strides, strict=True))
-        array = draw(TensorType(value.type.dtype, shape), rng, scale=scales.get(whole, 1.0), positive=positive)
+        type, span = TensorType(value.type.dtype, shape), spans.get(whole, 0)
+        array = draw(type, rng, scale=scales.get(whole, 1.0), positive=positive, span=span)
         if special and not problem.weights[index] and value.type.dtype.is_float:
             _make_special(array, odd)
         arrays.append(np.broadcast_to(array, value.type.shape))
     return arrays
 
 
-def draw(type: TensorType, rng: np.random.Generator, *, scale: float = 1.0, positive: bool = False) -> Array:
-    """A random array: floats normal (or uniform in 0.5 to 2, if `positive`) times `scale`, integers small, booleans."""
+def draw(
+    type: TensorType, rng: np.random.Generator, *, scale: float = 1.0, positive: bool = False, span: int = 0
+) -> Array:
+    """A random array: floats normal (or uniform in 0.5 to 2, if `positive`) times `scale`, integers small, or from
+    -span on and below span, booleans."""
     pool = min(max(1, type.numel), _POOL)
     values: Array
     if type.dtype == DType.b8:
         values = rng.integers(0, 2, pool)
     elif not type.dtype.is_float:
-        values = rng.integers(0 if type.dtype == DType.u8 else -4, 5, pool)
+        limits = np.iinfo(type.dtype.numpy)
+        low, high = (-span, span) if span else (-4, 5)
+        values = rng.integers(max(low, 0 if type.dtype == DType.u8 else limits.min), min(high, limits.max + 1), pool)
     elif positive:
         values = rng.uniform(0.5, 2.0, pool) * scale
     else:
@@ -77,9 +85,17 @@ def _scales(anchor: Node) -> dict[Value, float]:
     return {source: 1 / math.sqrt(max(1, flops // (2 * out)))}
 
 
+def _spans(anchor: Node) -> dict[Value, int]:
+    """A gather's positions are all over what it gathers from."""
+    if not isinstance(anchor.op, ops.Gather):
+        return {}
+    x, index = anchor.inputs
+    return dict.fromkeys(sources_of(index), x.type.shape[anchor.op.axis])
+
+
 def _singular(node: Node) -> bool:
     """Whether a normal draw would mostly test NaN, or numbers near a pole."""
-    if isinstance(node.op, ops.Div):
+    if isinstance(node.op, ops.Div | ops.FloorDiv | ops.Remainder | ops.Fmod):
         return not node.inputs[1].is_constant
     if isinstance(node.op, ops.Pow):
         exponent = node.inputs[1].data

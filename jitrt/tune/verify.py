@@ -40,6 +40,12 @@ _DISCONTINUOUS = (
     ops.Floor,
     ops.Ceil,
     ops.Sign,
+    ops.Round,
+    ops.FloorDiv,
+    ops.Remainder,
+    ops.Fmod,
+    ops.ArgMax,
+    ops.TopK,
 )
 
 

@@ -218,6 +218,32 @@ RESAMPLE: Functions = {
     ),
 }
 
+def _attention(x: Any, y: Any, **how: Any) -> Any:
+    return F.scaled_dot_product_attention(x, y, y, **how)
+
+
+ATTENTION: Functions = {
+    "plain": lambda x, y, i, m: (_attention(x, y), _attention(x, y[:, :, :3], scale=0.3), _attention(x[0], y[0])),
+    "causal": lambda x, y, i, m: (_attention(x, y, is_causal=True), _attention(x, y[:, :, :3], is_causal=True)),
+    "masks": lambda x, y, i, m: (
+        _attention(x, y, attn_mask=x[:, :, :, :1] > y[..., 0].unsqueeze(2)),
+        _attention(x, y, attn_mask=torch.ones(6, 6, dtype=torch.bool).triu()),
+        _attention(x, y, attn_mask=torch.arange(6.0).masked_fill(torch.arange(6) > 3, -torch.inf)[None]),
+        _attention(x, y, attn_mask=x[:1, :1] @ y[:1, :1].mT),
+    ),
+    "rows that see nothing": lambda x, y, i, m: (
+        _attention(x, y, attn_mask=torch.ones(6, 6, dtype=torch.bool).tril(-1)),
+        _attention(x, y, attn_mask=(x[..., :1] > 0).expand(2, 4, 6, 6)),
+        _attention(x, y, attn_mask=torch.log((x[..., :1] > 0).float()).expand(2, 4, 6, 6)),
+    ),
+    "grouped": lambda x, y, i, m: (
+        _attention(x, y[:, :2], enable_gqa=True),
+        _attention(x, y[:, :1], enable_gqa=True, is_causal=True),
+        _attention(x, y[:, :2], enable_gqa=True, attn_mask=x @ x.mT),
+        _attention(x, y[:, :2], enable_gqa=True, attn_mask=(x @ x.mT)[:, :1]),
+    ),
+}
+
 MADE_OF: Functions = {  # what has no importer of its own
     "products": lambda x, y, i, m: (
         torch.einsum("nchw,nkhw->nck", x, y),
@@ -239,6 +265,12 @@ MADE_OF: Functions = {  # what has no importer of its own
     ),
     "norms": lambda x, y, i, m: (torch.norm(x, 3.0, 1), torch.norm(x), F.cosine_similarity(x, y), i[:, :4].trace()),
     "response": lambda x, y, i, m: (F.local_response_norm(x, 3), F.local_response_norm(x, 4, 0.1, 0.5, 2.0)),
+    "divisors": lambda x, y, i, m: (
+        F.avg_pool2d(x, 2, divisor_override=3),
+        F.avg_pool2d(x, 3, 2, 1, True, True, 7),
+        F.avg_pool2d(x[0], 3, 2, 1, True, False, 7),
+        F.avg_pool3d(x, 2, divisor_override=5),
+    ),
     "lp_pool": lambda x, y, i, m: (F.lp_pool2d(x, 2.0, 2), F.lp_pool2d(x.abs(), 3.0, (2, 3), 2, True)),
     "losses": lambda x, y, i, m: (F.mse_loss(x, y), F.cross_entropy(x[0, 0], i[0].abs() % 5)),
     "attention": lambda x, y, i, m: F.multi_head_attention_forward(
@@ -263,5 +295,6 @@ FAMILIES: dict[str, Functions] = {
     "index": INDEX,
     "reduce more": REDUCE,
     "made of": MADE_OF,
+    "attention": ATTENTION,
     "resample": RESAMPLE,
 }

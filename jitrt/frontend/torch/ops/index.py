@@ -113,9 +113,7 @@ def im2col(
 
 
 @register("aten.one_hot.default")
-def one_hot(ctx: Context, x: Value, classes: int = -1) -> Value:
-    if classes < 0:
-        raise Unsupported("without the number of classes, which would depend on values")
+def one_hot(ctx: Context, x: Value, classes: int) -> Value:
     numbers = ctx.constant(np.arange(classes, dtype=np.int64))
     equal = binary(ctx, g.Equal(), ctx.reshape(x, (*x.type.shape, 1)), numbers, DType.i64)
     return ctx.operand(equal, DType.i64)

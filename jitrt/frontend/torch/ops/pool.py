@@ -5,12 +5,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import numpy as np
+
 from jitrt.frontend.builder import spread
+from jitrt.frontend.layers.arithmetic import binary
 from jitrt.frontend.layers.pool import pooled
 from jitrt.frontend.torch.context import Context
-from jitrt.frontend.torch.registry import Unsupported, register
+from jitrt.frontend.torch.registry import register
 from jitrt.graph import Value
-from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
+from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool, Mul
 
 Sizes = int | Sequence[int]
 
@@ -63,11 +66,15 @@ def avg_pool(
     count_include_pad: bool = True,
     divisor_override: int | None = None,
 ) -> Value:
-    if divisor_override is not None:
-        raise Unsupported(f"divisor_override={divisor_override}")
     size = spread(kernel, dims)
-    op = AvgPool(size, spread(stride or size, dims), spread(padding, dims), ceil_mode, count_include_pad)
-    return pooled(ctx, x, dims, op)
+    window = (size, spread(stride or size, dims), spread(padding, dims), ceil_mode)
+    if divisor_override is None:
+        return pooled(ctx, x, dims, AvgPool(*window, count_include_pad))
+    # The mean of what lies inside x, times how much that is: the sum.
+    op = AvgPool(*window, False)
+    counts = op.windows(np.ones((1, 1, *x.type.shape[-dims:])), 0).sum(-1)[0] / divisor_override
+    factor = float(counts.flat[0]) if np.ptp(counts) == 0 else ctx.constant(counts, ctx.dtype)
+    return binary(ctx, Mul(), pooled(ctx, x, dims, op), factor, ctx.dtype)
 
 
 @_numbered("adaptive_avg_pool{}d")

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from jitrt.frontend.builder import axis_of
-from jitrt.frontend.torch.context import Context, Number
+from jitrt.frontend.torch.context import Context
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import Value
 from jitrt.graph.ops import Concat
