@@ -5,6 +5,9 @@ other operands it needs, computes and returns the tile, and then to `STORE(y, va
 as `tl.constexpr` arguments, so one kernel serves every chain of elementwise ops. A kernel that wants a residual under
 way while it still multiplies calls APPLY in its two halves: `held = FETCH(aux, m, k, ...)` before its loop and
 `FINISH(acc, held)` after it.
+
+An epilogue may end in a pair: a second tensor, read like a residual, is stored beside the result, element by element
+(a channel shuffle of two groups). The tile then has a third dimension of two, and whole runs of memory are written.
 """
 
 from __future__ import annotations
@@ -19,7 +22,8 @@ from jitrt.codegen.tile import Space
 from jitrt.codegen.writer import Writer
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
-from jitrt.graph.types import TensorType
+from jitrt.graph.ops import Concat, Reshape
+from jitrt.graph.types import Layout, TensorType
 
 
 @dataclass(frozen=True)
@@ -61,14 +65,56 @@ def prologue_nodes(body: Graph, anchor: Node) -> list[Node]:
     return [node for node in body.nodes if node in needed]
 
 
-def refuse_epilogue(body: Graph, anchor: Node | None) -> str | None:
-    """None if everything in `body` after `anchor` is elementwise on the output's shape; else the reason."""
+@dataclass(frozen=True)
+class Pair:
+    """The end of a body that stores two tensors side by side: `parts`, both of one shape. `type` is the first's place
+    in the result, the second's begins `step` elements further. `nodes` are those that do so."""
+
+    parts: tuple[Value, Value]
+    type: TensorType
+    step: int
+    nodes: tuple[Node, ...]
+
+
+def pair_of(body: Graph) -> Pair | None:
+    """The pair that a body ends in: a concat of two tensors along a dimension that is 1 in both."""
+    node = body.outputs[0].producer
+    if node is None or not isinstance(node.op, Concat) or len(node.inputs) != 2:
+        return None
+    axis, out = node.op.axis, body.outputs[0].type
+    if out.shape[axis] != 2:
+        return None
+    type = _without(out, axis)
+    parts: list[Value] = []
+    nodes = [node]
+    for value in node.inputs:
+        before = value.producer
+        if before is not None and isinstance(before.op, Reshape) and before.inputs[0].type.shape == type.shape:
+            parts.append(before.inputs[0])
+            nodes.append(before)
+        elif before is None and not value.is_constant:
+            parts.append(value)
+        else:
+            return None
+    return Pair((parts[0], parts[1]), type, out.strides[axis], tuple(nodes))
+
+
+def _without(type: TensorType, axis: int) -> TensorType:
+    """The type without one of its dimensions."""
+    kept = [d for d in range(type.rank) if d != axis]
+    return TensorType(type.dtype, tuple(type.shape[d] for d in kept), Layout(tuple(type.strides[d] for d in kept)))
+
+
+def refuse_epilogue(body: Graph, anchor: Node | None, *, pairs: bool = False) -> str | None:
+    """None if everything in `body` after `anchor` is elementwise on the output's shape; else the reason. With `pairs`
+    it may end in a pair of such tensors."""
     if len(body.outputs) != 1:
         return f"a region has one output, this one {len(body.outputs)}"
     before = set(prologue_nodes(body, anchor)) if anchor else set()
-    out = body.outputs[0].type.shape
+    pair = pair_of(body) if pairs else None
+    out = body.outputs[0].type.shape if pair is None else pair.type.shape
     for node in body.nodes:
-        if node is anchor or node in before:
+        if node is anchor or node in before or (pair is not None and node in pair.nodes):
             continue
         if not node.has(Trait.ELEMENTWISE) or type(node.op) not in EXPRESSIONS:
             return f"{node.op.name} is not elementwise"
@@ -85,9 +131,17 @@ def make_epilogue(
     With `start=None` the whole body is elementwise and `acc` is ignored. `given` overrides the types of operands and of
     the output, to address them in another shape.
     """
-    writer = Writer(body, space, given or {}, names={} if start is None else {start: "acc"})
-    output = body.outputs[0]
-    result = writer.read(output)
+    output, pair = body.outputs[0], pair_of(body)
+    types = dict(given or {})
+    if pair is not None:
+        axis = output.producer.op.axis  # type: ignore[union-attr]
+        types |= {part: _without(part.type, axis) for part in pair.parts if part.type.rank == output.type.rank}
+        types[output] = pair.type
+    writer = Writer(body, space, types, names={} if start is None else {start: "acc"})
+    if pair is None:
+        result = writer.read(output)
+    else:
+        result = f"tl.join({', '.join(writer.read(part) for part in pair.parts)})"
     head = ["@triton.jit", f"def apply(acc, aux, {space.parameters}):"]
     apply = [*head, *writer.lines, f"    return {result}", ""]
     held = [f"r{i}" for i in range(len(writer.operands))]
@@ -99,6 +153,9 @@ def make_epilogue(
     masks = " & ".join(f"{name}_mask" for name in space.axes)
     # The pointers must have the tile's shape also along an index that does not move them.
     offset = " + ".join([address.offset, *(f"{name} * 0" for name in space.axes if name not in address.axes)])
+    if pair is not None:
+        offset = f"({offset})[:, :, None] + tl.arange(0, 2)[None, None, :] * {pair.step}"
+        masks = f"({masks})[:, :, None]"
     store = [
         "@triton.jit",
         f"def store(y, value, {space.parameters}):",

@@ -193,7 +193,7 @@ class Conv2d(Template):
 
     def accepts(self, body: Graph) -> str | None:
         anchor = anchor_of(body)
-        reason = refuse_conv(body, anchor)
+        reason = refuse_conv(body, anchor, pairs=True)
         if reason is not None:
             return reason
         assert anchor is not None

@@ -134,9 +134,9 @@ def pack_bundles(w: Array, groups: int, bundle: int) -> Array:
     return np.moveaxis(packed, 1, -2).reshape(k, *filter_, bundle * per_group)
 
 
-def refuse_conv(body: Graph, anchor: Node | None, *kinds: type[Op]) -> str | None:
+def refuse_conv(body: Graph, anchor: Node | None, *kinds: type[Op], pairs: bool = False) -> str | None:
     """What all convolution templates ask: an anchor of one of `kinds` (a conv or a linear), one to three spatial
-    dimensions, 16- or 32-bit floats, only casts before it."""
+    dimensions, 16- or 32-bit floats, only casts before it. With `pairs` the epilogue may end in one."""
     if anchor is None:
         return "anchor is missing"
     if not isinstance(anchor.op, kinds or (Conv, Linear)):
@@ -152,7 +152,7 @@ def refuse_conv(body: Graph, anchor: Node | None, *kinds: type[Op]) -> str | Non
             return "only the input of a convolution can be cast on the way in"
     if any(reader is not anchor for reader in anchor.inputs[1].users):
         return "the weights are read elsewhere too, but may be packed for the convolution"
-    return refuse_epilogue(body, anchor)
+    return refuse_epilogue(body, anchor, pairs=pairs)
 
 
 def operands_of(problem: Problem, anchor: Node) -> tuple[int, int]:
@@ -167,6 +167,6 @@ def operands_of(problem: Problem, anchor: Node) -> tuple[int, int]:
 
 def output_space(problem: Problem, anchor: Node) -> TileSpace:
     """Rows (n, spatial...), columns k: whatever the strides of the output are."""
-    out = problem.output.type
+    out = anchor.output.type  # of the same shape, or a half of it
     column = out.rank - 1 if isinstance(anchor.op, Linear) else 1
     return TileSpace(out.shape, tuple(d for d in range(out.rank) if d != column), column)

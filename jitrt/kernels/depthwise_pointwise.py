@@ -148,7 +148,7 @@ class Separable:
 def describe(problem: Problem) -> Separable:
     """How the kernel counts through a problem."""
     body, (deep, point) = problem.body, problem.anchors
-    out = problem.output.type
+    out = point.output.type
     x, v, w = deep.inputs[0], deep.inputs[1], point.inputs[1]
     return Separable(
         rows=out.shape[0] * out.shape[2] * out.shape[3],
@@ -221,7 +221,7 @@ class DepthwisePointwise(Template):
                 return f"{node.op.name} between the convolutions is not elementwise"
             if any(user not in prologue_nodes(body, point) and user is not point for user in node.output.users):
                 return "what lies between the convolutions is read after them too"
-        return refuse_epilogue(body, point)
+        return refuse_epilogue(body, point, pairs=True)
 
     def supports(self, problem: Problem, target: Target) -> str | None:
         shape = describe(problem)
@@ -256,7 +256,7 @@ class DepthwisePointwise(Template):
             "CHANNELS": shape.channels,
             "FILTERS": shape.filters,
             "SIZE": x.shape[2:],
-            "OUT": problem.output.type.shape[2:],
+            "OUT": point.output.type.shape[2:],
             "FILTER": v.shape[2:],
             "STRIDE": deep.op.stride,
             "PADDING": tuple(before for before, _ in deep.op.padding),

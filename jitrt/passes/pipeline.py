@@ -26,6 +26,7 @@ from jitrt.passes.join_slices import join_slices
 from jitrt.passes.join_stem_pool import JoinStemPool
 from jitrt.passes.layout import layout
 from jitrt.passes.merge_views import merge_views
+from jitrt.passes.pair_copies import pair_copies
 from jitrt.passes.precision import precision
 from jitrt.passes.proposal import Rule, judged
 from jitrt.passes.schedule import schedule
@@ -55,6 +56,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("fuse", fuse_pointwise),
     *(Pass("fuse", judged(rule)) for rule in RULES),
     Pass("fuse", eliminate_concat),
+    Pass("fuse", pair_copies),
     Pass("finalize", schedule),
 )
 
