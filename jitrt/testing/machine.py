@@ -172,7 +172,7 @@ class Machine:
                     load[start : start + sizes[pointer.offset]] = True
                 else:
                     self._bytes(operands, pointer, types[argument.index])[...] = True
-        return load | operands, store | result, operands & result
+        return load | operands | result, store | result, operands & result
 
     def _argument(self, argument: Argument, step: Step, bound: dict[Argument, Pointer]) -> Any:
         if isinstance(argument, tuple):

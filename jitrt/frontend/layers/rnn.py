@@ -63,12 +63,14 @@ def recurrent(
         states = [None if s is None else _known(b, _window(s, (0, first, first + len(layer))), s) for s in (h0, c0)]
         out = _layer(b, kind, b.permute(_gates(b, kind, x, layer), turned), states[0], states[1], layer, cell)
         h = _projected(b, b.slice(out, 0, 0, steps), layer)
-        width, hidden = h.type.shape[2] // len(layer), out.type.shape[2] // len(layer)
+        width = h.type.shape[2] // len(layer)
         for d in range(len(layer)):
             end = 0 if d else steps - 1
             last_h.append(b.slice(b.slice(h, 0, end, end + 1), 2, d * width, (d + 1) * width))
-            if cell:
-                last_c.append(b.slice(b.slice(out, 0, steps, steps + 1), 2, d * hidden, (d + 1) * hidden))
+        if cell:
+            c = b.slice(out, 0, steps, steps + 1)  # (1, B, D*H)
+            apart = b.reshape(c, (c.type.shape[1], len(layer), c.type.shape[2] // len(layer)))
+            last_c.append(b.permute(apart, (1, 0, 2)))
         x = b.permute(h, turned)
     return States(x, _joined(b, last_h, 0), _joined(b, last_c, 0) if cell else None)
 
