@@ -143,7 +143,9 @@ def _middle(widths: Sequence[int], box: _Box) -> int:
 
 
 def _boxes(widths: Sequence[int], row: Sequence[_Box], is_first: bool) -> list[str]:
-    top, middle, bottom = [], [], []
+    top: list[str] = []
+    middle: list[str] = []
+    bottom: list[str] = []
     for box in row:
         width = _width(widths, box)
         start = sum(widths[: box.first]) + 2 * box.first
