@@ -24,6 +24,7 @@ from typing import Any
 
 from jitrt.errors import NetworkError, ShapeError
 from jitrt.frontend.network import (
+    attention,
     conv,
     elementwise,
     index,
@@ -61,6 +62,8 @@ class Network(Frame):
     add_conv_transpose = conv.add_conv_transpose
     add_linear = linear.add_linear
     add_matmul = linear.add_matmul
+
+    add_attention = attention.add_attention
 
     add_activation = elementwise.add_activation
     add_prelu = elementwise.add_prelu

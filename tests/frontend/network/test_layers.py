@@ -38,6 +38,7 @@ GRU = nn.GRU(6, 3, 2, bidirectional=True).eval()
 RNN = nn.RNN(6, 3, nonlinearity="relu").eval()
 INDEX = np.array([[0, 3, 1], [2, 2, 0]])
 ELEMENTS = torch.tensor([[[1, 0], [2, 2]], [[0, 1], [1, 0]]])
+W["mask"] = w(6, 6)
 W["c3"] = W["c"].reshape(4, 1, 1)
 H0, C0 = w(4, 2, 3), w(4, 2, 3)
 
@@ -87,6 +88,16 @@ BOTH: dict[str, Case] = {
     ),
     "matmul": (lambda n, x: n.add_matmul(x, x, transpose_b=True), lambda x: x @ x.transpose(-2, -1), ROWS),
     "matmul vector": (lambda n, x: n.add_matmul(x, W["last"]), lambda x: x @ W["last"], ROWS),
+    "attention": (
+        lambda n, x: n.add_attention(x, x * 2, x, causal=True),
+        lambda x: F.scaled_dot_product_attention(x, x * 2, x, is_causal=True),
+        ROWS,
+    ),
+    "attention with a mask": (
+        lambda n, x: n.add_attention(x, x[:, :2], x[:, :2], mask=W["mask"], scale=0.5),
+        lambda x: F.scaled_dot_product_attention(x, x[:, :2], x[:, :2], W["mask"], scale=0.5, enable_gqa=True),
+        IMAGE,
+    ),
     "elu": (lambda n, x: n.add_activation(x, "elu", alpha=0.5), lambda x: F.elu(x, 0.5), ROWS),
     "celu": (lambda n, x: n.add_activation(x, "celu", alpha=2), lambda x: F.celu(x, 2.0), ROWS),
     "gelu": (lambda n, x: n.add_activation(x, "gelu"), F.gelu, ROWS),

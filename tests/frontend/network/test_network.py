@@ -393,6 +393,23 @@ REFUSALS: list[tuple[Callable[[Network, Tensor], Any], type[GraphError], str]] =
     (lambda n, x: n.add_rnn(x[0], 3, "lstm", weights={}), NetworkError, "unknown recurrent layer 'lstm'"),
     (lambda n, x: n.add_activation(x, "threshold", limit=1), NetworkError, "threshold needs value"),
     (lambda n, x: n.add_glu(x, 1), NetworkError, "axis 1 has 3 elements, which make no two halves"),
+    (lambda n, x: n.add_attention(x, x, x[0]), ShapeError, "they must have as many dimensions, at least 2"),
+    (lambda n, x: n.add_attention(x, x[..., :4], x), ShapeError, "the last sizes of q and k must agree"),
+    (
+        lambda n, x: n.add_attention(x, x[:, :2], x[:, :2]),
+        ShapeError,
+        "as many heads .third last., which divide those of q",
+    ),
+    (
+        lambda n, x: n.add_attention(x, x, x, mask=zeros(2, 8)),
+        ShapeError,
+        r"mask: shape \(2, 8\) does not broadcast to",
+    ),
+    (
+        lambda n, x: n.add_attention(x, x, x, mask=np.zeros((8, 8))),
+        NetworkError,
+        "mask is float64, expected bool or float3",
+    ),
     # padding and resizing
     (
         lambda n, x: n.add_pad(x, [1, 1]),
