@@ -48,17 +48,19 @@ from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_sp
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 from jitrt.kernels.split_k import store_sum
 
-__all__ = ["Conv2d"]
+__all__ = ["Conv2d", "constexprs_of", "conv2d_tile", "tiles_of", "unpack"]
 
 
 @triton.jit
-def conv2d(
+def conv2d_tile(
     y,
     x,
     w,
     partials,
     counters,
     aux,
+    tile,
+    split,
     ROWS: tl.constexpr,
     FILTERS: tl.constexpr,
     CHANNELS: tl.constexpr,
@@ -86,6 +88,7 @@ def conv2d(
     FINISH: tl.constexpr,
     STORE: tl.constexpr,
 ):
+    """Part `split` of the reduction of output tile number `tile`."""
     tiles_n: tl.constexpr = (FILTERS + BLOCK_N - 1) // BLOCK_N
     blocks_c: tl.constexpr = (CHANNELS + BLOCK_K - 1) // BLOCK_K
     taps: tl.constexpr = FILTER[0] * FILTER[1] * FILTER[2]
@@ -93,8 +96,6 @@ def conv2d(
     steps: tl.constexpr = (reduction + BLOCK_K - 1) // BLOCK_K if FLATTEN else taps * blocks_c
 
     # Filters run fastest, so that neighbouring programs read the same rows of x from L2.
-    tile = tl.program_id(0)
-    split = tl.program_id(1)
     n_tile = tile % (tiles_n * BUNDLES)
     bundle = n_tile // tiles_n
     rm = (tile // (tiles_n * BUNDLES)) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -185,6 +186,49 @@ def conv2d(
         store_sum(y, acc, partials, counters, aux, tile, split, m, k, m_mask, n_mask, SPLIT_K, FETCH, FINISH, STORE)
 
 
+@triton.jit
+def conv2d(
+    y,
+    x,
+    w,
+    partials,
+    counters,
+    aux,
+    ROWS: tl.constexpr,
+    FILTERS: tl.constexpr,
+    CHANNELS: tl.constexpr,
+    BUNDLES: tl.constexpr,
+    SIZE: tl.constexpr,  # (depth, height, width) of x
+    OUT: tl.constexpr,  # the same of y
+    FILTER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,  # before
+    DILATION: tl.constexpr,
+    X_STRIDES: tl.constexpr,  # n, c, d, h, w
+    W_STRIDES: tl.constexpr,  # k, c, t, r, s
+    DEEP: tl.constexpr,  # there is a depth
+    MASKED: tl.constexpr,  # some tap can fall outside x
+    WIDE: tl.constexpr,  # offsets of x or w pass 2^31
+    FLATTEN: tl.constexpr,
+    BLOCK_M: tl.constexpr,
+    BLOCK_N: tl.constexpr,
+    BLOCK_K: tl.constexpr,
+    SPLIT_K: tl.constexpr,
+    EARLY: tl.constexpr,  # load the epilogue's operands before the loop
+    PRECISION: tl.constexpr,
+    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
+    FETCH: tl.constexpr,
+    FINISH: tl.constexpr,
+    STORE: tl.constexpr,
+):
+    conv2d_tile(
+        y, x, w, partials, counters, aux, tl.program_id(0), tl.program_id(1),
+        ROWS, FILTERS, CHANNELS, BUNDLES, SIZE, OUT, FILTER, STRIDE, PADDING, DILATION, X_STRIDES, W_STRIDES,
+        DEEP, MASKED, WIDE, FLATTEN, BLOCK_M, BLOCK_N, BLOCK_K, SPLIT_K, EARLY, PRECISION, DEPENDENT, FETCH,
+        FINISH, STORE,
+    )  # fmt: skip
+
+
 class Conv2d(Template):
     """Dense and grouped convolutions and linear layers in plain `tl`."""
 
@@ -215,10 +259,10 @@ class Conv2d(Template):
         return None
 
     def spreads_nonfinite(self, problem: Problem) -> bool:
-        return _unpack(problem)[0].groups_a_bundle > 1
+        return unpack(problem)[0].groups_a_bundle > 1
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        shape, _, _ = _unpack(problem)
+        shape, _, _ = unpack(problem)
         anchor = problem.anchor
         assert anchor is not None
         dtype = anchor.output.type.dtype
@@ -235,7 +279,7 @@ class Conv2d(Template):
         return rank_configs(gemm, target)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
-        shape, anchor, epilogue = _unpack(problem)
+        shape, anchor, epilogue = unpack(problem)
         x, w = operands_of(problem, anchor)
         wide = max(problem.body.inputs[x].type.span, shape.weights_span) >= 2**31
         tf32 = getattr(anchor.op, "tf32", False)
@@ -258,9 +302,29 @@ def lower_conv(
     target: Target,
 ) -> Lowered:
     """The launch of the kernel for a shape, with one of `rank_configs`; nothing is packed yet."""
-    block_m, block_n, split = config["BLOCK_M"], config["BLOCK_N"], config["SPLIT_K"]
-    tiles = -(-shape.rows // block_m) * -(-shape.filters // block_n) * shape.bundles
-    constexprs: dict[str, Any] = {
+    split, tiles = config["SPLIT_K"], tiles_of(shape, config)
+    constexprs = constexprs_of(shape, config, epilogue, tf32=tf32, wide=wide, target=target)
+    arguments: dict[str, Any] = {"y": Result(), "x": x, "w": w}
+    if split > 1:
+        arguments |= {"partials": Workspace(), "counters": Zeros()}
+    else:
+        constexprs |= {"partials": None, "counters": None}
+    arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
+    call = KernelCall(conv2d, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"])
+    workspace = tiles * split * config["BLOCK_M"] * config["BLOCK_N"] * 4 if split > 1 else 0
+    return Lowered((call,), workspace, tiles * 4 if split > 1 else 0)
+
+
+def tiles_of(shape: ConvShape, config: Config) -> int:
+    """How many output tiles there are."""
+    return -(-shape.rows // config["BLOCK_M"]) * -(-shape.filters // config["BLOCK_N"]) * shape.bundles
+
+
+def constexprs_of(
+    shape: ConvShape, config: Config, epilogue: Epilogue, *, tf32: bool, wide: bool, target: Target
+) -> dict[str, Any]:
+    """What `conv2d_tile` is compiled for."""
+    return {
         "ROWS": shape.rows,
         "FILTERS": shape.filters,
         "CHANNELS": shape.channels,
@@ -277,10 +341,10 @@ def lower_conv(
         "MASKED": shape.masked,
         "WIDE": wide,
         "FLATTEN": config["FLATTEN"],
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
+        "BLOCK_M": config["BLOCK_M"],
+        "BLOCK_N": config["BLOCK_N"],
         "BLOCK_K": config["BLOCK_K"],
-        "SPLIT_K": split,
+        "SPLIT_K": config["SPLIT_K"],
         "EARLY": config["EARLY"],
         "PRECISION": "tf32" if tf32 else "ieee",
         "DEPENDENT": target.arch >= 90,
@@ -288,15 +352,6 @@ def lower_conv(
         "FINISH": epilogue.finish,
         "STORE": epilogue.store,
     }
-    arguments: dict[str, Any] = {"y": Result(), "x": x, "w": w}
-    if split > 1:
-        arguments |= {"partials": Workspace(), "counters": Zeros()}
-    else:
-        constexprs |= {"partials": None, "counters": None}
-    arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
-    call = KernelCall(conv2d, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"])
-    workspace = tiles * split * block_m * block_n * 4 if split > 1 else 0
-    return Lowered((call,), workspace, tiles * 4 if split > 1 else 0)
 
 
 def _source(anchor: Node) -> TensorType:
@@ -307,7 +362,8 @@ def _source(anchor: Node) -> TensorType:
     return value.type
 
 
-def _unpack(problem: Problem) -> tuple[ConvShape, Node, Epilogue]:
+def unpack(problem: Problem) -> tuple[ConvShape, Node, Epilogue]:
+    """The shape, the anchor and the epilogue of a problem that `Conv2d` accepts."""
     anchor = problem.anchor
     assert anchor is not None
     x_index, w_index = operands_of(problem, anchor)

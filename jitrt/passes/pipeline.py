@@ -20,6 +20,7 @@ from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_prologue import FusePrologue
 from jitrt.passes.fuse_vertical import fuse_vertical
+from jitrt.passes.join_branches import JoinBranches
 from jitrt.passes.join_mean_linear import JoinMeanLinear
 from jitrt.passes.join_separable import JoinSeparable
 from jitrt.passes.join_slices import join_slices
@@ -29,17 +30,26 @@ from jitrt.passes.merge_views import merge_views
 from jitrt.passes.pair_copies import pair_copies
 from jitrt.passes.precision import precision
 from jitrt.passes.proposal import Rule, judged
+from jitrt.passes.regroup_views import regroup_views
 from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
 from jitrt.passes.untranspose import untranspose
 
-RULES: tuple[Rule, ...] = (FuseHorizontal(), JoinMeanLinear(), JoinStemPool(), JoinSeparable(), FusePrologue())
+RULES: tuple[Rule, ...] = (
+    FuseHorizontal(),
+    JoinBranches(),
+    JoinMeanLinear(),
+    JoinStemPool(),
+    JoinSeparable(),
+    FusePrologue(),
+)
 
 PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),
     Pass("normalize", fold_constants),
     Pass("normalize", merge_views),
+    Pass("normalize", regroup_views),
     Pass("normalize", simplify),
     Pass("normalize", untranspose),
     Pass("normalize", fold_batch_norm),

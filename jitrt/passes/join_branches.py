@@ -1,0 +1,124 @@
+"""Branches that end side by side in a concat, each in a convolution of its own kind, as one launch.
+
+Horizontal fusion merges siblings that do the same; these differ in filter size, input or channels. What they share is
+where they end: neighbouring operands of one concat, which become the result of one region.
+
+    concat(wide, conv3x3(a), conv5x5(b), conv1x1(c))  ->  concat(wide, [conv3x3(a) conv5x5(b) conv1x1(c)])
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.ops import Concat, Conv, Region, Slice
+from jitrt.graph.types import Layout, TensorType, strides_in_order
+from jitrt.passes.base import PassContext
+from jitrt.passes.edit import only_reader
+from jitrt.passes.join_regions import only_anchor
+from jitrt.passes.proposal import Match, cut_out
+from jitrt.passes.region import inline, make_region
+
+_AXIS = 1
+
+
+class JoinBranches:
+    """The rule for the template `conv_group`."""
+
+    name = "join_branches"
+
+    def find(self, graph: Graph, context: PassContext) -> list[Match]:
+        matches = []
+        for concat in graph.nodes:
+            if not isinstance(concat.op, Concat) or concat.op.axis != _AXIS:
+                continue
+            for run in _runs(graph, concat):
+                reason = self._refusal(graph, run, context)
+                if reason is None:
+                    matches.append(Match(tuple(run), f"{len(run)} branches of a concat in one launch"))
+                else:
+                    context.refused(concat, f"{len(run)} of its branches are not joined: {reason}")
+        return matches
+
+    def rewrite(self, graph: Graph, values: Sequence[Value]) -> None:
+        last = max((_producer(value) for value in values), key=graph.nodes.index)
+        joined = _joined_type(values)
+        nodes: list[Node] = []
+        results: list[Value] = []
+        for value in values:
+            more, result = inline(graph, _producer(value), {}, before=last)
+            nodes += more
+            results.append(result)
+        whole = graph.append(Concat(_AXIS), results, loc=last.loc, types=[joined], before=last)
+        region = make_region(graph, [*nodes, whole], whole.output)
+        reader = only_reader(graph, values[0])
+        if reader is not None and isinstance(reader.op, Concat):
+            _read_whole(graph, reader, values, region.output)
+        else:
+            _read_parts(graph, values, region.output, before=last)
+        for value in values:
+            graph.erase(_producer(value))
+
+    def _refusal(self, graph: Graph, run: Sequence[Value], context: PassContext) -> str | None:
+        copy, values = cut_out(graph, run)
+        self.rewrite(copy, values)
+        (region,) = (node for node in copy.nodes if isinstance(node.op, Region))
+        assert isinstance(region.op, Region)
+        return context.accepts(region.op.body)
+
+
+def _runs(graph: Graph, concat: Node) -> Iterator[list[Value]]:
+    """Neighbouring operands, two or more, that convolutions make for this concat alone, in the same order in memory."""
+    run: list[Value] = []
+    for value in [*concat.inputs, None]:
+        branch = value is not None and _is_branch(graph, concat, value)
+        if branch and (not run or value.type.memory_order == run[0].type.memory_order):
+            run.append(value)
+            continue
+        if len(run) > 1:
+            yield run
+        run = [value] if branch else []
+
+
+def _is_branch(graph: Graph, concat: Node, value: Value) -> bool:
+    if value.producer is None or only_reader(graph, value) is not concat or concat.inputs.count(value) != 1:
+        return False
+    anchor = only_anchor(value.producer)
+    return anchor is not None and isinstance(anchor.op, Conv) and anchor.op.groups == 1
+
+
+def _producer(value: Value) -> Node:
+    assert value.producer is not None
+    return value.producer
+
+
+def _joined_type(values: Sequence[Value]) -> TensorType:
+    """The type of the values' concat, dense in their order in memory."""
+    (type,) = Concat(_AXIS).infer(*(value.type for value in values))
+    return type.with_layout(Layout(strides_in_order(type.shape, values[0].type.memory_order)))
+
+
+def _read_whole(graph: Graph, concat: Node, values: Sequence[Value], whole: Value) -> None:
+    """Let the concat read the joined value in place of its parts."""
+    start = concat.inputs.index(values[0])
+    operands = [*concat.inputs[:start], whole, *concat.inputs[start + len(values) :]]
+    made = graph.append(concat.op, operands, loc=concat.loc, types=[concat.output.type], before=concat).output
+    name = concat.output.name
+    graph.replace_uses(concat.output, made)
+    graph.erase(concat)
+    graph.rename(made, name)
+
+
+def _read_parts(graph: Graph, values: Sequence[Value], whole: Value, *, before: Node) -> None:
+    """Let views of the joined value stand for its parts."""
+    rank, start = whole.type.rank, 0
+    for value in values:
+        stop = start + value.type.shape[_AXIS]
+        begin = tuple(start if d == _AXIS else 0 for d in range(rank))
+        end = tuple(stop if d == _AXIS else size for d, size in enumerate(whole.type.shape))
+        layout = Layout(whole.type.strides, start * whole.type.strides[_AXIS], whole.name)
+        view = graph.append(
+            Slice(begin, end, (1,) * rank), [whole], types=[value.type.with_layout(layout)], before=before
+        )
+        graph.replace_uses(value, view.output)
+        start = stop
