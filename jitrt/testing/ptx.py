@@ -40,6 +40,7 @@ _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "ge": np.greater_equal,
 }
 _BITWISE = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
+_PATIENCE = 100  # turns in which no block stores anything
 _ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
 
@@ -334,5 +335,5 @@ def run_ptx(text: str, grid: int, arguments: Sequence[int], memory: Array, share
                 if next(steps, running) is running:
                     del running[block]
             idle = idle + 1 if sum(block.stored for block in blocks) - len(running) == before else 0
-            if idle > 2:
+            if idle > _PATIENCE:
                 raise KernelError(f"{len(running)} of {grid} blocks wait for what nobody writes")
