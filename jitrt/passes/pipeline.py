@@ -31,7 +31,6 @@ from jitrt.passes.pair_copies import pair_copies
 from jitrt.passes.precision import precision
 from jitrt.passes.proposal import Rule, judged
 from jitrt.passes.regroup_views import regroup_views
-from jitrt.passes.regroup_views import regroup_views
 from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
@@ -50,7 +49,6 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_unused),
     Pass("normalize", fold_constants),
     Pass("normalize", merge_views),
-    Pass("normalize", regroup_views),
     Pass("normalize", regroup_views),
     Pass("normalize", simplify),
     Pass("normalize", untranspose),
