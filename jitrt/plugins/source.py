@@ -1,6 +1,7 @@
 """The source of a definition with all it needs, as the text of a module of its own."""
 
 from __future__ import annotations
+import __future__
 
 import ast
 import builtins
@@ -62,7 +63,8 @@ def gather(statement: Statement, namespace: dict[str, Any]) -> tuple[str, str]:
     # The interpreter wants to see it next to every kernel, also next to one that does not use it.
     gatherer.imports |= {f"import triton.language as {name}" for name, value in namespace.items() if value is language}
     gatherer.statement(statement)
-    return "\n".join([*sorted(gatherer.imports), *gatherer.parts, ""]), "; ".join(gatherer.problems)
+    head = ["from __future__ import annotations"] if namespace.get("annotations") is __future__.annotations else []
+    return "\n".join([*head, *sorted(gatherer.imports), *gatherer.parts, ""]), "; ".join(gatherer.problems)
 
 
 class _Gatherer:

@@ -52,6 +52,19 @@ def row_sum(x, out, K: tl.constexpr, BLOCK: tl.constexpr, power: tl.constexpr):
     tl.store(out + tl.program_id(0), tl.sum(value))
 
 
+@jitrt.plugin(
+    "planted::double",
+    reference=lambda x: x * 2,
+    configs=CONFIGS,
+    grid=lambda x, BLOCK: triton.cdiv(x.numel, BLOCK),
+    sizes=lambda x: {"N": x.numel},
+)
+@triton.jit
+def double(x, out, N: tl.constexpr, BLOCK: tl.constexpr):
+    i = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + i, tl.load(x + i, mask=i < N) * 2, mask=i < N)
+
+
 @jitrt.plugin("planted::squash", reference=lambda x, y, scale=1.0: torch.tanh(x) * y * scale, elementwise=True)
 @triton.jit
 def squash(x, y, scale):

@@ -128,6 +128,30 @@ def test_a_whole_model_with_plugins_of_every_kind() -> None:
     assert "planted::row_sum stays in f32: it has no f16 kernel" in told
 
 
+@pytest.mark.parametrize("name", ["double", "swish_add"])
+def test_between_convolutions_and_in_a_concat_it_gets_and_gives_what_it_wants(name: str) -> None:
+    operator = getattr(torch.ops.planted, name)
+
+    class Model(torch.nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first, self.last = torch.nn.Conv2d(3, 8, 3, padding=1), torch.nn.Conv2d(16, 4, 1)
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            y = self.first(x)
+            z = operator(y) if name == "double" else operator(y, y)
+            return self.last(torch.cat([z, torch.relu(y)], 1))
+
+    torch.manual_seed(0)
+    model, x = Model().eval(), torch.randn(2, 3, 5, 7)
+    (got,) = plan_interpreted(import_torch(model, (x,)).graph).run([x.numpy()])
+    np.testing.assert_allclose(got, model(x).detach().numpy(), rtol=1e-4, atol=1e-5)
+    told = str(jitrt.explain(model, (x,)).report)
+    assert f"a copy before planted::{name}: planted::{name} reads dense row-major operands" in told
+    copied = "an operand of concat is copied: no kernel could use it there: planted::double writes a dense row-major"
+    assert (copied in told) == (name == "double")
+
+
 # -- wrong ones --------------------------------------------------------------------------------------------------------
 
 

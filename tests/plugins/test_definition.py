@@ -1,6 +1,7 @@
 """What is defined in a notebook, a script or a package reaches the processes that compile, measure and interpret."""
 
 from __future__ import annotations
+import __future__
 
 import importlib
 import linecache
@@ -164,6 +165,17 @@ def test_a_definition_changes_with_what_it_uses_and_with_nothing_else(notebook: 
     notebook.run(PLUGIN)
     assert problem("cell::swish_add", (4,), (4,)).key != before
     check_plugin("cell::swish_add", (3, 50), (3, 50))  # a process that knows the first one learns the second
+
+
+def test_annotations_that_are_not_evaluated_here_are_not_there(worker: Worker) -> None:
+    notebook = Notebook()
+    notebook.namespace["annotations"] = __future__.annotations
+    notebook.run(IMPORTS)
+    head = "from __future__ import annotations\n"
+    notebook.run(head + "def by_hand(x: Nowhere) -> Nothing:\n    return x\n")
+    notebook.run(head + 'jitrt.plugin("cell::typed", reference=by_hand, elementwise=True)(triton.jit(by_hand))\n')
+    posed = problem("cell::typed", (4,))
+    assert worker.call(make_trial, posed, limit=60).expected.shape == (4,)
 
 
 def test_keys_of_plans_hold_offered_kernels_and_rules(notebook: Notebook) -> None:
