@@ -22,21 +22,33 @@ class Module:
 
 
 def find_module(graph: Graph, index: int = 0) -> Module:
-    """The `index`-th concat whose operands are chains that start at one common value: an inception module.
+    """The `index`-th concat whose operands are chains that start at one common value: an inception module. A region
+    that results in a concat is one too, or the last node of some of the branches of another.
 
     Raises GraphError if there are not so many."""
-    found = [m for node in graph.nodes if isinstance(node.op, Concat) for m in [_module(node)] if m is not None]
+    joins = [node for node in graph.nodes if isinstance(node.op, Concat)]
+    inner = {value.producer for node in joins for value in node.inputs}
+    joins += [node for node in graph.nodes if _is_group(node) and node not in inner]
+    found = [m for node in sorted(joins, key=graph.nodes.index) for m in [_module(node)] if m is not None]
     if index >= len(found):
         raise GraphError(f"graph {graph.name} has {len(found)} modules of parallel branches, no number {index}")
     return found[index]
 
 
+def _is_group(node: Node | None) -> bool:
+    """Whether a node is a region that results in a concat."""
+    if node is None or not isinstance(node.op, Region):
+        return False
+    last = node.op.body.outputs[0].producer
+    return last is not None and isinstance(last.op, Concat)
+
+
 def _module(join: Node) -> Module | None:
-    chains = [_chain(value) for value in join.inputs]
-    if len(chains) < 2:
+    chains = [chain for value in (join.outputs if _is_group(join) else join.inputs) for chain in _chains(value)]
+    if len(chains) < 2 and not _is_group(join):
         return None
     # The source is the first value, going up, that every branch comes from.
-    common = set.intersection(*({v for _, v in chain} for chain in chains))
+    common = set.intersection(*({v for _, v in chain[1:]} for chain in chains))
     source = next((v for _, v in chains[0] if v in common), None)
     if source is None:
         return None
@@ -44,21 +56,16 @@ def _module(join: Node) -> Module | None:
     for chain in chains:
         nodes = [node for node, v in chain[: [v for _, v in chain].index(source)]]
         branches.append(tuple(node for node in reversed(nodes) if node is not None))
-    if not all(branches):
-        return None
     return Module(source, join, tuple(branches))
 
 
-def _chain(value: Value) -> list[tuple[Node | None, Value]]:
-    """(producer, value) going up from `value` along the first operand that is no constant."""
-    out: list[tuple[Node | None, Value]] = [(value.producer, value)]
-    while value.producer is not None:
-        live = [v for v in value.producer.inputs if not v.is_constant]
-        if not live:
-            break
-        value = live[0]
-        out.append((value.producer, value))
-    return out
+def _chains(value: Value) -> list[list[tuple[Node | None, Value]]]:
+    """Ways up from `value`, as (producer, value): along the first operand that is no constant, and along every one of a
+    region that results in a concat."""
+    here = (value.producer, value)
+    live = [] if value.producer is None else list(dict.fromkeys(v for v in value.producer.inputs if not v.is_constant))
+    ways = live if _is_group(value.producer) else live[:1]
+    return [[here, *chain] for way in ways for chain in _chains(way)] or [[here]]
 
 
 def label(node: Node) -> str:
@@ -103,7 +110,9 @@ def draw_module(module: Module) -> str:
         lines += _boxes(widths, row, number == 0)
     every = [_middle(widths, _Box("", i, i)) for i in range(len(columns))]
     join = "(each branch wrote its part of)" if _is_in_place(module.join) else label(module.join)
-    lines += [_rail(every, "└", "┴", "┘"), f"{join}  {_size(module.join.output.type)}".center(total).rstrip()]
+    if _is_group(module.join):
+        join = ""  # drawn as the last box already
+    lines += [_rail(every, "└", "┴", "┘"), f"{join}  {_size(module.join.output.type)}".strip().center(total).rstrip()]
     return "\n".join(lines)
 
 
