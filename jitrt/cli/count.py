@@ -20,6 +20,10 @@ RULE = (
     "A layer is an operator that computes something: views, dropout and identity are none, a bias belongs to its "
     "layer, nested concats are one."
 )
+MEASURED = (
+    "Kernels and launches are those of a build that measures nothing: on a GPU, a fusion that is slower is not done, "
+    "and jitrt inspect counts what a plan launches."
+)
 
 
 @dataclass(frozen=True)
@@ -65,5 +69,5 @@ def count_table(counts: Sequence[Count]) -> Table:
 
 
 def notes(counts: Sequence[Count]) -> list[str]:
-    """The rule, and where the post's numbers come from another."""
-    return [RULE, *(count.difference for count in counts if count.difference is not None)]
+    """The rules, and where the post's numbers come from another."""
+    return [RULE, MEASURED, *(count.difference for count in counts if count.difference is not None)]

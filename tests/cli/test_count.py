@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from rich.console import Console
 
-from jitrt.cli.count import POST, RULE, Count, count_table, notes
+from jitrt.cli.count import MEASURED, POST, RULE, Count, count_table, notes
 
 OURS = (Count("vgg19", 43, 0, 24, 24), Count("inception_v3", 308, 94, 89, 89), Count("resnet152", 514, 155, 157, 157))
 
@@ -32,6 +32,7 @@ def test_the_posts_numbers_stand_beside_ours() -> None:
 def test_every_difference_is_told() -> None:
     assert notes(OURS) == [
         RULE,
+        MEASURED,
         "inception_v3: the post's 309 are 308 and a softmax",
         "resnet152: the post's 670 are 514, a softmax, and 155 scales, which Caffe writes apart from their batch norms",
     ]
@@ -39,5 +40,5 @@ def test_every_difference_is_told() -> None:
 
 @pytest.mark.parametrize("model", POST)
 def test_a_difference_that_no_rule_explains_is_told_too(model: str) -> None:
-    (_, told) = notes([Count(model, 5, 2, 5, 5)])
+    (*_, told) = notes([Count(model, 5, 2, 5, 5)])
     assert told == f"{model}: the post counts {POST[model][0]} layers, by another rule"

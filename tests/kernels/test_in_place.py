@@ -37,17 +37,18 @@ class Net:
         return self(MaxPool((3, 3), (1, 1), (1, 1)), x, name=name)
 
 
-def residual(middle: str) -> Graph:
-    """A shortcut around two convolutions, around a depthwise one, or into a pointwise kernel."""
-    net = Net(2, 24, 7, 5)
+def residual(middle: str, *shape: int) -> Graph:
+    """A shortcut around two convolutions, around a depthwise one, or into a pointwise kernel. For tests/gpu too."""
+    net = Net(*(shape or (2, 24, 7, 5)))
+    channels = net.x.type.shape[1]
     start = net.pool(net.x, "start")
-    inner = net(Relu(), net.conv(start, 24, 1))
+    inner = net(Relu(), net.conv(start, channels, 1))
     if middle == "pointwise":
         inner = net.pool(inner, "inner")
         net.graph.mark_output(inner)  # so that nothing joins it
         added = net(Mul(), inner, start)
     else:
-        added = net(Add(), net.conv(inner, 24, 3, groups={"conv": 1, "depthwise": 24}[middle]), start)
+        added = net(Add(), net.conv(inner, channels, 3, groups=channels if middle == "depthwise" else 1), start)
     net.graph.mark_output(net.pool(net(Relu(), added, name="sum"), "end"))
     return net.graph
 

@@ -14,29 +14,37 @@ from jitrt.testing import check_problem, compiles, make_problem
 
 
 def pair(
-    dtype: DType = f16, *, first: bool = True, separable: bool = False, c: int = 20, k: int = 13, pitch: int = 0
+    dtype: DType = f16,
+    *,
+    first: bool = True,
+    separable: bool = False,
+    c: int = 20,
+    k: int = 13,
+    pitch: int = 0,
+    size: tuple[int, int] = (5, 3),
 ) -> Problem:
     """relu(conv(x) + bias) interleaved with a tensor of its shape; `first`: that tensor has the even channels. It is a
     part of something larger with `pitch` more channels, as in ShuffleNet."""
+    (h, w), pixels = size, size[0] * size[1]
     body = Graph("region")
-    x = body.add_input("x", TensorType(dtype, (2, c, 5, 3)))
+    x = body.add_input("x", TensorType(dtype, (2, c, h, w)))
     value, weights = x, ["w", "b"]
     if separable:
         weights.append("v")
         v = body.add_input("v", TensorType(dtype, (c, 1, 3, 3)))
         value = body.add(Conv((1, 1), ((1, 1), (1, 1)), (1, 1), c), x, v)
-    w = body.add_input("w", TensorType(dtype, (k, c, 1, 1)))
+    weight = body.add_input("w", TensorType(dtype, (k, c, 1, 1)))
     bias = body.add_input("b", TensorType(dtype, (k, 1, 1)))
-    kept = body.add_input("kept", TensorType(dtype, (2, 1, k, 5, 3)))
-    value = body.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), value, w)
-    value = body.add(Reshape((2, 1, k, 5, 3)), body.add(Relu(), body.add(Add(), value, bias)))
+    kept = body.add_input("kept", TensorType(dtype, (2, 1, k, h, w)))
+    value = body.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), value, weight)
+    value = body.add(Reshape((2, 1, k, h, w)), body.add(Relu(), body.add(Add(), value, bias)))
     out = body.add(Concat(1), *((kept, value) if first else (value, kept)), name="out")
     body.mark_output(out)
     wide = k + pitch
     strides = {
-        "x": (15 * c, 1, 3 * c, c),
-        "kept": (15 * wide, 15 * wide, 1, 3 * wide, wide),
-        "out": (30 * k, 1, 2, 6 * k, 2 * k),
+        "x": (pixels * c, 1, w * c, c),
+        "kept": (pixels * wide, pixels * wide, 1, w * wide, wide),
+        "out": (2 * pixels * k, 1, 2, 2 * w * k, 2 * k),
         "w": (c, 1, c, c),
         "v": (9, 1, 3, 1),
     }
