@@ -87,11 +87,10 @@ def _place_operand(graph: Graph, node: Node, index: int, context: PassContext) -
 def _why_not_through(value: Value) -> str:
     """Why the value that `value` is a view of cannot be written so that the view lies in its slice."""
     for view in sources(value):
-        source = view.inputs[0]
         if isinstance(view.op, Slice):
-            return f"it is a part of %{source.name}, whose rest would lie outside its slice"
+            return "it is a part of a value whose rest would lie outside its slice"
         if isinstance(view.op, Expand):
-            return f"it repeats elements of %{source.name}"
+            return "it repeats elements of a smaller value"
     return "no strides write it in the order that the views before the concat ask for"
 
 

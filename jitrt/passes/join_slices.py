@@ -112,9 +112,9 @@ def _across(graph: Graph, node: Node, last: bool, context: PassContext) -> Node:
     inward = part.start if last else part.size - part.stop  # what of the rest lies on the side of the other operands
     if part.rest == 0 or len(node.inputs) == 1:
         return node
-    reason = _refuse(graph, node, part) if inward == 0 else "the rest of it would lie where other operands do"
+    reason = _refuse(graph, node, part) if inward == 0 else "the rest of its value would lie where other operands do"
     if reason is not None:
-        context.refused(node, f"its {'last' if last else 'first'} operand, a slice, will be copied: {reason}")
+        context.refused(node, f"a slice as {'last' if last else 'first'} operand stays by itself: {reason}")
         return node
     operands = [*node.inputs[:-1], part.value] if last else [part.value, *node.inputs[1:]]
     whole = graph.append(node.op, operands, loc=node.loc, before=node)
@@ -122,7 +122,9 @@ def _across(graph: Graph, node: Node, last: bool, context: PassContext) -> Node:
     view = _sliced(graph, whole.output, axis, start, start + size, node)
     graph.replace_uses(node.output, view)
     graph.erase(node)
-    context.applied(whole, f"%{part.value.name} lies across the edge of this concat, which is a view of the larger one")
+    context.applied(
+        whole, "a value lies across the edge of this concat: what was asked for is a view of the larger one"
+    )
     return whole
 
 
@@ -130,17 +132,17 @@ def _refuse(graph: Graph, node: Node, part: _Part) -> str | None:
     assert isinstance(node.op, Concat)
     value = part.value
     if value.producer is None:
-        return f"%{value.name} is {'a constant' if value.is_constant else 'an input of the graph'}"
+        return f"it is one of {'a constant' if value.is_constant else 'an input of the graph'}"
     if value.producer.has(Trait.VIEW) or isinstance(value.producer.op, Concat):
-        return f"%{value.name} has its place in memory from what it is made of"
+        return "its value has its place in memory from what it is made of"
     if value in graph.outputs or node.output in graph.outputs:
         return "what the graph returns has memory of its own"
     if any(other is not node and isinstance(other.op, Concat) for other in _readers(value)):
-        return f"%{value.name} goes into another concat too"
+        return "its value goes into another concat too"
     if sum(_part(operand, node.op.axis).value is value for operand in node.inputs) > 1:
-        return f"the concat takes several parts of %{value.name}, which are not side by side"
+        return "the concat takes several parts of its value, which are not side by side"
     if part.rest > node.output.type.shape[node.op.axis]:
-        return f"the rest of %{value.name} is larger than the whole concat"
+        return "the rest of its value is larger than the whole concat"
     return None
 
 

@@ -172,8 +172,8 @@ def test_what_cannot_be_placed_is_copied_with_a_reason(apply):
         return net(Reshape((2, 3, 4, 4)), net(Softmax(2), net(Reshape((6, 4, 4)), net.inputs[0]))), ()
 
     assert _reasons(apply, output) == "it is an output of the graph, which has memory of its own"
-    assert _reasons(apply, part) == "it is a part of %y, whose rest would lie outside its slice"
-    assert _reasons(apply, repeated) == "it repeats elements of %y"
+    assert _reasons(apply, part) == "it is a part of a value whose rest would lie outside its slice"
+    assert _reasons(apply, repeated) == "it repeats elements of a smaller value"
     assert _reasons(apply, uneven) == "no strides write it in the order that the views before the concat ask for"
     assert _reasons(apply, rigid) == "reshape of it would need a copy there"
 

@@ -147,18 +147,21 @@ def little_of_much(e: Edge) -> Value:
 @pytest.mark.parametrize(
     ("make", "reason"),
     [
-        (of_a_view, "first operand, a slice, will be copied: %v has its place in memory from what it is made of"),
-        (of_an_input, "%x is an input of the graph"),
+        (
+            of_a_view,
+            "a slice as first operand stays by itself: its value has its place in memory from what it is made of",
+        ),
+        (of_an_input, "it is one of an input of the graph"),
         (of_an_output, "what the graph returns has memory of its own"),
         (that_is_an_output, "what the graph returns has memory of its own"),
-        (in_two_concats, "%y goes into another concat too"),
+        (in_two_concats, "its value goes into another concat too"),
         (
             beginning_first,
-            "its first operand, a slice, will be copied: the rest of it would lie where other operands do",
+            "as first operand stays by itself: the rest of its value would lie where other operands do",
         ),
-        (end_last, "its last operand, a slice, will be copied: the rest of it would lie where other operands do"),
-        (twice, "the concat takes several parts of %y, which are not side by side"),
-        (little_of_much, "the rest of %y is larger than the whole concat"),
+        (end_last, "as last operand stays by itself: the rest of its value would lie where other operands do"),
+        (twice, "the concat takes several parts of its value, which are not side by side"),
+        (little_of_much, "the rest of its value is larger than the whole concat"),
     ],
 )
 def test_where_the_rest_would_be_in_the_way(apply, make, reason):
