@@ -25,6 +25,7 @@ from jitrt.passes.join_mean_linear import JoinMeanLinear
 from jitrt.passes.join_separable import JoinSeparable
 from jitrt.passes.join_slices import join_slices
 from jitrt.passes.join_stem_pool import JoinStemPool
+from jitrt.passes.keep_rows import keep_rows
 from jitrt.passes.layout import layout
 from jitrt.passes.merge_views import merge_views
 from jitrt.passes.pair_copies import pair_copies
@@ -50,6 +51,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", fold_constants),
     Pass("normalize", merge_views),
     Pass("normalize", regroup_views),
+    Pass("normalize", keep_rows),
     Pass("normalize", simplify),
     Pass("normalize", untranspose),
     Pass("normalize", fold_batch_norm),

@@ -19,7 +19,7 @@ from jitrt.passes.edit import bypass, only_reader, remove_dead
 
 def sink_views(graph: Graph, context: PassContext) -> None:
     """Sink each permute and reshape as far as it goes. The inverse permutes this puts on other operands stay."""
-    for view in list(graph.nodes):
+    for view in reversed(list(graph.nodes)):  # the last first, so that those above it can come to stand on it
         if not isinstance(view.op, Permute | Reshape) or not _computed(view.inputs[0]):
             continue
         while (reader := only_reader(graph, view.output)) is not None:
@@ -46,7 +46,9 @@ def _operands_above(graph: Graph, view: Node, reader: Node) -> list[Value] | Non
         return None
     others = [v for v in reader.inputs if v is not view.output and v.type.rank > 0]
     if others and not isinstance(view.op, Permute):
-        return None
+        alike = view.inputs[0].type.shape[-1:] == view.output.type.shape[-1:] and all(v.type.rank == 1 for v in others)
+        # What goes along the columns does not mind how the rows are counted.
+        return [view.inputs[0] if v is view.output else v for v in reader.inputs] if alike else None
     if any(not v.is_constant and v.type.rank != view.output.type.rank for v in others):
         return None
     moved = {v: _unpermute(graph, view, v) for v in others}

@@ -70,6 +70,17 @@ def test_a_reshape_sinks_below_what_needs_no_other_operand(apply):
     assert [node.op.name for node in graph.nodes] == ["exp", "relu", "mul", "reshape", "add"]
 
 
+def test_a_reshape_of_rows_sinks_below_what_goes_along_the_columns(apply):
+    text = """
+        graph g(%x: f32[2,3,4], %y: f32[4]) {
+          %0 = exp(%x) : f32[2,3,4]
+          %1 = reshape(%0) <shape=(6, 4)> : f32[6,4]
+          %2 = add(%1, %y) : f32[6,4]
+          return %2
+        }"""
+    assert [node.op.name for node in apply(sink_views, text).graph.nodes] == ["exp", "add", "reshape"]
+
+
 @pytest.mark.parametrize(
     "nodes",
     [
