@@ -35,12 +35,13 @@ from triton.experimental.gluon.language.nvidia.ampere import mma_v2
 from jitrt.codegen.target import Target
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
-from jitrt.kernels.base import Config, KernelCall, Lowered, Number, Problem, Result, Template
+from jitrt.kernels.base import Config, KernelCall, Lowered, Number, Operand, Problem, Result, Template
 from jitrt.kernels.recurrence import Layer, refuse_recurrence
 
 _FILL = 4096  # elements a program fills
 _LIMIT = 1 << 22  # polls, seconds of them, after which a program stops with an error
-_KEEP = 16  # candidates
+_WORDS = 8  # of h that a thread waits for at once
+_PAUSES = ((0, 8), (250, 8), (500, 4))  # cycles before h is looked for, and for how many of the likeliest candidates
 
 
 @triton.jit
@@ -114,16 +115,14 @@ def resident(
     gate, unit = row % 4, row // 4 + first_unit
     w_at = w + direction * (GATES * HIDDEN * HIDDEN) + (gate * HIDDEN + unit) * HIDDEN + k
     weights = gl.load(w_at, mask=(gate < GATES) & (unit < HIDDEN) & (k < HIDDEN), other=0.0)
-    # Where every thread finds its part of h. What lies beyond H is multiplied by 0: it may be any element of the item.
+    # Where every thread finds its part of h.
     warp = gl.arange(0, WARPS, gl.SliceLayout(1, gl.SliceLayout(2, right)))[:, None, None]
     k = gl.arange(0, PART, gl.SliceLayout(0, gl.SliceLayout(2, right)))[None, :, None] + warp * PART
     column = gl.arange(0, COLUMNS, gl.SliceLayout(0, gl.SliceLayout(1, right)))[None, None, :]
     item = column + first_item
-    wanted = (column < ITEMS) & (item < BATCH) & (k >= 0)
-    h_at = h0 + direction * STATE_STRIDES[0] + item * STATE_STRIDES[1] + k * STATE_STRIDES[2]
-    h = gl.load(h_at, mask=wanted & (k < HIDDEN), other=0.0)
-    others = item * Y_STRIDES[1] + direction * HIDDEN + gl.where(k < HIDDEN, k, k % WORD)
-    wanted = wanted.to(gl.int32)
+    wanted = ((column < ITEMS) & (item < BATCH) & (k < HIDDEN)).to(gl.int32)
+    begun = item * STATE_STRIDES[1] + k
+    others = item * Y_STRIDES[1] + k
     # This program's own units and items.
     unit = gl.arange(0, UNITS, gl.SliceLayout(1, state))[:, None] + first_unit
     item = gl.arange(0, ITEMS, gl.SliceLayout(0, state))[None, :] + first_item
@@ -153,9 +152,11 @@ def resident(
             x_2 = gl.load(x + 2 * HIDDEN, mask=mask, other=0.0).to(gl.float32)
         if GATES == 4:
             x_3 = gl.load(x + 3 * HIDDEN, mask=mask, other=0.0).to(gl.float32)
-        if step > 0:
-            pointers = y + before * Y_STRIDES[0] + others
-            h = gl.inline_asm_elementwise(POLL, POLL_REGISTERS, [pointers, wanted], y.dtype.element_ty, False, PACK)
+        source = y + before * Y_STRIDES[0] + direction * HIDDEN
+        if step == 0:
+            source = h0 + direction * STATE_STRIDES[0]
+        at = source + gl.where(step == 0, begun, others)
+        h = gl.inline_asm_elementwise(POLL, POLL_REGISTERS, [at, wanted, step], y.dtype.element_ty, False, PACK)
         acc = mma_v2(weights, h, gl.zeros((WARPS, 4 * UNITS, COLUMNS), gl.float32, product))
         if ITEMS == 1:
             acc = gl.sum(acc, 2, keep_dims=True)  # the other columns are 0
@@ -189,31 +190,48 @@ def resident(
 
 @gluon.jit
 def _sigmoid(x):
-    return 1 / (1 + gl.exp(-x))
+    """1 / (1 + exp(-x)), without what exp and division do for numbers whose results are 0 or 1 anyway."""
+    return gl.inline_asm_elementwise(
+        "{ .reg .f32 e; mul.f32 e, $1, 0fBFB8AA3B; ex2.approx.ftz.f32 e, e; add.f32 e, e, 0f3F800000; "
+        "rcp.approx.ftz.f32 $0, e; }",
+        "=f,f",
+        [x],
+        gl.float32,
+        True,
+        1,
+    )
 
 
 @gluon.jit
 def _tanh(x):
-    return 1 - 2 / (gl.exp(2 * x) + 1)
+    return 2 * _sigmoid(2 * x) - 1
 
 
 PUT = "{ .reg .pred p; setp.ne.u32 p, $3, 0; @p st.relaxed.gpu.global.b16 [$1], $2; mov.u32 $0, 0; }"
 """PTX: store the 16 bits $2 at $1 if $3."""
 
 
-def poll(words: int, width: int, target: Target) -> tuple[str, str]:
+def poll(words: int, width: int, target: Target, *, all_wanted: bool, pause: int) -> tuple[str, str]:
     """(PTX, its register constraints) that loads `words` words of `width` 16-bit elements until no element has all bits
-    set. Operands are, for every element, its pointer and whether it is wanted; the first of a word stands for all. An
-    unwanted word is 0."""
+    set. Operands are, for every element, its pointer, whether it is wanted, and the step, for before step 0 there is
+    nothing to wait for; the first of a word stands for all. An unwanted word is 0; `all_wanted` says there is none.
+
+    A load that comes too early costs a whole round trip more: the first one is made after `pause` cycles."""
     registers, elements = words * width // 2, words * width
     vector = {1: "", 2: ".v2", 4: ".v4"}[width // 2]
-    lines = [f"mov.u32 ${i}, 0;" for i in range(registers)]
-    lines += ["mov.u32 polls, 0;", "AGAIN:"]
+    lines = [] if all_wanted else [f"mov.u32 ${i}, 0;" for i in range(registers)]
+    lines += ["mov.u32 polls, 0;"]
+    if pause:
+        lines += ["mov.u32 since, %clock;", "PAUSE:", "mov.u32 now, %clock;", "sub.u32 now, now, since;"]
+        lines += [f"setp.lt.u32 p, now, {pause};", "@p bra PAUSE;"]
+    lines.append("AGAIN:")
     for word in range(words):
         names = ", ".join(f"${word * width // 2 + i}" for i in range(width // 2))
         first = registers + word * width
-        lines.append(f"setp.ne.u32 p, ${first + elements}, 0;")
-        lines.append(f"@p ld.relaxed.gpu.global{vector}.b32 {{{names}}}, [${first}];")
+        if not all_wanted:
+            lines.append(f"setp.ne.u32 p, ${first + elements}, 0;")
+        guard = "" if all_wanted else "@p "
+        lines.append(f"{guard}ld.relaxed.gpu.global{vector}.b32 {{{names}}}, [${first}];")
     # A half has all bits set if it is negative and its other bits carry.
     carry = ["and.b32 some, {x}, 0x7fff7fff;", "add.u32 some, some, 0x00010001;", "and.b32 some, some, {x};"]
     if target.arch >= 90:
@@ -225,10 +243,11 @@ def poll(words: int, width: int, target: Target) -> tuple[str, str]:
         for i in range(registers):
             lines += [*(line.format(x=f"${i}") for line in carry), "or.b32 all, all, some;"]
         lines.append("mov.b32 some, all;")
-    lines += ["and.b32 some, some, 0x80008000;", "add.u32 polls, polls, 1;"]
-    lines += [f"setp.gt.u32 p, polls, {_LIMIT};", "@p trap;", "setp.ne.u32 p, some, 0;", "@p bra AGAIN;"]
-    text = "\n".join(["{", ".reg .pred p;", ".reg .b32 polls, all, some;", *lines, "}"])
-    return text, ",".join(["=&r"] * registers + ["l"] * elements + ["r"] * elements)
+    lines += ["and.b32 some, some, 0x80008000;", f"setp.eq.u32 p, ${registers + 2 * elements}, 0;"]
+    lines += ["@p mov.u32 some, 0;", "add.u32 polls, polls, 1;", f"setp.gt.u32 p, polls, {_LIMIT};", "@p trap;"]
+    lines += ["setp.ne.u32 p, some, 0;", "@p bra AGAIN;"]
+    text = "\n".join(["{", ".reg .pred p;", ".reg .b32 polls, all, some, since, now;", *lines, "}"])
+    return text, ",".join(["=&r"] * registers + ["l"] * elements + ["r"] * 2 * elements)
 
 
 class ResidentTemplate(Template):
@@ -253,14 +272,15 @@ class ResidentTemplate(Template):
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         layer = Layer.of(problem)
         ranked = sorted(_configs(problem, target), key=lambda config: _cycles(config, layer))
-        return ranked[:_KEEP]
+        return [{**config, "PAUSE": pause} for pause, count in _PAUSES for config in ranked[:count]]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         layer = Layer.of(problem)
         units, items, warps, tiles = (config[name] for name in ("UNITS", "ITEMS", "num_warps", "TILES"))
         columns, part, word = max(8, items), _part(layer, warps), _word(problem, layer, warps)
-        words = min(4, part * columns // 32 // word)
-        text, registers = poll(words, word, target)
+        words = min(_WORDS, part * columns // 32 // word)
+        whole = items == columns and layer.batch % items == 0 and part * warps == layer.hidden
+        text, registers = poll(words, word, target, all_wanted=whole, pause=config["PAUSE"])
         slices = -(-layer.hidden // units)
         constexprs: dict[str, Any] = {
             **layer.constexprs,
@@ -325,7 +345,11 @@ def _part(layer: Layer, warps: int) -> int:
 def _widest_word(problem: Problem) -> int:
     """Elements of h that can be loaded at once, wherever they begin: 8, 4, 2 or 1."""
     layer = Layer.of(problem)
-    together = [layer.hidden, *layer.constexprs["Y_STRIDES"], problem.alignment[-1] // 2]
+    *outer, unit = layer.constexprs["STATE_STRIDES"]
+    h0 = layer.arguments["h0"]
+    assert isinstance(h0, Operand)
+    aligned = min(problem.alignment[-1], problem.alignment[h0.index]) // 2
+    together = [layer.hidden, *layer.constexprs["Y_STRIDES"], *outer, aligned, 8 if unit == 1 else 1]
     return next(word for word in (8, 4, 2, 1) if all(size % word == 0 for size in together))
 
 

@@ -107,6 +107,7 @@ class _Block:
         self.shared = np.full(max(16, shared_bytes), 0xFF, np.uint8)
         self.parameters = dict(zip(program.parameters, arguments, strict=False))
         lanes = np.arange(program.threads, dtype=np.uint64)
+        self.clock = 0
         self.registers = {"%tid.x": lanes, "%ctaid.x": np.full_like(lanes, block), "global_smem": np.zeros_like(lanes)}
         self.everyone = np.ones(program.threads, bool)
         self.active = self.everyone
@@ -152,7 +153,10 @@ class _Block:
         dtype = _TYPES[type]
         if operand.startswith("0f"):
             return np.full(self.program.threads, np.uint32(int(operand[2:], 16))).view(np.float32)
-        if operand in self.registers:
+        if operand == "%clock":
+            self.clock += 100
+            raw = np.full(self.program.threads, self.clock, np.uint64)
+        elif operand in self.registers:
             raw = self.registers[operand]
         elif operand in self.parameters:
             raw = np.full(self.program.threads, self.parameters[operand], np.uint64)
