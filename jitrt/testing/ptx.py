@@ -30,7 +30,7 @@ _TYPES: dict[str, Any] = {
     "u16x2": np.dtype(np.uint32),
     "pred": np.dtype(np.uint64),
 }
-_STATEMENT = re.compile(r"(?:@(!?)([%\w]+)\s+)?([a-z][\w.]*)\s*(.*)", re.S)
+_STATEMENT = re.compile(r"(?:@(!?)([%\w]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.S)
 _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal,
     "ne": np.not_equal,
@@ -282,7 +282,7 @@ class _Block:
         if "param" in opcode:
             self._write(names[0], self._read(where.strip("[]"), opcode[-1]), on)
             return
-        space = self.shared if "shared" in opcode else self.memory
+        space = self.shared if any(part.startswith("shared") for part in opcode) else self.memory
         start, size = self._address(where), dtype.itemsize * len(names)
         if (start[on] % size).any() or (start[on] < 0).any() or (start[on] + size > space.size).any():
             raise KernelError(f"{'.'.join(opcode)} reaches outside its memory or is not aligned: {start[on]}")
