@@ -115,6 +115,7 @@ def fusions_and_plugins(outputs: dict[str, list[Any]]) -> None:
     assert drawn["vertical"].count("conv 1x1 + bias + relu") == 4
     assert drawn["horizontal"].count("conv 1x1 + bias + relu") == 2
     assert "concat  f16" in drawn["horizontal"]
+    assert drawn["concat"].count("conv 1x1 + bias + relu") == 2
     assert "(each branch wrote its part of)" in drawn["concat"]
     assert "after concat elimination" in text_of(outputs["counts"])
     assert "[99]" in text_of(outputs["check"])

@@ -136,8 +136,10 @@ def _widths(count: int, boxes: Sequence[_Box]) -> list[int]:
     """The width of each column, so that every box holds its text."""
     widths = [5] * count
     for box in sorted(boxes, key=lambda box: box.last - box.first):
-        missing = len(box.text) + 4 - _width(widths, box)
-        widths[box.last] += max(0, missing)
+        missing = max(0, len(box.text) + 4 - _width(widths, box))
+        columns = box.last - box.first + 1
+        for at in range(columns):
+            widths[box.first + at] += missing // columns + (at < missing % columns)
     return widths
 
 
