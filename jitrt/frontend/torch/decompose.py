@@ -5,19 +5,12 @@ Only these: what has an importer stays whole, since one node says more than the 
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from functools import cache
 from typing import Any
 
 import torch
-from torch._decomp import core_aten_decompositions
+from torch._decomp import decomposition_table
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
-
-
-@cache
-def _table() -> dict[Any, Callable[..., Any]]:
-    return dict(core_aten_decompositions())
 
 
 def decompose(node: torch.fx.Node) -> torch.fx.GraphModule | None:
@@ -26,7 +19,7 @@ def decompose(node: torch.fx.Node) -> torch.fx.GraphModule | None:
     target, operands = node.target, node.all_input_nodes
     if not isinstance(target, torch._ops.OpOverload):
         return None
-    if target not in _table() and not target._can_decompose():
+    if target not in decomposition_table and not target._can_decompose():
         return None
     examples = [operand.meta.get("val") for operand in operands]
     if not all(isinstance(example, torch.Tensor) for example in examples):
@@ -41,8 +34,10 @@ def decompose(node: torch.fx.Node) -> torch.fx.GraphModule | None:
         result = target(*args, **kwargs)
         return list(result) if isinstance(result, (tuple, list)) else [result]
 
+    # This operator alone: those it is made of may have importers.
+    table = {target: decomposition_table[target]} if target in decomposition_table else {}
     with torch.no_grad(), mode:
-        graph: torch.fx.GraphModule = make_fx(call, decomposition_table=_table())(*examples)
+        graph: torch.fx.GraphModule = make_fx(call, decomposition_table=table)(*examples)
     if any(inner.target is target for inner in graph.graph.nodes):
         return None  # it is made of itself
     return graph

@@ -244,7 +244,7 @@ class Importer:
             if ctx.out is not None and ctx.out.dtype not in DTYPES:
                 raise Unsupported(f"making {ctx.out.dtype}")
             result = importer(ctx, *args, **kwargs)
-            if writes_first_operand(node.target) and str(node.target) != "aten.detach_.default":
+            if writes_first_operand(node.target) and not _only_relabels(node.target):
                 result = self._write(scope, node, result)
         except Unsupported as reason:
             self.unsupported.append(Stranger(node, f"{node.target} {reason}".strip(), ctx.loc))
@@ -308,6 +308,14 @@ class Importer:
                 f"the importer of {node.target} made {result.type} where PyTorch has {expected} (at {self.ctx.loc}); "
                 "this is a bug in jitrt, please report it with this line."
             )
+
+
+def _only_relabels(target: object) -> bool:
+    """Whether an in-place operator changes its operand's shape or history, but no element."""
+    return str(target).split(".")[1].removesuffix("_") in _RELABELS
+
+
+_RELABELS = ("detach", "squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims")
 
 
 def _stand_in(example: Any) -> Any:

@@ -103,6 +103,12 @@ AT, BACK = torch.tensor([[3, 0, 5], [1, 1, 2]]), torch.tensor([-1, 2, 0, -6])
 
 INDEX: Functions = {
     "embedding": lambda x, y, i, m: (F.embedding(AT + 0 * i[:1, :1].abs(), x[0, 0]), F.embedding(i.abs() % 6, x[1, 2])),
+    "bags": lambda x, y, i, m: (
+        F.embedding_bag(i.abs() % 6, x[0, 0], mode="sum"),
+        F.embedding_bag(i.abs() % 6, x[0, 0], mode="mean"),
+        F.embedding_bag(i.abs() % 6, x[0, 0], mode="max"),
+        F.embedding_bag(i.abs() % 6, x[0, 0], mode="sum", per_sample_weights=y[0, :, :, 0]),
+    ),
     "index_select": lambda x, y, i, m: (x.index_select(2, AT[0]), x.index_select(-1, i[2].abs() % 5)),
     "index": lambda x, y, i, m: (x[:, :, AT], i[AT % 4], x[..., i[0].abs() % 5], x[:, :, BACK], x[1][BACK[:2]]),
     "index by several": lambda x, y, i, m: (
@@ -218,6 +224,7 @@ RESAMPLE: Functions = {
     ),
 }
 
+
 def _attention(x: Any, y: Any, **how: Any) -> Any:
     return F.scaled_dot_product_attention(x, y, y, **how)
 
@@ -263,6 +270,17 @@ MADE_OF: Functions = {  # what has no importer of its own
         x.new_empty(3).fill_(1) + torch.empty(3).fill_(2),
         torch.empty_permuted((2, 3), (1, 0)).fill_(2),
     ),
+    "bilinear": lambda x, y, i, m: (
+        F.bilinear(x[0], y[0], y.reshape(-1)[:75].reshape(3, 5, 5), x[0, 0, 0, :3]),
+        F.bilinear(x[0, 0], y[0, 0, :, :2], y.reshape(-1)[:30].reshape(3, 5, 2)),
+    ),
+    "grid_sample": lambda x, y, i, m: (
+        F.grid_sample(x, y[..., :2].tanh(), align_corners=False),
+        F.grid_sample(x, y[..., :2], padding_mode="border", align_corners=True),
+        F.affine_grid(y[:, 0, :2, :3], (2, 4, 6, 5), align_corners=False),
+    ),
+    "places": lambda x, y, i, m: (torch.bucketize(x, y[0, 0, 0].sort().values), x.quantile(0.3, 1), torch.diff(x)),
+    "in-place views": lambda x, y, i, m: x.clone().unsqueeze_(0).squeeze_(0).transpose_(0, 1).mul_(2),
     "norms": lambda x, y, i, m: (torch.norm(x, 3.0, 1), torch.norm(x), F.cosine_similarity(x, y), i[:, :4].trace()),
     "response": lambda x, y, i, m: (F.local_response_norm(x, 3), F.local_response_norm(x, 4, 0.1, 0.5, 2.0)),
     "divisors": lambda x, y, i, m: (

@@ -344,6 +344,7 @@ def test_all_unsupported_operators_are_listed_with_counts_and_lines() -> None:
 
 REFUSED = {
     "dropout_p=0.5": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
+    "bags whose lengths differ": lambda x: F.embedding_bag(torch.arange(6), x[0, 0], torch.tensor([0, 1, 4])),
     "by a mask": lambda x: x[x > 0],
     "in training mode": lambda x: torch.ops.aten.rrelu(x, 0.1, 0.3, True),
     "threshold=1": lambda x: F.softplus(x, 1, 1),

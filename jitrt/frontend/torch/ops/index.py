@@ -23,6 +23,32 @@ def embedding(ctx: Context, table: Value, index: Value, *_: Any) -> Value:
     return layers.embedding(ctx, table, index)
 
 
+@register("aten.embedding_bag.padding_idx")
+def embedding_bag(
+    ctx: Context,
+    table: Value,
+    index: Value,
+    offsets: Value,
+    scale_grad_by_freq: bool = False,
+    mode: int = 0,
+    sparse: bool = False,
+    per_sample_weights: Value | None = None,
+    include_last_offset: bool = False,
+    padding_idx: int | None = None,
+) -> tuple[Value, None, None, None]:
+    """Bags of one length: the sum, mean or maximum (mode 0, 1, 2) of the rows of each."""
+    if offsets.data is None or padding_idx is not None or include_last_offset:
+        raise Unsupported("of bags whose lengths differ; give the indices as a matrix, without padding_idx")
+    bags, width = offsets.type.numel, table.type.shape[1]
+    length = index.type.numel // max(bags, 1)
+    if not np.array_equal(offsets.data, np.arange(bags) * length):
+        raise Unsupported("of bags whose lengths differ; give the indices as a matrix, without padding_idx")
+    rows = ctx.reshape(layers.embedding(ctx, table, index), (bags, length, width))
+    if per_sample_weights is not None:
+        rows = ctx.add(g.Mul(), rows, ctx.reshape(per_sample_weights, (bags, length, 1)))
+    return ctx.add((g.ReduceSum, g.ReduceMean, g.ReduceMax)[mode]((1,)), rows), None, None, None
+
+
 @register("aten.index_select.default")
 def index_select(ctx: Context, x: Value, dim: int, index: Value) -> Value:
     if x.type.rank == 0:

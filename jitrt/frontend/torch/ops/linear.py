@@ -6,7 +6,7 @@ from jitrt.frontend.layers import linear as layers
 from jitrt.frontend.torch.context import Context, Number
 from jitrt.frontend.torch.registry import register
 from jitrt.graph import Value
-from jitrt.graph.ops import Add, Mul
+from jitrt.graph.ops import Add, Linear, Mul, ReduceSum
 
 
 @register("aten.linear.default")
@@ -29,3 +29,14 @@ def addmm(ctx: Context, c: Value, a: Value, b: Value, *, beta: Number = 1, alpha
     if beta != 1:
         c = ctx.add(Mul(), c, ctx.graph.scalar(beta, ctx.dtype))
     return ctx.add(Add(), product, c)
+
+
+@register("aten.bilinear.default")
+def bilinear(ctx: Context, x: Value, y: Value, w: Value, bias: Value | None = None) -> Value:
+    """z[..., k] = sum over i, j of x[..., i] * w[k, i, j] * y[..., j]."""
+    k, i, j = w.type.shape
+    rows = ctx.reshape(ctx.permute(w, (0, 2, 1)), (k * j, i))
+    half = ctx.reshape(ctx.add(Linear(), x, rows), (*x.type.shape[:-1], k, j))
+    product = ctx.add(Mul(), half, ctx.reshape(y, (*y.type.shape[:-1], 1, j)))
+    z = ctx.add(ReduceSum((product.type.rank - 1,)), product)
+    return z if bias is None else ctx.add(Add(), z, bias)

@@ -43,7 +43,7 @@ def permute(ctx: Context, x: Value, dims: Sequence[int]) -> Value:
     return ctx.permute(x, tuple(axis_of(d, x.type.rank) for d in dims))
 
 
-@register("aten.transpose.int", "aten.swapaxes.default", "aten.swapdims.default")
+@register("aten.transpose.int", "aten.transpose_.default", "aten.swapaxes.default", "aten.swapdims.default")
 def transpose(ctx: Context, x: Value, a: int, b: int) -> Value:
     if x.type.rank == 0:
         return x
