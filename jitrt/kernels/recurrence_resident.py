@@ -6,18 +6,14 @@ Every program owns `UNITS` hidden units, with all their gates, of `ITEMS` sequen
 (4 * UNITS x H) lie in its warps' registers as tensor-core operands, a slice of H in each warp. A step is: wait for h of
 the step before, multiply, add up over the warps (through shared memory), apply the gates, hand on h.
 
-There is no barrier between the steps: h is its own flag. The result is filled with a NaN that the kernel never writes
-(all bits set) by a launch before; who needs h of the step before loads it, as tensor-core operands, until no element
-is that NaN any more. Every element is written once and is alone in what it tells, so relaxed loads and stores suffice:
-no fence, no counter, nothing to reset. All programs must run at the same time: the launch is cooperative. What comes
-out a NaN is written as another NaN.
+There is no barrier between the steps: h, loaded straight into tensor-core operands, is its own flag (see exchange.py).
+What comes out as the NaN that means "not yet" is written as another one.
 
-Floor of a step, about 0.7 us on an H200 at 512 units, is latency: a store's way to L2 (0.2 us), a load's way there and
-back (0.3 us; the x gates are under way meanwhile), 130 to 260 cycles of dependent tensor-core products, and as many of
-shared memory and of exp. A barrier would add a fence, an atomic and another round trip to L2: about 1 us more.
+Floor of a step, about 0.7 us on an H200 at 512 units (counted, not yet measured), is latency: a store's way to L2 (0.2
+us), a load's way there and back (0.3 us; the x gates are under way meanwhile), 130 to 260 cycles of dependent
+tensor-core products, and as many of shared memory and of exp.
 
-The same thing with cooperative groups and without tensor cores: Diamos et al., "Persistent RNNs: Stashing Recurrent
-Weights On-Chip", ICML 2016.
+The idea of stashing the weights: Diamos et al., "Persistent RNNs: Stashing Recurrent Weights On-Chip", ICML 2016.
 """
 
 from __future__ import annotations
@@ -27,7 +23,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import triton
-import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 from triton.experimental.gluon.language.nvidia.ampere import mma_v2
@@ -36,31 +31,13 @@ from jitrt.codegen.target import Target
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
 from jitrt.kernels.base import Config, KernelCall, Lowered, Number, Operand, Problem, Result, Template
+from jitrt.kernels.exchange import PUT, fill, poll
 from jitrt.kernels.recurrence import Layer, refuse_recurrence
 
+_UNITS = (4, 8, 16, 32)  # of a program: as many lanes of a warp
 _FILL = 4096  # elements a program fills
-_LIMIT = 1 << 22  # polls, seconds of them, after which a program stops with an error
 _WORDS = 8  # of h that a thread waits for at once
 _PAUSES = ((0, 8), (250, 8), (500, 4))  # cycles before h is looked for, and for how many of the likeliest candidates
-
-
-@triton.jit
-def fill(
-    y,
-    STEPS: tl.constexpr,
-    BATCH: tl.constexpr,
-    WIDTH: tl.constexpr,
-    Y_STRIDES: tl.constexpr,
-    BLOCK: tl.constexpr,
-    DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
-):
-    """Set every state to the NaN that stands for "not yet"."""
-    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
-    row = at // WIDTH
-    place = row // BATCH * Y_STRIDES[0] + row % BATCH * Y_STRIDES[1] + at % WIDTH
-    if DEPENDENT:
-        tl.extra.cuda.gdc_wait()
-    tl.store(y + place, tl.full((BLOCK,), -1, tl.int16).to(y.dtype.element_ty, bitcast=True), mask=row < STEPS * BATCH)
 
 
 @gluon.jit
@@ -90,8 +67,7 @@ def resident(
     WARPS: gl.constexpr,
     PART: gl.constexpr,  # of H, for each warp
     WORD: gl.constexpr,  # elements of h that a thread loads at once
-    LANES: gl.constexpr,  # of a warp along the units, and
-    ROWS: gl.constexpr,  # warps along them, where the gates are applied
+    LANES: gl.constexpr,  # of a warp along the units, where the gates are applied
     POLL: gl.constexpr,
     POLL_REGISTERS: gl.constexpr,
     PACK: gl.constexpr,
@@ -100,10 +76,8 @@ def resident(
     product: gl.constexpr = gl.NVMMADistributedLayout([2, 0], [WARPS, 1, 1], [1, 16, 8])
     left: gl.constexpr = gl.DotOperandLayout(0, product, WORD)
     right: gl.constexpr = gl.DotOperandLayout(1, product, WORD)
-    partial: gl.constexpr = gl.BlockedLayout(
-        [WARPS, 4, 1], [1, LANES, 32 // LANES], [1, ROWS, WARPS // ROWS], [1, 2, 0]
-    )
-    state: gl.constexpr = gl.BlockedLayout([1, 1], [LANES, 32 // LANES], [ROWS, WARPS // ROWS], [0, 1])
+    partial: gl.constexpr = gl.BlockedLayout([WARPS, 4, 1], [1, LANES, 32 // LANES], [1, 1, WARPS], [1, 2, 0])
+    state: gl.constexpr = gl.BlockedLayout([1, 1], [LANES, 32 // LANES], [1, WARPS], [0, 1])
     pid = gl.program_id(0)
     direction = pid // (TILES * SLICES)
     first_unit = pid % SLICES * UNITS
@@ -207,49 +181,6 @@ def _tanh(x):
     return 2 * _sigmoid(2 * x) - 1
 
 
-PUT = "{ .reg .pred p; setp.ne.u32 p, $3, 0; @p st.relaxed.gpu.global.b16 [$1], $2; mov.u32 $0, 0; }"
-"""PTX: store the 16 bits $2 at $1 if $3."""
-
-
-def poll(words: int, width: int, target: Target, *, all_wanted: bool, pause: int) -> tuple[str, str]:
-    """(PTX, its register constraints) that loads `words` words of `width` 16-bit elements until no element has all bits
-    set. Operands are, for every element, its pointer, whether it is wanted, and the step, for before step 0 there is
-    nothing to wait for; the first of a word stands for all. An unwanted word is 0; `all_wanted` says there is none.
-
-    A load that comes too early costs a whole round trip more: the first one is made after `pause` cycles."""
-    registers, elements = words * width // 2, words * width
-    vector = {1: "", 2: ".v2", 4: ".v4"}[width // 2]
-    lines = [] if all_wanted else [f"mov.u32 ${i}, 0;" for i in range(registers)]
-    lines += ["mov.u32 polls, 0;"]
-    if pause:
-        lines += ["mov.u32 since, %clock;", "PAUSE:", "mov.u32 now, %clock;", "sub.u32 now, now, since;"]
-        lines += [f"setp.lt.u32 p, now, {pause};", "@p bra PAUSE;"]
-    lines.append("AGAIN:")
-    for word in range(words):
-        names = ", ".join(f"${word * width // 2 + i}" for i in range(width // 2))
-        first = registers + word * width
-        if not all_wanted:
-            lines.append(f"setp.ne.u32 p, ${first + elements}, 0;")
-        guard = "" if all_wanted else "@p "
-        lines.append(f"{guard}ld.relaxed.gpu.global{vector}.b32 {{{names}}}, [${first}];")
-    # A half has all bits set if it is negative and its other bits carry.
-    carry = ["and.b32 some, {x}, 0x7fff7fff;", "add.u32 some, some, 0x00010001;", "and.b32 some, some, {x};"]
-    if target.arch >= 90:
-        lines.append("mov.b32 all, $0;")
-        lines += [f"max.u16x2 all, all, ${i};" for i in range(1, registers)]
-        lines += [line.format(x="all") for line in carry]
-    else:
-        lines.append("mov.b32 all, 0;")
-        for i in range(registers):
-            lines += [*(line.format(x=f"${i}") for line in carry), "or.b32 all, all, some;"]
-        lines.append("mov.b32 some, all;")
-    lines += ["and.b32 some, some, 0x80008000;", f"setp.eq.u32 p, ${registers + 2 * elements}, 0;"]
-    lines += ["@p mov.u32 some, 0;", "add.u32 polls, polls, 1;", f"setp.gt.u32 p, polls, {_LIMIT};", "@p trap;"]
-    lines += ["setp.ne.u32 p, some, 0;", "@p bra AGAIN;"]
-    text = "\n".join(["{", ".reg .pred p;", ".reg .b32 polls, all, some, since, now;", *lines, "}"])
-    return text, ",".join(["=&r"] * registers + ["l"] * elements + ["r"] * 2 * elements)
-
-
 class ResidentTemplate(Template):
     """Recurrent layers of 16-bit floats whose W_hh fits into the registers of all SMs."""
 
@@ -292,8 +223,7 @@ class ResidentTemplate(Template):
             "WARPS": warps,
             "PART": part,
             "WORD": word,
-            "LANES": min(32, units),
-            "ROWS": max(1, units // 32),
+            "LANES": units,
             "POLL": text,
             "POLL_REGISTERS": registers,
             "PACK": words * word,
@@ -327,7 +257,7 @@ def _configs(problem: Problem, target: Target) -> Iterator[Config]:
     layer = Layer.of(problem)
     most = max(8, triton.next_power_of_2(layer.batch))
     items_choices = [1] if layer.batch == 1 else [n for n in (8, 16, 32, 64) if n <= most]
-    for units, items, warps in itertools.product((4, 8, 16, 32), items_choices, (4, 8, 16)):
+    for units, items, warps in itertools.product(_UNITS, items_choices, (4, 8, 16)):
         tiles = min(-(-layer.batch // items), target.sms // (layer.directions * -(-layer.hidden // units)))
         if tiles < 1 or units > max(4, triton.next_power_of_2(layer.hidden)) or _part(layer, warps) < 16:
             continue
