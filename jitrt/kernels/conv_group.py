@@ -92,7 +92,7 @@ class ConvGroup(Template):
             epilogue_reads=0,
         )
         widest = max(part.shape.filters for part in parts)
-        return [c for c in rank_configs(gemm, target) if c["BLOCK_N"] < 2 * widest]
+        return [c for c in rank_configs(gemm, target) if c["BLOCK_N"] < max(17, 2 * widest)]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         # The longest programs first: the short ones fill the gaps at the end.

@@ -14,7 +14,7 @@ from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.ops import Concat, Conv, Region, Slice
 from jitrt.graph.types import Layout, TensorType, strides_in_order
 from jitrt.passes.base import PassContext
-from jitrt.passes.edit import only_reader
+from jitrt.passes.edit import bypass, only_reader
 from jitrt.passes.join_regions import only_anchor
 from jitrt.passes.proposal import Match, cut_out
 from jitrt.passes.region import inline, make_region
@@ -102,11 +102,13 @@ def _read_whole(graph: Graph, concat: Node, values: Sequence[Value], whole: Valu
     """Let the concat read the joined value in place of its parts."""
     start = concat.inputs.index(values[0])
     operands = [*concat.inputs[:start], whole, *concat.inputs[start + len(values) :]]
-    made = graph.append(concat.op, operands, loc=concat.loc, types=[concat.output.type], before=concat).output
     name = concat.output.name
+    made = graph.append(concat.op, operands, loc=concat.loc, types=[concat.output.type], before=concat).output
     graph.replace_uses(concat.output, made)
     graph.erase(concat)
     graph.rename(made, name)
+    if operands == [whole] and made.type == whole.type and made.producer is not None:
+        bypass(graph, made.producer, whole)
 
 
 def _read_parts(graph: Graph, values: Sequence[Value], whole: Value, *, before: Node) -> None:

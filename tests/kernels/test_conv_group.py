@@ -92,6 +92,14 @@ def test_compiles_for_every_target(dtype: DType) -> None:
         compiles(problem, ConvGroup(), best, targets=(arch,), spills=64)
 
 
+def test_tiles_are_no_wider_than_the_widest_and_there_is_always_one() -> None:
+    for filters, widest in ((4, 16), (20, 32), (130, 256)):
+        problem = group_problem([(16, filters, 3), (16, 3, 1)], (1, 14, 14))
+        found = ConvGroup().candidates(problem, TARGETS[90])
+        assert found
+        assert max(config["BLOCK_N"] for config in found) <= widest
+
+
 def test_refusals() -> None:
     alone = group_problem([(16, 8, 1), (16, 24, 3)])
     convs = [node for node in alone.body.nodes if isinstance(node.op, Conv)]
