@@ -128,7 +128,8 @@ def fusions_and_plugins(outputs: dict[str, list[Any]]) -> None:
     assert "linear" in text_of(outputs["swapped"])
 
 
-CHECKS = {"01_quickstart": quickstart, "02_fusions_and_plugins": fusions_and_plugins}  # what a notebook must show, beyond running
+# What a notebook must show, beyond running.
+CHECKS = {"01_quickstart": quickstart, "02_fusions_and_plugins": fusions_and_plugins}
 
 
 @pytest.mark.timeout(600)

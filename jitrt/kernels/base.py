@@ -278,6 +278,12 @@ def withdraw(name: str) -> None:
         templates.cache_clear()
 
 
+def offered() -> dict[str, Template]:
+    """The templates from outside, by name."""
+    load_installed()
+    return dict(_OFFERED)
+
+
 @cache
 def load_installed() -> None:
     """Import the modules that installed packages name as entry points `jitrt.kernels`, once. They offer what they have

@@ -81,7 +81,9 @@ class Rewriting(_Ops):
     def op(self, name: str, *operands: Any, **attributes: Any) -> Any:
         if name not in OPS:
             raise PluginError(f"there is no op {name!r}")
-        first = next(x for x in operands if isinstance(x, Value))
+        first = next((x for x in operands if isinstance(x, Value)), None)
+        if first is None:
+            raise PluginError(f"{name} needs a value of the graph among its operands, not numbers alone")
         values = [x if isinstance(x, Value) else self.graph.scalar(x, first.type.dtype) for x in operands]
         made = self.graph.append(OPS[name](**attributes), values, loc=self._root.loc, before=self._root)
         return made.output

@@ -11,7 +11,7 @@ from typing import Any
 from jitrt.errors import PluginError
 from jitrt.graph.op import OPS, Op
 from jitrt.graph.types import TensorType
-from jitrt.kernels.base import load_installed, templates, withdraw
+from jitrt.kernels.base import load_installed, offered, withdraw
 from jitrt.passes.apply_rules import registered
 from jitrt.plugins.definition import Definition, Place, portable
 
@@ -116,7 +116,7 @@ def outside() -> str:
     """What from outside decides what a build is, beside the plugins that a graph names itself: offered kernels and
     rules, and all plugins where there are rules, which may bring them in."""
     rules = registered()
-    parts = [(t.name, t.source) for t in templates().values() if t.source and t.name not in _PLUGINS]
+    parts = [(t.name, t.source) for t in offered().values() if t.name not in _PLUGINS]
     parts += [(rule.name, rule.source) for rule in rules]
     parts += [(p.name, p.definition.digest) for p in _PLUGINS.values() if rules]
     return repr(sorted(parts))

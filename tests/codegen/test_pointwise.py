@@ -47,8 +47,11 @@ def operands(op: Elementwise, dtype: DType) -> list[DType]:
 
 
 def test_every_elementwise_op_has_an_expression() -> None:
-    named = {kind for kind in OPS.values() if kind.traits & Trait.ELEMENTWISE}
-    assert named == set(EXPRESSIONS)
+    named, written = (
+        {kind for kind in kinds if kind.__module__.startswith("jitrt.graph")}  # plugins bring their own
+        for kinds in ([kind for kind in OPS.values() if kind.traits & Trait.ELEMENTWISE], EXPRESSIONS)
+    )
+    assert named == written
 
 
 @pytest.mark.parametrize("op", ELEMENTWISE, ids=str)

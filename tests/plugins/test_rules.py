@@ -145,6 +145,7 @@ def test_overlapping_places_are_replaced_one_at_a_time_last_first() -> None:
     [
         (lambda g, x: g.cast(x, dtype=f16), r"rewrite makes f16\[3,8\] of f32\[3,8\]"),
         (lambda g, x: 3, "returns a int, not a value"),
+        (lambda g, x: g.add(1, 2), "needs a value of the graph among its operands"),
         (lambda g, z: z, "takes z, but is offered x, g, match"),
         (lambda g, x: g.op("no::such", x), "there is no op 'no::such'"),
         (lambda g, x: x, "would be one of its inputs"),
