@@ -72,7 +72,8 @@ def test_plugins_of_every_kind_from_torch_to_a_plan_that_needs_no_torch(tmp_path
     assert engine.compare(model, x).worst < 5e-3
     engine.save(tmp_path / "model.plan")
     np.save(tmp_path / "x.npy", x.cpu().numpy())
-    subprocess.run([sys.executable, "-c", LOADED, str(tmp_path)], check=True, env=environment())
+    path = {"PYTHONPATH": str(Path(__file__).parents[2])}
+    subprocess.run([sys.executable, "-c", LOADED, str(tmp_path)], check=True, env=environment(path))
     loaded = torch.from_numpy(np.load(tmp_path / "y.npy")).to(wanted.device)
     assert float((loaded - wanted).norm() / wanted.norm()) < 5e-3
 
