@@ -36,7 +36,9 @@ def eliminate_concat(graph: Graph, context: PassContext) -> None:
                 _copy_operand(graph, node, index)
                 copied += 1
                 context.refused(node, f"an operand of concat is copied: {reason}")
-        context.applied(node, f"{len(node.inputs) - copied} of {len(node.inputs)} operands of concat written in place")
+        if copied < len(node.inputs):
+            placed = len(node.inputs) - copied
+            context.applied(node, f"{placed} of {len(node.inputs)} operands of concat written in place")
 
 
 def _slices(node: Node) -> list[Layout]:
@@ -80,7 +82,8 @@ def _place_operand(graph: Graph, node: Node, index: int, context: PassContext) -
     if computed in graph.outputs:
         return "it is an output of the graph, which has memory of its own"
     if not owns_storage(computed):
-        return f"it lies in the storage of %{storage_of(computed)} already"
+        twice = storage_of(computed) == storage_of(node.output)
+        return "it is an operand twice" if twice else "it has its place in another buffer already"
     return _move(graph, computed, target, context)
 
 
