@@ -124,12 +124,18 @@ def refuse_epilogue(body: Graph, anchor: Node | None, *, pairs: bool = False) ->
 
 
 def make_epilogue(
-    body: Graph, start: Value | None, space: Space, *, given: Mapping[Value, TensorType] | None = None
+    body: Graph,
+    start: Value | None,
+    space: Space,
+    *,
+    given: Mapping[Value, TensorType] | None = None,
+    written: Mapping[Node, str] | None = None,
 ) -> Epilogue:
     """The functions for everything in `body` that follows `start` (the anchor's output, in registers as `acc`).
 
     With `start=None` the whole body is elementwise and `acc` is ignored. `given` overrides the types of operands and of
-    the output, to address them in another shape.
+    the output, to address them in another shape; `written` are expressions of nodes that are not elementwise, with {0},
+    {1}, ... for their operands.
     """
     output, pair = body.outputs[0], pair_of(body)
     types = dict(given or {})
@@ -137,7 +143,7 @@ def make_epilogue(
         axis = output.producer.op.axis  # type: ignore[union-attr]
         types |= {part: _without(part.type, axis) for part in pair.parts if part.type.rank == output.type.rank}
         types[output] = pair.type
-    writer = Writer(body, space, types, names={} if start is None else {start: "acc"})
+    writer = Writer(body, space, types, names={} if start is None else {start: "acc"}, written=written or {})
     if pair is None:
         result = writer.read(output)
     else:

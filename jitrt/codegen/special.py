@@ -1,7 +1,7 @@
-"""Elementwise functions too long for an expression, as `@triton.jit` functions that generated source calls.
+"""Functions too long for an expression, as `@triton.jit` functions that generated source calls.
 
 Made of what `triton.language` has on every target and in the interpreter. Operands are float32 or float64 tensors, or,
-for divisions, integers; a second operand may be a literal.
+for divisions, integers; a second operand may be a literal. All but those of windows are elementwise.
 """
 
 from __future__ import annotations
@@ -120,3 +120,24 @@ def fmod(a, b):
         divisor = tl.where(b == 0, 1, b)
         r = a - (a // divisor) * divisor
         return tl.where(b == 0, 0, r)
+
+
+@triton.jit
+def _larger(a, b):
+    return tl.maximum(a, b, tl.PropagateNan.ALL)
+
+
+@triton.jit
+def window_maximum(x, ROWS: tl.constexpr):
+    """The maximum of every ROWS neighbouring rows, column by column; NaN if one of them is."""
+    windows = tl.reshape(x, (x.shape[0] // ROWS, ROWS, x.shape[1]))
+    return tl.reduce(windows, 1, _larger)
+
+
+@triton.jit
+def window_mean(x, ROWS: tl.constexpr, COUNT: tl.constexpr):
+    """The mean of the first COUNT of every ROWS neighbouring rows, column by column."""
+    windows = tl.reshape(x, (x.shape[0] // ROWS, ROWS, x.shape[1]))
+    if COUNT < ROWS:
+        windows = tl.where(tl.arange(0, ROWS)[None, :, None] < COUNT, windows, 0.0)
+    return tl.sum(windows, 1) / COUNT

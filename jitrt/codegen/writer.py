@@ -17,7 +17,8 @@ from jitrt.graph.types import TensorType
 class Writer:
     """The lines so far (first all `loads`, then all `steps`, which use nothing but what was loaded), the operands
     (indices of `body.inputs`) they load from the tuple `aux`, and the name of every value that already is in a
-    variable. `given` overrides the types of operands, to address them in another shape."""
+    variable. `given` overrides the types of operands, to address them in another shape; `written` are expressions, with
+    their operands as {0}, {1}, ..., of nodes that are not elementwise."""
 
     body: Graph
     space: Space
@@ -26,6 +27,7 @@ class Writer:
     operands: list[int] = field(default_factory=list)
     loads: list[str] = field(default_factory=list)
     steps: list[str] = field(default_factory=list)
+    written: Mapping[Node, str] = field(default_factory=dict)
 
     @property
     def lines(self) -> list[str]:
@@ -56,10 +58,11 @@ class Writer:
         return f"x{index}"
 
     def _compute(self, node: Node) -> str:
-        if type(node.op) not in EXPRESSIONS:
+        if type(node.op) not in EXPRESSIONS and node not in self.written:
             raise GraphError(f"{node!r} is not elementwise")
         arguments = [self.read(v) for v in node.inputs]
-        text = expression(node.op, *(a if a.isidentifier() else f"({a})" for a in arguments))
+        terms = [a if a.isidentifier() else f"({a})" for a in arguments]
+        text = self.written[node].format(*terms) if node in self.written else expression(node.op, *terms)
         source, result = (register_type(v.type.dtype) for v in (node.inputs[-1], node.output))
         if not any(a.isidentifier() for a in arguments):
             text = f"tl.full([1, 1], {text}, {result})"

@@ -48,7 +48,7 @@ from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_sp
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 from jitrt.kernels.split_k import store_sum
 
-__all__ = ["Conv2d", "constexprs_of", "conv2d_tile", "tiles_of", "unpack"]
+__all__ = ["Conv2d", "constexprs_of", "conv2d_tile", "gemm_shape", "lower_anchor", "tiles_of", "unpack"]
 
 
 @triton.jit
@@ -71,6 +71,8 @@ def conv2d_tile(
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,  # before
     DILATION: tl.constexpr,
+    WINDOW: tl.constexpr,  # of a pool that FINISH ends in: (depth, height, width)
+    POSITIONS: tl.constexpr,  # neighbouring rows that are the pixels of one window, 1 where there is no pool
     X_STRIDES: tl.constexpr,  # n, c, d, h, w
     W_STRIDES: tl.constexpr,  # k, c, t, r, s
     DEEP: tl.constexpr,  # there is a depth
@@ -101,22 +103,34 @@ def conv2d_tile(
     rm = (tile // (tiles_n * BUNDLES)) * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = (n_tile % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
     rk = tl.arange(0, BLOCK_K)
-    m_mask = (rm < ROWS)[:, None]
+    row_mask = (rm < ROWS)[:, None]
     n_mask = (rn < FILTERS)[None, :]
 
-    h0 = (rm // OUT[2]) % OUT[1] * STRIDE[1] - PADDING[1]
-    w0 = rm % OUT[2] * STRIDE[2] - PADDING[2]
-    image = rm // (OUT[0] * OUT[1] * OUT[2])
+    pixel = rm if POSITIONS == 1 else rm // POSITIONS
+    h0 = (pixel // OUT[2]) % OUT[1] * (STRIDE[1] * WINDOW[1]) - PADDING[1]
+    w0 = pixel % OUT[2] * (STRIDE[2] * WINDOW[2]) - PADDING[2]
+    image = pixel // (OUT[0] * OUT[1] * OUT[2])
     channel = bundle * CHANNELS
     filters = bundle * FILTERS + rn
-    m = rm[:, None]
+    if POSITIONS == 1:
+        m = rm[:, None]
+        m_mask = row_mask
+    else:
+        position = rm % POSITIONS  # those beyond the window are once more some inside it
+        h0 += position // WINDOW[2] % WINDOW[1] * STRIDE[1]
+        w0 += position % WINDOW[2] * STRIDE[2]
+        pooled = (tile // (tiles_n * BUNDLES)) * (BLOCK_M // POSITIONS) + tl.arange(0, BLOCK_M // POSITIONS)
+        m = pooled[:, None]
+        m_mask = m < ROWS // POSITIONS
     k = filters[None, :]
     if WIDE:  # one image alone may be that large
         image, h0, w0 = image.to(tl.int64), h0.to(tl.int64), w0.to(tl.int64)
         channel, filters, rk = channel.to(tl.int64), filters.to(tl.int64), rk.to(tl.int64)
     x_row = image * X_STRIDES[0] + h0 * X_STRIDES[3] + w0 * X_STRIDES[4] + channel * X_STRIDES[1]
     if DEEP:
-        d0 = rm // (OUT[1] * OUT[2]) % OUT[0] * STRIDE[0] - PADDING[0]
+        d0 = pixel // (OUT[1] * OUT[2]) % OUT[0] * (STRIDE[0] * WINDOW[0]) - PADDING[0]
+        if POSITIONS > 1:
+            d0 += position // (WINDOW[1] * WINDOW[2]) % WINDOW[0] * STRIDE[0]
         d0 = d0.to(tl.int64) if WIDE else d0
         x_row += d0 * X_STRIDES[2]
     w_row = filters * W_STRIDES[0]
@@ -139,7 +153,7 @@ def conv2d_tile(
             if DEEP:
                 t = r // FILTER[1]
                 r = r % FILTER[1]
-            x_mask = m_mask & (e < reduction)[None, :]
+            x_mask = row_mask & (e < reduction)[None, :]
             w_mask = (e < reduction)[:, None] & n_mask
             if MASKED:
                 hh = h0[:, None] + (r * DILATION[1])[None, :]
@@ -156,7 +170,7 @@ def conv2d_tile(
                 t = r // FILTER[1]
                 r = r % FILTER[1]
             c = (step % blocks_c) * BLOCK_K + rk
-            x_mask = m_mask
+            x_mask = row_mask
             w_mask = n_mask
             if MASKED:
                 hh = h0 + r * DILATION[1]
@@ -204,6 +218,8 @@ def conv2d(
     STRIDE: tl.constexpr,
     PADDING: tl.constexpr,  # before
     DILATION: tl.constexpr,
+    WINDOW: tl.constexpr,  # of a pool that FINISH ends in: (depth, height, width)
+    POSITIONS: tl.constexpr,  # neighbouring rows that are the pixels of one window, 1 where there is no pool
     X_STRIDES: tl.constexpr,  # n, c, d, h, w
     W_STRIDES: tl.constexpr,  # k, c, t, r, s
     DEEP: tl.constexpr,  # there is a depth
@@ -223,9 +239,9 @@ def conv2d(
 ):
     conv2d_tile(
         y, x, w, partials, counters, aux, tl.program_id(0), tl.program_id(1),
-        ROWS, FILTERS, CHANNELS, BUNDLES, SIZE, OUT, FILTER, STRIDE, PADDING, DILATION, X_STRIDES, W_STRIDES,
-        DEEP, MASKED, WIDE, FLATTEN, BLOCK_M, BLOCK_N, BLOCK_K, SPLIT_K, EARLY, PRECISION, DEPENDENT, FETCH,
-        FINISH, STORE,
+        ROWS, FILTERS, CHANNELS, BUNDLES, SIZE, OUT, FILTER, STRIDE, PADDING, DILATION, WINDOW, POSITIONS,
+        X_STRIDES, W_STRIDES, DEEP, MASKED, WIDE, FLATTEN, BLOCK_M, BLOCK_N, BLOCK_K, SPLIT_K, EARLY, PRECISION,
+        DEPENDENT, FETCH, FINISH, STORE,
     )  # fmt: skip
 
 
@@ -262,32 +278,42 @@ class Conv2d(Template):
         return unpack(problem)[0].groups_a_bundle > 1
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        shape, _, _ = unpack(problem)
-        anchor = problem.anchor
-        assert anchor is not None
-        dtype = anchor.output.type.dtype
-        gemm = GemmShape(
-            rows=shape.rows,
-            columns=shape.filters,
-            batches=shape.bundles,
-            channels=shape.channels,
-            taps=shape.taps,
-            itemsize=dtype.itemsize,
-            ieee=dtype == DType.f32 and not anchor.op.tf32,  # type: ignore[attr-defined]
-            epilogue_reads=sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:]),
-        )
-        return rank_configs(gemm, target)
+        shape, anchor, _ = unpack(problem)
+        reads = sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:])
+        return rank_configs(gemm_shape(shape, anchor, reads), target)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         shape, anchor, epilogue = unpack(problem)
-        x, w = operands_of(problem, anchor)
-        wide = max(problem.body.inputs[x].type.span, shape.weights_span) >= 2**31
-        tf32 = getattr(anchor.op, "tf32", False)
-        lowered = lower_conv(shape, config, epilogue, Operand(x), Operand(w), tf32=tf32, wide=wide, target=target)
-        if shape.groups_a_bundle == 1:
-            return lowered
-        groups, bundle = anchor.op.groups, shape.groups_a_bundle  # type: ignore[attr-defined]
-        return replace(lowered, pack={w: lambda weights: pack_bundles(weights, groups, bundle)})
+        return lower_anchor(problem, anchor, shape, epilogue, config, target)
+
+
+def gemm_shape(shape: ConvShape, anchor: Node, epilogue_reads: int) -> GemmShape:
+    """The matrix product that a convolution is to the cost model."""
+    dtype = anchor.output.type.dtype
+    return GemmShape(
+        rows=shape.rows,
+        columns=shape.filters,
+        batches=shape.bundles,
+        channels=shape.channels,
+        taps=shape.taps,
+        itemsize=dtype.itemsize,
+        ieee=dtype == DType.f32 and not anchor.op.tf32,  # type: ignore[attr-defined]
+        epilogue_reads=epilogue_reads,
+    )
+
+
+def lower_anchor(
+    problem: Problem, anchor: Node, shape: ConvShape, epilogue: Epilogue, config: Config, target: Target
+) -> Lowered:
+    """The launch of the kernel for a region around `anchor`, its weights packed where groups are bundled."""
+    x, w = operands_of(problem, anchor)
+    wide = max(problem.body.inputs[x].type.span, shape.weights_span) >= 2**31
+    tf32 = getattr(anchor.op, "tf32", False)
+    lowered = lower_conv(shape, config, epilogue, Operand(x), Operand(w), tf32=tf32, wide=wide, target=target)
+    if shape.groups_a_bundle == 1:
+        return lowered
+    groups, bundle = anchor.op.groups, shape.groups_a_bundle  # type: ignore[attr-defined]
+    return replace(lowered, pack={w: lambda weights: pack_bundles(weights, groups, bundle)})
 
 
 def lower_conv(
@@ -335,6 +361,8 @@ def constexprs_of(
         "STRIDE": shape.stride,
         "PADDING": shape.padding,
         "DILATION": shape.dilation,
+        "WINDOW": shape.window,
+        "POSITIONS": shape.positions,
         "X_STRIDES": shape.x_strides,
         "W_STRIDES": shape.w_strides,
         "DEEP": shape.deep,

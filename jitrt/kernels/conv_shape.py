@@ -34,7 +34,10 @@ def three(values: Sequence[Any], fill: Any) -> Any:
 @dataclass(frozen=True)
 class ConvShape:
     """A conv or linear node in the kernel's terms. Channels and filters are those of one bundle of groups. Strides are
-    (n, c, depth, height, width) of x and (k, c, depth, height, width) of w. `masked`: some tap can fall outside x."""
+    (n, c, depth, height, width) of x and (k, c, depth, height, width) of w. `masked`: some tap can fall outside x.
+
+    Where a pool ends it, `out` is the pool's, `window` the pixels of the convolution in one of its windows, and `rows`
+    counts `positions` for each."""
 
     rows: int
     filters: int
@@ -50,11 +53,17 @@ class ConvShape:
     w_strides: tuple[int, ...]
     masked: bool
     groups_a_bundle: int = 1
+    window: Triple = _ONE
+
+    @property
+    def positions(self) -> int:
+        """Rows of a window: a power of two, so that no tile ends inside one."""
+        return 1 << (math.prod(self.window) - 1).bit_length()
 
     @property
     def deep(self) -> bool:
         """Whether there is a depth to count through."""
-        return (self.size[0], self.out[0], self.filter[0], self.padding[0]) != (1, 1, 1, 0)
+        return (self.size[0], self.out[0], self.filter[0], self.padding[0], self.window[0]) != (1, 1, 1, 0, 1)
 
     @property
     def taps(self) -> int:
@@ -135,8 +144,14 @@ def pack_bundles(w: Array, groups: int, bundle: int) -> Array:
 
 
 def refuse_conv(body: Graph, anchor: Node | None, *kinds: type[Op], pairs: bool = False) -> str | None:
+    """What all convolution templates with nothing but an epilogue ask: `refuse_anchor`, and elementwise ops after it.
+    With `pairs` they may end in one."""
+    return refuse_anchor(body, anchor, *kinds) or refuse_epilogue(body, anchor, pairs=pairs)
+
+
+def refuse_anchor(body: Graph, anchor: Node | None, *kinds: type[Op]) -> str | None:
     """What all convolution templates ask: an anchor of one of `kinds` (a conv or a linear), one to three spatial
-    dimensions, 16- or 32-bit floats, only casts before it. With `pairs` the epilogue may end in one."""
+    dimensions, 16- or 32-bit floats, only casts before it."""
     if anchor is None:
         return "anchor is missing"
     if not isinstance(anchor.op, kinds or (Conv, Linear)):
@@ -152,7 +167,7 @@ def refuse_conv(body: Graph, anchor: Node | None, *kinds: type[Op], pairs: bool 
             return "only the input of a convolution can be cast on the way in"
     if any(reader is not anchor for reader in anchor.inputs[1].users):
         return "the weights are read elsewhere too, but may be packed for the convolution"
-    return refuse_epilogue(body, anchor, pairs=pairs)
+    return None
 
 
 def operands_of(problem: Problem, anchor: Node) -> tuple[int, int]:

@@ -21,6 +21,7 @@ from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_prologue import FusePrologue
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_branches import JoinBranches
+from jitrt.passes.join_conv_pool import JoinConvPool
 from jitrt.passes.join_mean_linear import JoinMeanLinear
 from jitrt.passes.join_separable import JoinSeparable
 from jitrt.passes.join_slices import join_slices
@@ -44,6 +45,7 @@ RULES: tuple[Rule, ...] = (
     JoinStemPool(),
     JoinSeparable(),
     FusePrologue(),
+    JoinConvPool(),
 )
 
 PIPELINE: tuple[Pass, ...] = (

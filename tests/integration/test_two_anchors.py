@@ -1,4 +1,4 @@
-"""A network of three kernels, each with two anchors, from graph to plan and run in the interpreter."""
+"""A network of four kernels, each with two anchors, from graph to plan and run in the interpreter."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from jitrt.graph.ops import AdaptiveAvgPool, Add, Conv, HardSwish, Linear, MaxPo
 from jitrt.testing import plan_interpreted
 
 
-def test_stem_and_pool_separable_and_head() -> None:
+def test_stem_and_pool_separable_convolution_and_pool_and_head() -> None:
     rng = np.random.default_rng(0)
     net = Graph("net")
 
@@ -28,12 +28,13 @@ def test_stem_and_pool_separable_and_head() -> None:
     x = net.add_input("x", TensorType(f32, (2, 3, 22, 18)))
     y = net.add(MaxPool((3, 3), (2, 2), (1, 1)), conv(x, 20, 7, 2, 1, Relu()))
     y = conv(conv(y, 20, 3, 1, 20, HardSwish()), 24, 1, 1, 1, Relu())
+    y = net.add(MaxPool((2, 2), (2, 2), (0, 0)), conv(y, 24, 3, 1, 1, Relu()))
     y = net.add(Reshape((2, 24)), net.add(AdaptiveAvgPool((1, 1)), y))
     net.mark_output(net.add(Add(), net.add(Linear(), y, weight(10, 24)), weight(10)))
 
     planned = plan_interpreted(net, Options(precision="fp16"))
     templates = [layer.tactic.split("(")[0] for layer in planned.plan.layers]
-    assert templates == ["stem_pool", "depthwise_pointwise", "mean_linear"]
+    assert templates == ["stem_pool", "depthwise_pointwise", "conv_pool", "mean_linear"]
     image = rng.standard_normal((2, 3, 22, 18)).astype(np.float32)
     (got,) = planned.run([image])
     (wanted,) = interpret(net, [image], exact=True)

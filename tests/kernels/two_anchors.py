@@ -7,6 +7,7 @@ from jitrt.graph import Graph, Layout, TensorType, f32
 from jitrt.graph.graph import Node, Value
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Problem
+from tests.kernels.test_conv_pool import pooled
 from tests.kernels.test_depthwise_pointwise import separable
 from tests.kernels.test_mean_linear import head
 from tests.kernels.test_stem_pool import stem
@@ -21,6 +22,15 @@ MOBILENET_V2 = {
     "14x14 576 -> 96": ((576, 14, 14), 96, 1, True),
     "7x7 960 -> 160": ((960, 7, 7), 160, 1, True),
     "7x7 960 -> 320": ((960, 7, 7), 320, 1, False),
+}
+
+# channels, filters, height and width of the convolution, which is 3x3 and halved by its pool
+VGG19 = {
+    "224x224 64 -> 64": (64, 64, 224),
+    "112x112 128 -> 128": (128, 128, 112),
+    "56x56 256 -> 256": (256, 256, 56),
+    "28x28 512 -> 512": (512, 512, 28),
+    "14x14 512 -> 512": (512, 512, 14),
 }
 
 
@@ -43,6 +53,14 @@ def separables(batch: int, names: list[str] | None = None) -> dict[str, Problem]
     return {
         f"separable {name}, batch {batch}": separable((batch, *image), filters, stride=stride, residual=residual)
         for name, (image, filters, stride, residual) in MOBILENET_V2.items()
+        if names is None or name in names
+    }
+
+
+def pools(batch: int, names: list[str] | None = None) -> dict[str, Problem]:
+    return {
+        f"conv and pool {name}, batch {batch}": pooled((batch, channels, size, size), filters)
+        for name, (channels, filters, size) in VGG19.items()
         if names is None or name in names
     }
 

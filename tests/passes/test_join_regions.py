@@ -11,6 +11,7 @@ from jitrt.graph.op import Op
 from jitrt.graph.ops import (
     AdaptiveAvgPool,
     Add,
+    AvgPool,
     Conv,
     HardSwish,
     Linear,
@@ -131,7 +132,7 @@ def test_a_stem_and_its_pool_are_one_kernel() -> None:
     assert done == ["a stem and its max pool in one kernel: faster"]
 
 
-def test_a_stem_that_somebody_else_reads_and_wider_convolutions_keep_their_pool() -> None:
+def test_a_stem_that_somebody_else_reads_keeps_its_pool() -> None:
     pool = MaxPool((3, 3), (2, 2), (1, 1))
     net = Net(2, 3, 20, 20)
     stem = net.conv(net.x, 8, 7, stride=2)
@@ -142,8 +143,61 @@ def test_a_stem_that_somebody_else_reads_and_wider_convolutions_keep_their_pool(
         net(pool, net(HardSwish(), net(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), net.x, net.weight(8, 3, 3, 3))))
     )
     assert not done and "may fall" in refused[0]
-    net = Net(2, 16, 20, 20)
-    assert net.optimized(net(pool, net.conv(net.x, 8, 3)))[1:] == ([], [])
+
+
+# -- convolution + pool ------------------------------------------------------------------------------------------------
+
+HALVES = MaxPool((2, 2), (2, 2), (0, 0))
+
+
+def test_a_convolution_and_its_pool_are_one_kernel() -> None:
+    net = Net(2, 8, 11, 9)
+    y = net(HALVES, net.conv(net.x, 16, 3))
+    kernels, done, refused = net.optimized(net.conv(net(AvgPool((2, 2), (2, 2), (0, 0)), net.conv(y, 16, 3)), 8, 1))
+    assert kernels == ["conv+add+relu+max_pool", "conv+add+relu+avg_pool", "conv+add+relu"]
+    assert done == ["a convolution and its pool in one kernel: faster"] * 2 and not refused
+
+
+def test_what_follows_the_pool_comes_along() -> None:
+    net = Net(2, 16, 6, 6)
+    y = net(HALVES, net.conv(net.x, 16, 3))
+    kernels, _, _ = net.optimized(net(HardSwish(), net(Add(), y, net.weight(2, 16, 3, 3))))
+    assert kernels == ["conv+add+relu+max_pool+add+hard_swish"]
+
+
+def test_a_stem_takes_the_kernel_that_there_is() -> None:
+    net = Net(2, 3, 12, 12)
+    y = net(Conv((1, 1), ((1, 1), (1, 1)), (1, 1)), net.x, net.weight(8, 3, 3, 3))
+    kernels, done, _ = net.optimized(net(HALVES, net(HardSwish(), y)))
+    assert kernels == ["conv+hard_swish+max_pool"] and len(done) == 1
+
+
+def test_a_pool_stays_where_it_is_slower_or_something_is_in_the_way() -> None:
+    net = Net(2, 8, 6, 6)
+    kernels, _, refused = net.optimized(net(HALVES, net.conv(net.x, 16, 3)), faster=False)
+    assert kernels == ["conv+add+relu", "max_pool"]
+    assert refused == ["not done: a convolution and its pool in one kernel: slower"]
+
+    elsewhere = ["not joined with what follows: its result is read elsewhere too"]
+    net = Net(2, 8, 6, 6)
+    wide = net.conv(net.x, 16, 3)
+    assert net.optimized(net(HALVES, wide), net.conv(wide, 4, 1))[1:] == ([], elsewhere)
+    net = Net(2, 8, 6, 6)
+    wide = net.conv(net.x, 16, 3)
+    assert net.optimized(net(HALVES, wide), wide)[1:] == ([], elsewhere)
+
+    net = Net(2, 8, 6, 6)
+    added = net(Add(), net.conv(net.x, 16, 3), net.conv(net.x, 16, 1))
+    _, done, refused = net.optimized(net(HALVES, added))
+    assert not done and "more than a number for each channel" in refused[0]
+    for pool, reason in (
+        (MaxPool((3, 3), (2, 2), (1, 1)), "padded"),
+        (MaxPool((3, 3), (2, 2), (0, 0)), "overlap"),
+        (MaxPool((2, 2), (2, 2), (0, 0), ceil_mode=True), "beyond the image"),
+    ):
+        net = Net(2, 8, 7, 7)
+        _, done, refused = net.optimized(net(pool, net.conv(net.x, 16, 3)))
+        assert not done and reason in refused[0]
 
 
 # -- depthwise + pointwise ---------------------------------------------------------------------------------------------
