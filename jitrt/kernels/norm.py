@@ -1,11 +1,11 @@
-"""Layer norm and group norm.
+"""Layer norm, group norm and RMS norm.
 
 Formula: y = f((x - mean) / sqrt(var + eps) * weight + bias), mean and variance over a row: the last dimensions of x
-(layer norm), or one group of channels of one image (group norm); x = g(operands), a residual sum for instance. Fires
-for any strides. A row that fits into registers is read once. A longer one is read twice; the first time, mean and
-squared deviations of its blocks are combined as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm
-for computing sample variances" (1979), which does not cancel as a sum of squares would.
-Floor: (x + y) bytes / bandwidth.
+(layer norm), or one group of channels of one image (group norm); x = g(operands), a residual sum for instance. The RMS
+norm takes 0 for the mean, which makes var the mean of x * x, and has no bias. Fires for any strides. A row that fits
+into registers is read once. A longer one is read twice; the first time, mean and squared deviations of its blocks are
+combined as in Chan, Golub and LeVeque, "Updating formulae and a pairwise algorithm for computing sample variances"
+(1979), which does not cancel as a sum of squares would. Floor: (x + y) bytes / bandwidth.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ from jitrt.codegen.prologue import layout_of, make_prologue, refuse_prologue, so
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import RowSpace
 from jitrt.graph.graph import Graph, Value
-from jitrt.graph.ops import GroupNorm, LayerNorm
+from jitrt.graph.ops import GroupNorm, LayerNorm, RmsNorm
 from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
 from jitrt.kernels.rows import row_configs
@@ -40,10 +40,11 @@ def norm(
     EPS: tl.constexpr,
     BLOCK_M: tl.constexpr,
     BLOCK_K: tl.constexpr,
+    CENTRED: tl.constexpr,  # or the mean is taken as 0
     DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
     LOAD: tl.constexpr,
     WEIGHT: tl.constexpr,
-    BIAS: tl.constexpr,
+    BIAS: tl.constexpr,  # or None
     APPLY: tl.constexpr,
     STORE: tl.constexpr,
 ):
@@ -56,8 +57,8 @@ def norm(
         k_mask = columns < COLUMNS
         x = LOAD(x_aux, m, columns, m_mask, k_mask).to(tl.float32)
         weight = WEIGHT(weight_aux, m, columns, m_mask, k_mask)  # under way while the row is summed
-        bias = BIAS(bias_aux, m, columns, m_mask, k_mask)
-        mean, deviation = _moments(x, k_mask, COLUMNS, BLOCK_M, BLOCK_K)
+        bias = BIAS(bias_aux, m, columns, m_mask, k_mask) if BIAS is not None else 0.0
+        mean, deviation = _moments(x, k_mask, COLUMNS, BLOCK_M, BLOCK_K, CENTRED)
         value = (x - mean) * (1 / tl.sqrt(deviation / COLUMNS + EPS)) * weight + bias
         STORE(y, APPLY(value, aux, m, columns, m_mask, k_mask), m, columns, m_mask, k_mask)
     else:
@@ -67,7 +68,7 @@ def norm(
             k = start + columns
             count = tl.minimum(COLUMNS - start, BLOCK_K)
             x = LOAD(x_aux, m, k, m_mask, k < COLUMNS).to(tl.float32)
-            block_mean, block_deviation = _moments(x, k < COLUMNS, count, BLOCK_M, BLOCK_K)
+            block_mean, block_deviation = _moments(x, k < COLUMNS, count, BLOCK_M, BLOCK_K, CENTRED)
             share = count / (start + count)
             delta = block_mean - mean
             mean += delta * share
@@ -78,15 +79,19 @@ def norm(
             k_mask = k < COLUMNS
             x = LOAD(x_aux, m, k, m_mask, k_mask).to(tl.float32)
             value = (x - mean) * scale * WEIGHT(weight_aux, m, k, m_mask, k_mask)
-            value += BIAS(bias_aux, m, k, m_mask, k_mask)
+            if BIAS is not None:
+                value += BIAS(bias_aux, m, k, m_mask, k_mask)
             STORE(y, APPLY(value, aux, m, k, m_mask, k_mask), m, k, m_mask, k_mask)
 
 
 @triton.jit
-def _moments(x, k_mask, count, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr):
+def _moments(x, k_mask, count, BLOCK_M: tl.constexpr, BLOCK_K: tl.constexpr, CENTRED: tl.constexpr):
     """(mean, sum of squared deviations from it) of the `count` elements of each row that the mask leaves."""
     x = tl.broadcast_to(x, (BLOCK_M, BLOCK_K))
-    mean = tl.sum(tl.where(k_mask, x, 0.0), 1, keep_dims=True) / count
+    if CENTRED:
+        mean = tl.sum(tl.where(k_mask, x, 0.0), 1, keep_dims=True) / count
+    else:
+        mean = tl.zeros((BLOCK_M, 1), tl.float32)
     centred = tl.where(k_mask, x - mean, 0.0)
     return mean, tl.sum(centred * centred, 1, keep_dims=True)
 
@@ -106,17 +111,17 @@ def describe(problem: Problem) -> Rows:
     """The rows of a layer or group norm. Group norm sees (n, c, ...) as (n, groups, c / groups, ...)."""
     anchor, body = problem.anchor, problem.body
     assert anchor is not None
-    x, weight, bias = anchor.inputs
+    x, *parameters = anchor.inputs
     layout = layout_of(x)
-    if isinstance(anchor.op, LayerNorm):
+    if isinstance(anchor.op, LayerNorm | RmsNorm):
         last = range(x.type.rank - anchor.op.dims, x.type.rank)
         return Rows(RowSpace.of(layout, last), layout, {}, {})
     assert isinstance(anchor.op, GroupNorm)
     rank, groups = x.type.rank, anchor.op.groups
     split = split_channels(layout, rank, groups)
     given = {v: split_channels(v.type, rank, groups) for v in (*body.inputs, *body.outputs)}
-    parameters = {v: _per_channel(v.type, rank, groups) for p in (weight, bias) for v in sources_of(p)}
-    return Rows(RowSpace.of(split, range(2, rank + 1)), split, given, parameters)
+    per_channel = {v: _per_channel(v.type, rank, groups) for p in parameters for v in sources_of(p)}
+    return Rows(RowSpace.of(split, range(2, rank + 1)), split, given, per_channel)
 
 
 def split_channels(type: TensorType, rank: int, groups: int) -> TensorType:
@@ -138,13 +143,13 @@ def _per_channel(type: TensorType, rank: int, groups: int) -> TensorType:
 
 
 class Norm(Template):
-    """Layer norm and group norm of 16- and 32-bit floats."""
+    """Layer, group and RMS norm of 16- and 32-bit floats."""
 
     name = "norm"
 
     def accepts(self, body: Graph) -> str | None:
         anchor = anchor_of(body)
-        if anchor is None or not isinstance(anchor.op, LayerNorm | GroupNorm):
+        if anchor is None or not isinstance(anchor.op, LayerNorm | GroupNorm | RmsNorm):
             return "anchor is no layer norm or group norm"
         dtype = anchor.output.type.dtype
         if not dtype.is_float or dtype.itemsize > 4:
@@ -160,7 +165,7 @@ class Norm(Template):
         anchor, body, rows = problem.anchor, problem.body, describe(problem)
         assert anchor is not None
         x = make_prologue(body, anchor.inputs[0], rows.space, given=rows.given)
-        weight, bias = (
+        weight, *bias = (
             make_prologue(body, value, rows.space, given=rows.given_parameters) for value in anchor.inputs[1:]
         )
         epilogue = make_epilogue(body, anchor.output, rows.space, given=rows.given)
@@ -170,10 +175,11 @@ class Norm(Template):
             "EPS": anchor.op.eps,  # type: ignore[attr-defined]
             "BLOCK_M": config["BLOCK_M"],
             "BLOCK_K": config["BLOCK_K"],
+            "CENTRED": not isinstance(anchor.op, RmsNorm),
             "DEPENDENT": target.arch >= 90,
             "LOAD": x.load,
             "WEIGHT": weight.load,
-            "BIAS": bias.load,
+            "BIAS": bias[0].load if bias else None,
             "APPLY": epilogue.apply,
             "STORE": epilogue.store,
         }
@@ -181,7 +187,7 @@ class Norm(Template):
             "y": Result(),
             "x_aux": tuple(Operand(i) for i in x.operands),
             "weight_aux": tuple(Operand(i) for i in weight.operands),
-            "bias_aux": tuple(Operand(i) for i in bias.operands),
+            "bias_aux": tuple(Operand(i) for parameter in bias for i in parameter.operands),
             "aux": tuple(Operand(i) for i in epilogue.operands),
         }
         programs = -(-rows.space.count("m") // config["BLOCK_M"])

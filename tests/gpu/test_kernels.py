@@ -13,7 +13,7 @@ import pytest
 pytest.importorskip("triton")
 
 from jitrt.codegen.target import target_of
-from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32
+from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, i64
 from jitrt.graph import ops as o
 from jitrt.graph.op import Op
 from jitrt.graph.types import channels_last
@@ -28,7 +28,8 @@ pytestmark = pytest.mark.gpu
 def region(op: Op, *shapes: tuple[int, ...], dtype: DType = f16, nhwc: bool = False, gap: int = 0) -> Problem:
     """One op. With `nhwc` all 4-d tensors lie so; the output has `gap` foreign channels after each pixel."""
     body = Graph("region")
-    inputs = [body.add_input(f"x{i}", TensorType(dtype, shape)) for i, shape in enumerate(shapes)]
+    dtypes = [i64 if i and isinstance(op, o.Gather) else dtype for i in range(len(shapes))]
+    inputs = [body.add_input(f"x{i}", TensorType(*both)) for i, both in enumerate(zip(dtypes, shapes, strict=True))]
     y = body.add(op, *inputs)
     if nhwc:
         for value in (v for v in (*inputs, y) if v.type.rank == 4):
@@ -111,8 +112,17 @@ PROBLEMS = {
     "layer norm, ConvNeXt batch 1": normalised((1, 56, 56, 96), 1),
     "layer norm, ConvNeXt batch 128": normalised((128, 28, 28, 192), 1),
     "layer norm, ViT batch 8": normalised((8, 197, 768), 1),
+    "RMS norm, 7B decoder": region(o.RmsNorm(1), (8, 128, 4096), (4096,)),
     "layer norm, long rows": normalised((8, 40000), 1, f32),
     "group norm": region(o.GroupNorm(32), (1, 320, 64, 64), (320,), (320,), nhwc=True),
+    "embedding, BERT batch 8": region(o.Gather(0), (30522, 768), (1024, 1)),
+    "argmax of a vocabulary": region(o.ArgMax(1), (16, 50257)),
+    "running sum": region(o.CumSum(1), (64, 4096), dtype=f32),
+    "five best of a thousand": region(o.TopK(1, 5), (128, 1000), dtype=f32),
+    "sorting rows": region(o.TopK(1, 1000), (128, 1000), dtype=f32),
+    "bilinear upsampling": region(o.Resize((112, 112), "linear"), (8, 64, 56, 56), nhwc=True),
+    "bicubic, NCHW": region(o.Resize((112, 112), "cubic"), (2, 64, 56, 56)),
+    "reflection": region(o.Extend(((0, 0), (0, 0), (1, 1), (1, 1)), "reflect"), (8, 64, 56, 56), nhwc=True),
     "pad": region(o.Pad(((0, 0), (0, 0), (1, 1), (1, 1))), (8, 64, 56, 56), nhwc=True),
     "scores, ViT-B/16 batch 1": region(o.Matmul(), (12, 197, 64), (12, 64, 197)),
     "product of odd sizes, bfloat16": region(o.Matmul(), (3, 2, 77, 45), (2, 45, 131), dtype=bf16),

@@ -192,6 +192,7 @@ CASES = [
     Case(g.Matmul(), in_float32(torch.matmul), [(5, 7), (7, 1)]),
     Case(g.LayerNorm(1, 1e-6), in_float32(lambda x, w, b: F.layer_norm(x, (7,), w, b, 1e-6)), [ODD, (7,), (7,)]),
     Case(g.LayerNorm(2), in_float32(lambda x, w, b: F.layer_norm(x, (5, 7), w, b)), [ODD, (5, 7), (5, 7)]),
+    Case(g.RmsNorm(2, 1e-3), in_float32(lambda x, w: F.rms_norm(x, (5, 7), w, 1e-3)), [ODD, (5, 7)]),
     Case(g.GroupNorm(3), in_float32(lambda x, w, b: F.group_norm(x, 3, w, b)), [(2, 6, 5, 3), (6,), (6,)]),
     Case(
         g.BatchNorm(1e-3),
@@ -443,6 +444,8 @@ BAD = [
     (g.Add(), [(2, 3), (4,)]),
     (g.BatchNorm(), [(2, 3), (3,), (3,), (3,), (2,)]),
     (g.LayerNorm(1), [(2, 3), (2,), (3,)]),
+    (g.RmsNorm(1), [(2, 3), (2,)]),
+    (g.RmsNorm(3), [(2, 3), (3,)]),
     (g.GroupNorm(2), [(2, 3), (3,), (3,)]),
     (g.MaxPool((3, 3), (1, 1), (2, 2)), [(1, 1, 5, 5)]),  # padding beyond half the window
     (g.AvgPool((7, 7), (1, 1), (0, 0)), [(1, 1, 5, 5)]),  # window larger than the input

@@ -44,12 +44,9 @@ def instance_norm(b: Builder, x: Value, weight: Value | None, bias: Value | None
 
 def rms_norm(b: Builder, x: Value, dims: int, weight: Value | None, eps: float | None) -> Value:
     """x / sqrt(mean(x * x) + eps) over the last `dims` dimensions, times weight."""
-    dtype = x.type.dtype
-    axes = tuple(range(x.type.rank - dims, x.type.rank))
-    mean = b.add(g.ReduceMean(axes, keepdims=True), b.add(g.Mul(), x, x))
-    epsilon = b.graph.scalar(float(_TINY[dtype.value]) if eps is None else eps, dtype)
-    y = b.add(g.Mul(), x, b.add(g.Rsqrt(), b.add(g.Add(), mean, epsilon)))
-    return y if weight is None else b.add(g.Mul(), y, weight)
+    epsilon = float(_TINY[x.type.dtype.value]) if eps is None else eps
+    shape = x.type.shape[x.type.rank - dims :]
+    return b.add(g.RmsNorm(dims, epsilon), x, _or_full(b, weight, 1, x, shape))
 
 
 def local_response_norm(b: Builder, x: Value, size: int, alpha: float, beta: float, k: float) -> Value:

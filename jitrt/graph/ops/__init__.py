@@ -59,12 +59,12 @@ from jitrt.graph.ops.elementwise import (
 )
 from jitrt.graph.ops.index import ArgMax, ArgMin, CumProd, CumSum, Gather, TopK
 from jitrt.graph.ops.linear import Linear, Matmul
-from jitrt.graph.ops.norm import BatchNorm, GroupNorm, LayerNorm
+from jitrt.graph.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
 from jitrt.graph.ops.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
 from jitrt.graph.ops.reduce import LogSoftmax, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum, Softmax
 from jitrt.graph.ops.region import Region
-from jitrt.graph.ops.rnn import Recurrence
 from jitrt.graph.ops.resample import Extend, Resize
+from jitrt.graph.ops.rnn import Recurrence
 from jitrt.graph.ops.shape import Concat, Contiguous, Dropout, Expand, Identity, Pad, Permute, Reshape, Slice
 
 __all__ = [name for name in dir() if name[0].isupper()]

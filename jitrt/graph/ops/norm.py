@@ -68,6 +68,29 @@ class LayerNorm(Op):
 
 
 @dataclass(frozen=True)
+class RmsNorm(Op):
+    """x / sqrt(mean(x * x) + eps) over the last `dims` dimensions, times weight (operand 1)."""
+
+    name: ClassVar[str] = "rms_norm"
+    traits: ClassVar[Trait] = Trait.REDUCTION | Trait.ANCHOR
+    dims: int = 1
+    eps: float = 1e-5
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        self.check(len(types) == 2, f"takes x and weight, got {len(types)} operands")
+        x, weight = types
+        self.check(1 <= self.dims <= x.rank, f"x has rank {x.rank}, normalised over {self.dims} dimensions")
+        last = x.shape[-self.dims :]
+        self.check(weight.shape == last, f"the weight is {weight}, expected {list(last)}")
+        return (x.logical(),)
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        x, weight = (wide(a) for a in arrays)
+        mean = np.square(x).mean(tuple(range(x.ndim - self.dims, x.ndim)), keepdims=True)
+        return (x / np.sqrt(mean + mean.dtype.type(self.eps)) * weight,)
+
+
+@dataclass(frozen=True)
 class GroupNorm(Op):
     """(x - mean) / sqrt(var + eps) over each of `groups` groups of channels, times weight plus bias per channel."""
 

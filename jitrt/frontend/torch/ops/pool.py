@@ -11,7 +11,7 @@ from jitrt.frontend.builder import spread
 from jitrt.frontend.layers.arithmetic import binary
 from jitrt.frontend.layers.pool import pooled
 from jitrt.frontend.torch.context import Context
-from jitrt.frontend.torch.registry import register
+from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import Value
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool, Mul
 
@@ -51,7 +51,13 @@ def max_pool(
 
 @_numbered("max_pool{}d_with_indices", (2, 3))
 def max_pool_with_indices(ctx: Context, dims: int, *args: Any) -> tuple[Value, None]:
+    _refuse_positions(ctx)
     return max_pool(ctx, dims, *args), None
+
+
+def _refuse_positions(ctx: Context) -> None:
+    if ctx.reads(1):
+        raise Unsupported("return_indices=True: the positions of the maxima have no kernel")
 
 
 @_numbered("avg_pool{}d")
@@ -84,4 +90,5 @@ def adaptive_avg_pool(ctx: Context, dims: int, x: Value, size: Sizes) -> Value:
 
 @_numbered("adaptive_max_pool{}d")
 def adaptive_max_pool(ctx: Context, dims: int, x: Value, size: Sizes) -> tuple[Value, None]:
+    _refuse_positions(ctx)
     return pooled(ctx, x, dims, AdaptiveMaxPool(spread(size, dims))), None
