@@ -37,7 +37,7 @@ from jitrt.kernels.recurrence import Layer, refuse_recurrence
 _UNITS = (4, 8, 16, 32)  # of a program: as many lanes of a warp
 _FILL = 4096  # elements a program fills
 _WORDS = 8  # of h that a thread waits for at once
-_PAUSES = ((0, 8), (250, 8), (500, 4))  # cycles before h is looked for, and for how many of the likeliest candidates
+_PAUSES = ((0, 8), (150, 6), (300, 6))  # cycles before h is looked for, and for how many of the likeliest candidates
 
 
 @gluon.jit

@@ -115,12 +115,12 @@ def build(call: KernelCall, posed: Problem, target: Target):
 
 
 RESIDENT = [
-    (problem(OPS["lstm"], batch=1, hidden=64), (4, 1, 1, 4, 250), 90),
-    (problem(OPS["lstm both, c"], hidden=40, turned=True), (8, 8, 1, 4, 250), 90),
+    (problem(OPS["lstm"], batch=1, hidden=64), (4, 1, 1, 4, 150), 90),
+    (problem(OPS["lstm both, c"], hidden=40, turned=True), (8, 8, 1, 4, 150), 90),
     (problem(OPS["gru back"], batch=20, hidden=40, dtype=DType.bf16), (16, 8, 2, 4, 0), 80),  # two launches
     (problem(OPS["gru both"], hidden=96), (32, 8, 1, 8, 0), 100),
-    (problem(OPS["tanh"], batch=20, hidden=30), (16, 16, 2, 4, 250), 90),
-    (problem(OPS["relu both"], hidden=40, strides={"y": (600, 100, 1)}), (4, 8, 1, 4, 250), 90),
+    (problem(OPS["tanh"], batch=20, hidden=30), (16, 16, 2, 4, 150), 90),
+    (problem(OPS["relu both"], hidden=40, strides={"y": (600, 100, 1)}), (4, 8, 1, 4, 150), 90),
 ]
 
 
