@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from jitrt.compiler import Optimized
+    from jitrt.explanation import Explanation
     from jitrt.graph import Graph
 
 EXAMPLES = """examples:
@@ -56,12 +57,14 @@ def run(args: argparse.Namespace) -> int:
         imported = import_torch(model, (x,), name="googlenet")
     with _step(out, "running the passes"):
         from jitrt.compiler import Options, optimize_graph
+        from jitrt.explanation import Explanation
 
         options = Options(precision=args.precision, tune=args.tune)
         optimized = optimize_graph(imported.graph, options)
-    _show_graphs(out, optimized)
+        explanation = Explanation.of(optimized)
+    _show_graphs(out, explanation)
     _show_decisions(out, optimized)
-    _show_memory(out, optimized.graph)
+    _show_memory(out, explanation)
     with _step(out, f"building {_KERNELS_SHOWN} of the kernels for sm_90 (no GPU needed)"):
         rows = _cross_build(optimized.graph)
     _show_kernels(out, rows)
@@ -90,10 +93,7 @@ def _step(out: Console, what: str) -> Iterator[None]:
 # -- the graph ---------------------------------------------------------------------------------------------------------
 
 
-def _show_graphs(out: Console, optimized: Optimized) -> None:
-    from jitrt.explanation import Explanation
-
-    explanation = Explanation.of(optimized)
+def _show_graphs(out: Console, explanation: Explanation) -> None:
     before, after = explanation.layers, explanation.kernels
     left = [f"{count:4} {name}" for name, count in before.most_common()]
     right = [f"{count:4} {name}" for name, count in after.most_common()]
@@ -120,10 +120,8 @@ def _show_decisions(out: Console, optimized: Optimized) -> None:
     out.print(table("what was done, and what was not", ("pass", "", "times", "what", "first"), rows, right=[2]))
 
 
-def _show_memory(out: Console, graph: Graph) -> None:
-    from jitrt.passes.plan_memory import plan_memory
-
-    plan = plan_memory(graph)
+def _show_memory(out: Console, explanation: Explanation) -> None:
+    plan = explanation.memory
     out.print(
         line(
             f"\nmemory for activations: {size(plan.arena_bytes)} in one arena, {size(plan.naive_bytes)} if every value "
