@@ -16,12 +16,14 @@ from jitrt.kernels.base import Config, Problem, Tactic, templates
 from jitrt.testing import make_problem
 from jitrt.testing.corners import corners
 from tests.kernels.convolutions import computed_problem, conv_problem, linear_problem, transposed_problem
+from tests.kernels.test_conv_pool import pooled
 
 SAME = ((1, 1), (1, 1))
 BATCH = (4096, 64, 112, 112)  # 3.3e9 elements
 IMAGE = (1, 64, 8192, 8192)  # 4.3e9, in one image
 CLIP = (1, 64, 64, 1024, 1024)  # as many, in planes
 DEEP = ((1, 1), (0, 0), (0, 0))
+POOL3 = AvgPool((2, 2, 2), (2, 2, 2), (0, 0, 0))
 DOUBLE = {"stride": (2, 2), "padding": SAME}
 
 
@@ -64,6 +66,8 @@ def smallest(config: Config) -> int:
         pytest.param("conv_transpose", transposed_problem((4096, 64, 56, 112), 64, (4, 4), **DOUBLE), id="transposed"),
         pytest.param("conv_transpose", transposed_problem(IMAGE, 8, (2, 2), stride=(1, 2)), id="transposed image"),
         pytest.param("conv_transpose", transposed_problem(CLIP, 8, (3, 2, 2), stride=(1, 2, 1)), id="transposed clip"),
+        pytest.param("conv_pool", pooled(BATCH, 64), id="conv and pool"),
+        pytest.param("conv_pool", pooled(CLIP, 16, (3, 3, 3), POOL3), id="conv and pool of one clip"),
         pytest.param("conv2d", linear_problem((600_000, 4096), 64), id="linear"),
         pytest.param("conv2d", linear_problem((16, 16384), 200_000), id="linear with large weights"),
         pytest.param("conv1x1", computed_problem("scale, shift and relu", BATCH, 64), id="conv of what is computed"),
