@@ -84,7 +84,7 @@ class Launch:
     after: tuple[int, ...]
     layer: int
     dependent: bool = False  # programmatic dependent launch: may start before its predecessors end
-    cooperative: bool = False  # all programs run at the same time: they wait for each other
+    cooperative: bool = False  # programs wait for each other: all run at the same time, one an SM at most
 
 
 @dataclass(frozen=True)

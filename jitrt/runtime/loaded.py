@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -115,7 +116,8 @@ class LoadedPlan:
 
 
 def check_device(plan: Plan, device: Device) -> None:
-    """Raise PlanError unless the plan's cubins run on the device: same major architecture, minor not below."""
+    """Raise PlanError unless the plan's cubins run on the device: same major architecture, minor not below, and as much
+    of everything as they count on."""
     if plan.arch // 10 != device.arch // 10 or plan.arch > device.arch:
         raise PlanError(
             f"plan {plan.name!r} was built for sm_{plan.arch}, but GPU {device.index} ({device.name}) is "
@@ -126,6 +128,13 @@ def check_device(plan: Plan, device: Device) -> None:
             raise PlanError(
                 f"plan {plan.name!r}: kernel {kernel.entry!r} wants {kernel.shared_bytes} bytes of shared memory, but "
                 f"{device.name} gives a block {device.shared_bytes}; build the plan on this machine"
+            )
+    for launch in plan.launches:
+        programs = math.prod(launch.grid)
+        if launch.cooperative and programs > device.sms:
+            raise PlanError(
+                f"plan {plan.name!r}: kernel {plan.kernels[launch.kernel].entry!r} needs {programs} SMs at the same "
+                f"time, but {device.name} has {device.sms}; build the plan on this machine"
             )
 
 

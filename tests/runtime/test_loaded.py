@@ -46,6 +46,15 @@ def test_a_gpu_with_less_shared_memory(small, driver, x):
         Engine(small, driver=narrow)(x)
 
 
+def test_a_gpu_with_fewer_sms_than_a_cooperative_launch_needs(small, driver, x):
+    launches = tuple(replace(launch, cooperative=launch.grid[0] > 2) for launch in small.plan.launches)
+    file = replace(small, plan=replace(small.plan, launches=launches))
+    assert len(Engine(file, driver=driver)(x)) == 2
+    few = FakeDriver(driver._kernels, replace(H200, sms=2))
+    with pytest.raises(PlanError, match="kernel 'increment' needs 3 SMs at the same time, but Fake H200 has 2"):
+        Engine(file, driver=few)(x)
+
+
 def test_a_cubin_the_driver_refuses(small, driver, x):
     with pytest.raises(PlanError, match=r"cannot load kernel 'add'.*update the driver or build the plan"):
         Engine(replace(small, images={**small.images, "cubin.a": b""}), driver=driver)(x)
