@@ -164,7 +164,8 @@ class KernelCall:
     the place of the predecessor's own.)
 
     The programs of a `cooperative` call may wait for each other: all of them run at the same time, or the launch fails,
-    so there is one for each SM at most. Such a call has no `DEPENDENT`, and the interpreter, which runs one program after another, does not run it."""
+    so there is one for each SM at most. Such a call has no `DEPENDENT`, and the interpreter, which runs one program
+    after another, does not run it."""
 
     function: Any
     arguments: Mapping[str, Argument]
