@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pytest
 
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import DType, Graph, TensorType, bf16, f16, f32
 from jitrt.graph.op import Op
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, Add, AvgPool, Cast, Conv, HardSwish, MaxPool, Mul, Relu
-from jitrt.kernels.base import Problem
+from jitrt.kernels.base import Problem, Tactic
 from jitrt.kernels.conv_pool import ConvPool
-from jitrt.testing import check_problem, compiles, make_problem
+from jitrt.testing import check_problem, compiles, make_problem, random_operands, run_interpreted
 from tests.kernels.convolutions import gapped, nhwc
 
 HALVES = MaxPool((2, 2), (2, 2), (0, 0))
@@ -26,7 +27,7 @@ def pooled(
     pool: Op = HALVES,
     *,
     stride: int = 1,
-    padding: int = 1,
+    padding: int | tuple[tuple[int, int], ...] = 1,
     dilation: int = 1,
     groups: int = 1,
     dtype: DType = f16,
@@ -47,7 +48,8 @@ def pooled(
     w = body.add_input("w", nhwc(TensorType(dtype, (filters, shape[1] // groups, *kernel))))
     bias = body.add_input("bias", TensorType(dtype, (filters, *(1,) * dims)))
     value = body.add(Cast(dtype), x) if cast_from else x
-    op = Conv((stride,) * dims, ((padding, padding),) * dims, (dilation,) * dims, groups, tf32)
+    pads = ((padding, padding),) * dims if isinstance(padding, int) else padding
+    op = Conv((stride,) * dims, pads, (dilation,) * dims, groups, tf32)
     value = body.add(activation or Relu(), body.add(Add(), body.add(op, value, w), bias))
     if before is not None:
         value = body.add(Mul(), value, body.add_input("before", TensorType(dtype, tuple(before))))
@@ -94,7 +96,9 @@ def config(m: int = 16, n: int = 16, k: int = 16, **more: Any) -> dict[str, Any]
             id="3-d, six of eight rows",
         ),
         pytest.param(
-            pooled((1, 8, 1, 4, 6), 9, (2, 3, 3), AvgPool((2, 1, 2), (2, 1, 2), (0,) * 3)),
+            pooled(
+                (1, 8, 1, 4, 6), 9, (1, 3, 3), AvgPool((2, 1, 2), (2, 1, 2), (0,) * 3), padding=((0, 1), (1, 1), (1, 1))
+            ),
             config(),
             id="3-d from a plane",
         ),
@@ -107,6 +111,16 @@ def config(m: int = 16, n: int = 16, k: int = 16, **more: Any) -> dict[str, Any]
 )
 def test_numbers(problem: Problem, config: dict[str, Any]) -> None:
     check_problem(problem, ConvPool(), [config])
+
+
+@pytest.mark.parametrize("pool", [HALVES, AvgPool((2, 2), (2, 2), (0, 0))])
+def test_one_pixel_that_is_nan_is_enough(pool: Op) -> None:
+    problem = pooled((1, 3, 4, 8), 5, (1, 1), pool, padding=0)
+    x, w, bias = random_operands(problem)
+    for window in range(4):  # each of them at another position
+        x[0, 1, window // 2, 2 * window + window % 2] = np.nan
+    got = run_interpreted(problem, Tactic.make(ConvPool(), config()), [x, w, bias], TARGETS[90])
+    assert np.isnan(got[:, :, 0]).all() and not np.isnan(got[:, :, 1]).any()
 
 
 def test_compiles_for_every_target_without_spills() -> None:
