@@ -45,7 +45,16 @@ def _arithmetic(x: torch.Tensor, y: torch.Tensor) -> Any:
 
 
 def _integers(i: torch.Tensor, j: torch.Tensor) -> Any:
-    return i // 3, i % 5, torch.fmod(i, 4), (i & 6) | (j ^ 3), i.clamp(-2, 3), (i == j) | (i > 2), i.cumsum(1), ~i
+    return (
+        i // 3,
+        i % 5,
+        torch.fmod(i, 4),
+        (i & 6) | (j ^ 3),
+        i.clamp(-2, 3),
+        (i == j) | (i > 2),
+        i.cumsum(1),
+        i.argmax(1),
+    )
 
 
 def _reductions(x: torch.Tensor) -> Any:

@@ -71,10 +71,29 @@ def flip(b: Builder, x: Value, axes: Sequence[int]) -> Value:
     return x
 
 
+def position(b: Builder, x: Value, axis: int, largest: bool = True, keepdims: bool = False) -> Value:
+    """Where the largest (or smallest) element along `axis` is, the first of equals. Elements of 64 bits have no kernel
+    that finds both at once: their extreme first, then the first place that holds it."""
+    if x.type.dtype.itemsize <= 4:
+        return b.add(g.ArgMax(axis, keepdims) if largest else g.ArgMin(axis, keepdims), x)
+    extreme = b.add((g.ReduceMax if largest else g.ReduceMin)((axis,), keepdims=True), x)
+    there = b.add(g.LogicalOr(), b.add(g.Equal(), x, extreme), b.add(g.NotEqual(), x, x))
+    size = x.type.shape[axis]
+    places = np.arange(size, dtype=np.int64).reshape(size, *[1] * (x.type.rank - 1 - axis))
+    return b.add(
+        g.ReduceMin((axis,), keepdims), b.add(g.Where(), there, b.constant(places), b.constant(np.int64(size)))
+    )
+
+
 def topk(b: Builder, x: Value, k: int, axis: int, largest: bool = True) -> tuple[Value, Value]:
     """(values, positions as i64) of the k best elements along `axis`, best first."""
     position = best(b, x, k, axis, largest)
     return b.add(g.Gather(axis), x, position), position
+
+
+def can_sort(size: int, k: int) -> bool:
+    """Whether the k best of `size` elements can be found."""
+    return size <= _LONGEST or k * _FEWEST <= _LONGEST
 
 
 def best(b: Builder, x: Value, k: int, axis: int, largest: bool = True) -> Value:
@@ -82,7 +101,7 @@ def best(b: Builder, x: Value, k: int, axis: int, largest: bool = True) -> Value
 
     Rows too long for the kernel are cut into pieces: the best of each piece, then the best of those."""
     size = x.type.shape[axis]
-    if size <= _LONGEST or k * _FEWEST > _LONGEST:  # the rest is for the kernel to refuse
+    if size <= _LONGEST or not can_sort(size, k):  # the rest is for the kernel to refuse
         return b.add(g.TopK(axis, k, largest), x)
     pieces = -(-size // _LONGEST)
     length = -(-size // pieces)

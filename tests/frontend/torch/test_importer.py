@@ -347,6 +347,8 @@ REFUSED = {
     "dropout_p=0.5": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
     "bags whose lengths differ": lambda x: F.embedding_bag(torch.arange(6), x[0, 0], torch.tensor([0, 1, 4])),
     "return_indices=True": lambda x: F.adaptive_max_pool2d(x, 2, return_indices=True),
+    "of i64: elements of more than 32 bits": lambda x: x.long().sort(0)[0],
+    "of the best 2000 of 5000 elements": lambda x: x.flatten().repeat(100)[:5000].topk(2000)[0],
     "by a mask": lambda x: x[x > 0],
     "in training mode": lambda x: torch.ops.aten.rrelu(x, 0.1, 0.3, True),
     "threshold=1": lambda x: F.softplus(x, 1, 1),

@@ -151,11 +151,21 @@ def one_hot(ctx: Context, x: Value, classes: int) -> Value:
 Pair = tuple[Value | None, Value]
 
 
-def _ordered(ctx: Context, x: Value, k: int, dim: int, largest: bool) -> Pair:
-    """(values if they are read, positions) of the k best along a dimension."""
+def _sortable(x: Value, k: int, dim: int) -> int:
+    """The axis to sort along. What no kernel can sort is refused here, so that it can be left to PyTorch."""
     if x.type.rank == 0:
         raise Unsupported("of rank 0")
     axis = axis_of(dim, x.type.rank)
+    if x.type.dtype.itemsize > 4:
+        raise Unsupported(f"of {x.type.dtype.value}: elements of more than 32 bits have no kernel, cast them first")
+    if not layers.can_sort(x.type.shape[axis], k):
+        raise Unsupported(f"of the best {k} of {x.type.shape[axis]} elements: too many for the registers of a kernel")
+    return axis
+
+
+def _ordered(ctx: Context, x: Value, k: int, dim: int, largest: bool) -> Pair:
+    """(values if they are read, positions) of the k best along a dimension."""
+    axis = _sortable(x, k, dim)
     found = layers.best(ctx, x, k, axis, largest)
     return ctx.add(g.Gather(axis), x, found) if ctx.reads(0) else None, found
 
@@ -181,12 +191,12 @@ def sort_stable(ctx: Context, x: Value, *, stable: bool, dim: int = -1, descendi
 
 @register("aten.msort.default")
 def msort(ctx: Context, x: Value) -> Value:
-    return layers.topk(ctx, x, x.type.shape[0], 0, False)[0]
+    return layers.topk(ctx, x, _length(x, 0), _sortable(x, _length(x, 0), 0), False)[0]
 
 
 @register("aten.argsort.default")
 def argsort(ctx: Context, x: Value, dim: int = -1, descending: bool = False) -> Value:
-    return layers.best(ctx, x, _length(x, dim), axis_of(dim, x.type.rank), descending)
+    return layers.best(ctx, x, _length(x, dim), _sortable(x, _length(x, dim), dim), descending)
 
 
 @register("aten.argsort.stable")
@@ -194,22 +204,22 @@ def argsort_stable(ctx: Context, x: Value, *, stable: bool, dim: int = -1, desce
     return argsort(ctx, x, dim, descending)
 
 
-def position(ctx: Context, op: Callable[[int, bool], Op], x: Value, dim: int | None, keepdim: bool) -> Value:
+def position(ctx: Context, x: Value, largest: bool, dim: int | None, keepdim: bool) -> Value:
     """Argmax or argmin over one dimension, or of everything as it lies row-major."""
     if dim is not None and x.type.rank > 0:
-        return ctx.add(op(axis_of(dim, x.type.rank), keepdim), x)
+        return layers.position(ctx, x, axis_of(dim, x.type.rank), largest, keepdim)
     shape = (1,) * x.type.rank if keepdim else ()
-    return ctx.reshape(ctx.add(op(0, False), _flat(ctx, x)), shape)
+    return ctx.reshape(layers.position(ctx, _flat(ctx, x), 0, largest), shape)
 
 
 @register("aten.argmax.default")
 def argmax(ctx: Context, x: Value, dim: int | None = None, keepdim: bool = False) -> Value:
-    return position(ctx, g.ArgMax, x, dim, keepdim)
+    return position(ctx, x, True, dim, keepdim)
 
 
 @register("aten.argmin.default")
 def argmin(ctx: Context, x: Value, dim: int | None = None, keepdim: bool = False) -> Value:
-    return position(ctx, g.ArgMin, x, dim, keepdim)
+    return position(ctx, x, False, dim, keepdim)
 
 
 # -- running sums ----------------------------------------------------------------------------------------------------

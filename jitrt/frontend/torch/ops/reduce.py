@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -16,7 +16,6 @@ from jitrt.frontend.torch.ops.index import position
 from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
-from jitrt.graph.op import Op
 
 
 def reduced(ctx: Context, op: Reduction, x: Value, dim: Dims, keepdim: bool, dtype: DType | None = None) -> Value:
@@ -52,24 +51,21 @@ register("aten.min.default")(amin)
 
 
 def _extreme(
-    ctx: Context, op: Reduction, where: Callable[[int, bool], Op], x: Value, dim: int, keepdim: bool
+    ctx: Context, op: Reduction, x: Value, dim: int, keepdim: bool, *, largest: bool
 ) -> tuple[Value, Value | None]:
     """(value, position if it is read) of the largest or smallest element along a dimension."""
-    if not ctx.reads(1):
-        return reduced(ctx, op, x, dim, keepdim), None
-    if x.type.dtype == DType.b8:
-        raise Unsupported("the position of a boolean: cast first")
-    return reduced(ctx, op, x, dim, keepdim), position(ctx, where, x, dim, keepdim)
+    value = reduced(ctx, op, x, dim, keepdim)
+    return value, position(ctx, x, largest, dim, keepdim) if ctx.reads(1) else None
 
 
 @register("aten.max.dim")
 def max_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value | None]:
-    return _extreme(ctx, g.ReduceMax, g.ArgMax, x, dim, keepdim)
+    return _extreme(ctx, g.ReduceMax, x, dim, keepdim, largest=True)
 
 
 @register("aten.min.dim")
 def min_dim(ctx: Context, x: Value, dim: int, keepdim: bool = False) -> tuple[Value, Value | None]:
-    return _extreme(ctx, g.ReduceMin, g.ArgMin, x, dim, keepdim)
+    return _extreme(ctx, g.ReduceMin, x, dim, keepdim, largest=False)
 
 
 @register("aten.aminmax.default")
