@@ -80,9 +80,8 @@ def position(b: Builder, x: Value, axis: int, largest: bool = True, keepdims: bo
     there = b.add(g.LogicalOr(), b.add(g.Equal(), x, extreme), b.add(g.NotEqual(), x, x))
     size = x.type.shape[axis]
     places = np.arange(size, dtype=np.int64).reshape(size, *[1] * (x.type.rank - 1 - axis))
-    return b.add(
-        g.ReduceMin((axis,), keepdims), b.add(g.Where(), there, b.constant(places), b.constant(np.int64(size)))
-    )
+    first = b.add(g.Where(), there, b.constant(places), b.graph.scalar(size, DType.i64))
+    return b.add(g.ReduceMin((axis,), keepdims), first)
 
 
 def topk(b: Builder, x: Value, k: int, axis: int, largest: bool = True) -> tuple[Value, Value]:
