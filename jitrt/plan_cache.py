@@ -60,7 +60,7 @@ class PlanCache:
 
 
 def plan_key(graph: Graph, options: str, target: Target, device: str) -> str:
-    """32 hex digits of: graph, weights, options, target, device, toolchain, jitrt's own code and what was added to it."""
+    """32 hex digits of: graph, weights, options, target, device, toolchain, jitrt's code and what was added to it."""
     from jitrt.plugins.registry import outside
     from jitrt.tune.keys import toolchain
 

@@ -67,8 +67,8 @@ class ConvGroup(Template):
         if sum(len(nodes) for nodes in chains) + 1 != len(body.nodes):
             return "the convolutions of a group share nothing but their input"
         for value, nodes in zip(last.inputs, chains, strict=True):
-            anchors = [node for node in nodes if isinstance(node.op, Conv)]
-            if len(anchors) != 1 or anchors[0].op.groups != 1:
+            groups = [node.op.groups for node in nodes if isinstance(node.op, Conv)]
+            if groups != [1]:
                 return "every operand of the concat is to be a dense convolution"
             reason = Conv2d().accepts(_sub_body(body, value, nodes, value.type)[0])
             if reason is not None:

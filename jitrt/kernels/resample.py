@@ -1,7 +1,8 @@
 """Resize (nearest, linear, cubic) and padding by the tensor's own elements, in any number of dimensions.
 
-Formula: y[i] = f(sum over taps t of w_t(i) * g(x[s_t(i)])), the source s_t and weight w_t of each dimension computed from
-the output's index (in float64 where it falls between elements: per row or column, not per element, so it costs nothing).
+Formula: y[i] = f(sum over taps t of w_t(i) * g(x[s_t(i)])), the source s_t and weight w_t of each dimension computed
+from the output's index (in float64 where it falls between elements: per row or column, not per element: it costs
+nothing).
 Sources are clamped to x by construction. f and g are elementwise ops. Fires for any strides. Saves the trips before and
 after it. Floor: (x + y) bytes / bandwidth; neighbouring outputs read the same elements, which are in L1 or L2.
 """
@@ -111,7 +112,7 @@ def make_sample(space: TileSpace, node: Node, x: TensorType) -> Any:
     """The function (x, m, k, mask, LOADED, CHAIN) -> the anchor's value, written for its op, shape and strides."""
     lines: list[str] = []
     taps: dict[int, list[Tap]] = {}
-    for d, (size, out) in enumerate(zip(x.shape, space.shape, strict=True)):
+    for d, size in enumerate(x.shape):
         found = _taps(node, d, size, space.coordinate(d))
         if found is not None:
             lines += found[0]

@@ -70,14 +70,16 @@ class JoinBranches:
 def _runs(graph: Graph, concat: Node) -> Iterator[list[Value]]:
     """Neighbouring operands, two or more, that convolutions make for this concat alone, in the same order in memory."""
     run: list[Value] = []
-    for value in [*concat.inputs, None]:
-        branch = value is not None and _is_branch(graph, concat, value)
-        if branch and (not run or value.type.memory_order == run[0].type.memory_order):
+    for value in concat.inputs:
+        branch = _is_branch(graph, concat, value)
+        if branch and run and value.type.memory_order == run[0].type.memory_order:
             run.append(value)
             continue
         if len(run) > 1:
             yield run
         run = [value] if branch else []
+    if len(run) > 1:
+        yield run
 
 
 def _is_branch(graph: Graph, concat: Node, value: Value) -> bool:

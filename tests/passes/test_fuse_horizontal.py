@@ -8,10 +8,10 @@ from jitrt.graph.ops import Add, Concat, Conv, Linear, MaxPool, Mul, Region, Rel
 from jitrt.graph.types import Layout
 from jitrt.passes import PassContext, Verdict, judged
 from jitrt.passes.eliminate_concat import eliminate_concat
+from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.layout import layout
-from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.storage import storage_of
 
 fuse_horizontal = judged(FuseHorizontal())
