@@ -105,8 +105,8 @@ SORTS = [{"BLOCK_M": 16, "BLOCK_K": 8, "num_warps": 1, "SORT": way} for way in (
 def test_axes(axis: int, nhwc: bool) -> None:
     for op in (ArgMax(axis), ArgMin(axis, True)):
         check_problem(along(op, nhwc=nhwc), ArgMaxTemplate(), ROWS)
-    for op in (TopK(axis, 2), TopK(axis, SMALL[axis], False)):
-        check_problem(along(op, nhwc=nhwc), TopKTemplate(), SORTS)
+    for op, config in zip((TopK(axis, SMALL[axis]), TopK(axis, 2, False)), SORTS, strict=True):
+        check_problem(along(op, nhwc=nhwc), TopKTemplate(), [config])
     for op in (CumSum(axis), CumProd(axis)):
         check_problem(along(op, nhwc=nhwc), Scan(), ROWS, extremes=False)
 
@@ -115,10 +115,10 @@ def test_axes(axis: int, nhwc: bool) -> None:
 def test_ties_and_dtypes(dtype: DType) -> None:
     """Small integers and booleans are full of ties, and the extreme floats of NaN and both zeros."""
     for op in (ArgMax(1), ArgMin(1)):
-        check_problem(along(op, dtype, (3, 30)), ArgMaxTemplate(), [{"BLOCK_M": 2, "BLOCK_K": 16, "num_warps": 1}])
-    for op in (TopK(1, 30), TopK(1, 4, False)):
-        config = {"BLOCK_M": 2, "BLOCK_K": 32, "num_warps": 1}
-        check_problem(along(op, dtype, (3, 30)), TopKTemplate(), [{**config, "SORT": way} for way in (True, False)])
+        check_problem(along(op, dtype, (3, 30)), ArgMaxTemplate(), [{"BLOCK_M": 4, "BLOCK_K": 16, "num_warps": 1}])
+    for op, way in ((TopK(1, 30), True), (TopK(1, 30, False), True), (TopK(1, 4, False), False)):
+        config = {"BLOCK_M": 4, "BLOCK_K": 32, "num_warps": 1, "SORT": way}
+        check_problem(along(op, dtype, (3, 30)), TopKTemplate(), [config])
 
 
 @pytest.mark.parametrize("dtype", [f16, f64, i32, i64, u8], ids=str)
