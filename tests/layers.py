@@ -163,6 +163,7 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Inputs]]] = {
         _image(2, 8, 4, 6),
     ),
     "unfold": (lambda: nn.Unfold((2, 3), padding=(1, 0), stride=2), _image()),
+    "fold": (lambda: nn.Fold((7, 6), (2, 3), padding=(0, 1), stride=2), _image(2, 12, 9)),
     "einsum": (
         lambda: Apply(lambda x, y: torch.einsum("bihw,bjhw->bij", x, y)),
         lambda: (torch.randn(2, 3, 4, 5), torch.randn(2, 6, 4, 5)),

@@ -156,3 +156,25 @@ def image_columns(
     index = (rows * w + columns).astype(np.int64)  # (kernel height, kernel width, windows down, windows across)
     y = take(b, b.reshape(x, (n, c, h * w)), b.constant(index.reshape(-1)), 2)
     return b.reshape(y, (n, c * math.prod(kernel), starts[0].size * starts[1].size))
+
+
+def fold_columns(
+    b: Builder,
+    x: Value,
+    size: tuple[int, int],
+    kernel: tuple[int, int],
+    dilation: tuple[int, int],
+    padding: tuple[int, int],
+    stride: tuple[int, int],
+) -> Value:
+    """torch.nn.Fold, col2im: x (n, c * taps, windows) summed where windows overlap, (n, c, *size). It is a transposed
+    convolution, each filter of which puts its input in one place."""
+    taps, n, rows = math.prod(kernel), x.type.shape[0], x.type.shape[1]
+    reach = [d * (k - 1) + 1 for d, k in zip(dilation, kernel, strict=True)]
+    room = [s + 2 * p - r for s, p, r in zip(size, padding, reach, strict=True)]
+    counts = [r // step + 1 for r, step in zip(room, stride, strict=True)]
+    left = (room[0] % stride[0], room[1] % stride[1])
+    filters = np.tile(np.eye(taps), (rows // taps, 1)).reshape(rows, 1, *kernel)
+    pairs = ((padding[0],) * 2, (padding[1],) * 2)
+    op = g.ConvTranspose(stride, pairs, left, dilation, rows // taps)
+    return b.add(op, b.reshape(x, (n, rows, *counts)), b.constant(filters, x.type.dtype))

@@ -129,6 +129,10 @@ INDEX: Functions = {
     "repeat_interleave": lambda x, y, i, m: (x.repeat_interleave(3, 1), i.repeat_interleave(2)),
     "unfold": lambda x, y, i, m: (x.unfold(2, 3, 2), i.unfold(0, 2, 1), i.unfold(1, 6, 1)),
     "im2col": lambda x, y, i, m: (F.unfold(x, 3), F.unfold(x, (2, 3), (1, 2), (1, 2), (2, 1)), F.unfold(x[0], 2)),
+    "col2im": lambda x, y, i, m: (
+        F.fold(x.reshape(1, 8, 30), (7, 6), 2),
+        F.fold(x.reshape(-1)[:96].reshape(6, 16), (7, 9), (2, 3), (1, 2), (1, 1), (2, 2)),
+    ),
     "one_hot": lambda x, y, i, m: F.one_hot(i.abs() % 5, 5),
     "topk": lambda x, y, i, m: (*x.topk(3), *x.topk(2, 1, False), *i.int().topk(4, 0), x.topk(1, 2)[1]),
     "sort": lambda x, y, i, m: (

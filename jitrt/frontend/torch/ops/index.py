@@ -138,6 +138,21 @@ def im2col(
     return ctx.reshape(layers.image_columns(ctx, batched, *window), ctx.shape)
 
 
+@register("aten.col2im.default")
+def col2im(
+    ctx: Context,
+    x: Value,
+    size: Sequence[int],
+    kernel: Sequence[int],
+    dilation: Sequence[int],
+    padding: Sequence[int],
+    stride: Sequence[int],
+) -> Value:
+    batched = x if x.type.rank == 3 else ctx.reshape(x, (1, *x.type.shape))
+    window = [(pair[0], pair[1]) for pair in (spread(v, 2) for v in (size, kernel, dilation, padding, stride))]
+    return ctx.reshape(layers.fold_columns(ctx, batched, *window), ctx.shape)
+
+
 @register("aten.one_hot.default")
 def one_hot(ctx: Context, x: Value, classes: int) -> Value:
     numbers = ctx.constant(np.arange(classes, dtype=np.int64))
