@@ -1,4 +1,4 @@
-"""Resize (nearest, linear, cubic) and padding by the tensor's own elements, in any number of dimensions.
+"""Resize (nearest, linear, cubic), padding by the tensor's own elements and rolling, in any number of dimensions.
 
 Formula: y[i] = f(sum over taps t of w_t(i) * g(x[s_t(i)])), the source s_t and weight w_t of each dimension computed
 from the output's index (in float64 where it falls between elements: per row or column, not per element: it costs
@@ -23,7 +23,7 @@ from jitrt.codegen.source import function
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
 from jitrt.graph.graph import Graph, Node
-from jitrt.graph.ops import Extend, Resize
+from jitrt.graph.ops import Extend, Resize, Roll
 from jitrt.graph.ops.resample import CUBIC
 from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
@@ -61,14 +61,14 @@ def resample(
 
 
 class Resample(Template):
-    """Resizes and extensions, with what is elementwise around them."""
+    """Resizes, extensions and rolls, with what is elementwise around them."""
 
     name = "resample"
 
     def accepts(self, body: Graph) -> str | None:
         anchor = anchor_of(body)
-        if anchor is None or not isinstance(anchor.op, Extend | Resize):
-            return "anchor is no resize or extension"
+        if anchor is None or not isinstance(anchor.op, Extend | Resize | Roll):
+            return "anchor is no resize, extension or roll"
         x = anchor.inputs[0]
         if isinstance(anchor.op, Resize) and anchor.op.taps ** len(anchor.op.size) > _MOST:
             return f"a {anchor.op.mode} resize in {len(anchor.op.size)} dimensions has no kernel"
@@ -149,6 +149,9 @@ def _taps(node: Node, d: int, size: int, index: str) -> tuple[list[str], list[Ta
         if (before, after) == (0, 0):
             return None
         return _extended(node.op.mode, d, size, f"({index} + m * 0 - {before})"), [(f"i{d}", "")]
+    if isinstance(node.op, Roll):
+        shift = node.op.shifts[d] % size
+        return (_extended("circular", d, size, f"({index} + m * 0 - {shift})"), [(f"i{d}", "")]) if shift else None
     assert isinstance(node.op, Resize)
     if d < 2 or (node.op.size[d - 2] == size and not node.op.steps):
         return None

@@ -10,6 +10,7 @@ from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass
 
 _FREE_BYTES = 1 << 16  # a result up to this size is folded however small its inputs
+_KERNEL_BYTES = 1 << 22  # and up to this one if it would take a kernel at every call (a gather of position biases)
 
 
 def fold_constants(graph: Graph, context: PassContext) -> None:
@@ -26,7 +27,7 @@ def fold_constants(graph: Graph, context: PassContext) -> None:
         if not all(value.is_constant for value in node.inputs):
             continue
         size, given = node.output.type.nbytes, sum(value.type.nbytes for value in node.inputs)
-        if size > max(2 * given, _FREE_BYTES):
+        if size > max(2 * given, _KERNEL_BYTES if node.has(Trait.ANCHOR) else _FREE_BYTES):
             context.refused(node, f"{node.op.name} of constants not folded: {given} bytes would become {size}")
         elif node.output in graph.outputs:
             context.refused(node, f"{node.op.name} of constants not folded: it is an output of the graph")

@@ -228,6 +228,7 @@ CASES = [
         )
         for mode in ("reflect", "replicate", "circular")
     ),
+    Case(g.Roll((0, 2, 4, 1)), lambda x: x.roll((0, 2, 4, 1), (0, 1, 2, 3)), [IMAGE]),
     *(
         Case(g.Resize(size, ours, corners), interpolated(size, mode, corners), [IMAGE])
         for ours, mode, corners in RESIZES
@@ -469,6 +470,8 @@ BAD = [
     (g.Extend(((0, 3), (0, 0)), "reflect"), [(3, 4)]),
     (g.Extend(((0, 4), (0, 0)), "circular"), [(3, 4)]),
     (g.Extend(((-1, 0), (0, 0)), "replicate"), [(3, 4)]),
+    (g.Roll((1,)), [(3, 4)]),
+    (g.Roll((4, 0)), [(3, 4)]),
     (g.Resize((4, 4), "area"), [(1, 1, 3, 3)]),
     (g.Resize((4,), "nearest"), [(1, 1, 3, 3)]),
     (g.Resize((4, 4), "nearest", False, (0.5,)), [(1, 1, 3, 3)]),

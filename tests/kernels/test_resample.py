@@ -7,7 +7,7 @@ import pytest
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import DType, Graph, Layout, TensorType, b8, bf16, f16, f32, f64, i64
 from jitrt.graph.op import Op
-from jitrt.graph.ops import Add, Cast, Extend, Mul, Pad, Relu, Resize, Sigmoid
+from jitrt.graph.ops import Add, Cast, Extend, Mul, Pad, Relu, Resize, Roll, Sigmoid
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Problem
 from jitrt.kernels.resample import Resample
@@ -41,6 +41,7 @@ MODES = [
     Extend(((0, 0), (0, 0), (3, 2), (1, 4)), "reflect"),
     Extend(((0, 0), (0, 0), (5, 9), (0, 7)), "replicate"),
     Extend(((1, 0), (2, 3), (4, 0), (2, 5)), "circular"),
+    Roll((0, 1, 2, 4)),
 ]
 
 
@@ -68,6 +69,7 @@ def test_other_ranks() -> None:
         (Resize((3, 2, 4), "linear"), (1, 2, 2, 3, 3)),
         (Resize((3, 2, 5), "nearest"), (1, 2, 2, 3, 3)),
         (Extend(((2, 1),), "reflect"), (4,)),
+        (Roll((3,)), (3,)),
         (Extend(((0, 0), (1, 2)), "circular"), (3, 2)),
     ):
         check_problem(resampled(op, f32, shape), Resample(), TILE, extremes=False)
@@ -103,7 +105,7 @@ def refused(*ops: Op, shape: tuple[int, ...] = SHAPE) -> str | None:
 
 
 def test_refusals_say_why() -> None:
-    assert refused(Relu()) == "anchor is no resize or extension"
+    assert refused(Relu()) == "anchor is no resize, extension or roll"
     assert refused(Resize((3, 3, 3), "cubic"), shape=(1, 2, 2, 2, 2)) is None
     assert refused(Resize((3,) * 4, "cubic"), shape=(1, 1, 2, 2, 2, 2)) == (
         "a cubic resize in 4 dimensions has no kernel"

@@ -1,7 +1,11 @@
 from __future__ import annotations
 
+import numpy as np
 import pytest
 
+from jitrt.graph import Graph, TensorType, f32
+from jitrt.graph.ops import Add, Gather
+from jitrt.passes.base import PassContext
 from jitrt.passes.fold_constants import fold_constants
 
 
@@ -85,3 +89,16 @@ def test_refusals(rewrites, nodes, reason):
         fold_constants, f"graph g(%x: f32[100,1000]) {{\nconst %c: f32[1] = [2.0]\n{nodes}\nreturn %1\n}}"
     )
     assert outcome.refused == [reason]
+
+
+@pytest.mark.parametrize(("count", "folded"), [(40_000, True), (400_000, False)])
+def test_what_would_take_a_kernel_is_folded_though_it_grows(count, folded):
+    graph = Graph("biases")
+    table = graph.add_constant(np.arange(12, dtype=np.float32).reshape(3, 4))
+    index = graph.add_constant((np.arange(count) % 3).reshape(count, 1).astype(np.int8))
+    x = graph.add_input("x", TensorType(f32, (count, 4)))
+    graph.mark_output(graph.add(Add(), x, graph.add(Gather(0), table, index)))
+    context = PassContext()
+    fold_constants(graph, context)
+    assert [node.op.name for node in graph.nodes] == ([] if folded else ["gather"]) + ["add"]
+    assert ("not folded" in next(iter(context.report)).text) != folded

@@ -71,6 +71,12 @@ def flip(b: Builder, x: Value, axes: Sequence[int]) -> Value:
     return x
 
 
+def roll(b: Builder, x: Value, shifts: Sequence[int]) -> Value:
+    """Every dimension turned by its shift: what leaves it at the end comes in at the start."""
+    within = tuple(shift % size if size else 0 for shift, size in zip(shifts, x.type.shape, strict=True))
+    return b.add(g.Roll(within), x) if any(within) else x
+
+
 def position(b: Builder, x: Value, axis: int, largest: bool = True, keepdims: bool = False) -> Value:
     """Where the largest (or smallest) element along `axis` is, the first of equals. Elements of 64 bits have no kernel
     that finds both at once: their extreme first, then the first place that holds it."""

@@ -63,7 +63,7 @@ from jitrt.graph.ops.norm import BatchNorm, GroupNorm, LayerNorm, RmsNorm
 from jitrt.graph.ops.pool import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
 from jitrt.graph.ops.reduce import LogSoftmax, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum, Softmax
 from jitrt.graph.ops.region import Region
-from jitrt.graph.ops.resample import Extend, Resize
+from jitrt.graph.ops.resample import Extend, Resize, Roll
 from jitrt.graph.ops.rnn import Recurrence
 from jitrt.graph.ops.shape import Concat, Contiguous, Dropout, Expand, Identity, Pad, Permute, Reshape, Slice
 

@@ -1,4 +1,4 @@
-"""Ops whose elements are elements of the input at other places, or weighted means of a few: resize, pad by mirror."""
+"""Ops whose elements are elements of the input at other places, or means of a few: resize, pad by mirror, roll."""
 
 from __future__ import annotations
 
@@ -44,6 +44,27 @@ class Extend(Op):
 
     def eval(self, *arrays: Array) -> tuple[Array, ...]:
         return (np.pad(arrays[0], self.padding, mode=EXTENSIONS[self.mode]),)  # type: ignore[call-overload]
+
+    def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
+        return 0
+
+
+@dataclass(frozen=True)
+class Roll(Op):
+    """y[i] = x[(i - shift) mod size], a shift from 0 to the size a dimension."""
+
+    name: ClassVar[str] = "roll"
+    traits: ClassVar[Trait] = Trait.ANCHOR
+    shifts: tuple[int, ...]
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        (x,) = types
+        fits = len(self.shifts) == x.rank and all(0 <= by <= n for by, n in zip(self.shifts, x.shape, strict=True))
+        self.check(fits, f"shifts {self.shifts} of {x}")
+        return (x.logical(),)
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        return (np.roll(arrays[0], self.shifts, tuple(range(arrays[0].ndim))),)
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return 0

@@ -280,11 +280,7 @@ def diagonal(ctx: Context, x: Value, offset: int = 0, dim1: int = 0, dim2: int =
 def roll(ctx: Context, x: Value, shifts: Sequence[int], dims: Sequence[int] = ()) -> Value:
     if not dims:
         return ctx.reshape(roll(ctx, _flat(ctx, x), shifts, (0,)), x.type.shape)
+    by = [0] * x.type.rank
     for shift, dim in zip(shifts, dims, strict=True):
-        axis = axis_of(dim, x.type.rank)
-        size = x.type.shape[axis]
-        if size and shift % size:
-            cut = size - shift % size
-            parts = ctx.slice(x, axis, cut, size), ctx.slice(x, axis, 0, cut)
-            x = ctx.add(g.Concat(axis), *parts)
-    return x
+        by[axis_of(dim, x.type.rank)] += shift
+    return layers.roll(ctx, x, by)
