@@ -14,6 +14,7 @@ from jitrt.graph.ops import (
     AvgPool,
     Concat,
     Expand,
+    Matmul,
     Maximum,
     MaxPool,
     Minimum,
@@ -24,7 +25,7 @@ from jitrt.graph.ops import (
 )
 from jitrt.graph.types import broadcast_shapes
 from jitrt.passes.base import PassContext
-from jitrt.passes.edit import bypass, remove_dead
+from jitrt.passes.edit import bypass, only_reader, remove_dead
 
 _COMMUTATIVE = (Add, Mul, Maximum, Minimum)
 
@@ -150,6 +151,27 @@ def _drop_empty_operands(graph: Graph, node: Node) -> str | None:
     return "operands of concat without elements dropped"
 
 
+def _scale_after(graph: Graph, node: Node) -> str | None:
+    """A factor of a product's operand, as attention has for its queries, is a factor of the product: there it takes no
+    kernel. (Sums are float32 inside a kernel, so that nothing overflows that did not before.)"""
+    if not isinstance(node.op, Matmul):
+        return None
+    for index, operand in enumerate(node.inputs):
+        scale = operand.producer
+        if scale is None or not isinstance(scale.op, Mul) or only_reader(graph, operand) is not node:
+            continue
+        factors = [v for v in scale.inputs if v.is_constant and v.type.rank == 0]
+        rest = [v for v in scale.inputs if v not in factors]
+        if len(rest) != 1 or rest[0].type.dtype != operand.type.dtype:
+            continue
+        operands = [rest[0] if i == index else v for i, v in enumerate(node.inputs)]
+        product = graph.append(node.op, operands, loc=node.loc, before=node)
+        scaled = graph.append(Mul(), [product.output, factors[0]], loc=scale.loc, before=node)
+        if bypass(graph, node, scaled.output):
+            return "a factor before the product moved behind it"
+    return None
+
+
 _RULES: tuple[Callable[[Graph, Node], str | None], ...] = (
     _drop_unit_pool,
     _constant_second,
@@ -157,4 +179,5 @@ _RULES: tuple[Callable[[Graph, Node], str | None], ...] = (
     _expanded_operands,
     _stack,
     _drop_empty_operands,
+    _scale_after,
 )

@@ -134,3 +134,45 @@ def test_a_channel_shuffle_becomes_a_stack(rewrites):
 )
 def test_a_concat_that_is_no_stack_stays(rewrites, groups, rest, outputs):
     rewrites(simplify, _SHUFFLE.format(groups=groups, rest=rest, outputs=outputs))
+
+
+def test_a_factor_before_a_product_moves_behind_it(rewrites):
+    outcome = rewrites(
+        simplify,
+        """
+        graph g(%q: f32[3,4], %k: f32[4,5]) {
+          const %c: f32[] = 0.5
+          %0 = mul(%q, %c) : f32[3,4]
+          %1 = matmul(%0, %k) <tf32=False> : f32[3,5]
+          return %1
+        }""",
+        """
+        graph g(%q: f32[3,4], %k: f32[4,5]) {
+          const %c: f32[] = 0.5
+          %0 = matmul(%q, %k) <tf32=False> : f32[3,5]
+          %1 = mul(%0, %c) : f32[3,5]
+          return %1
+        }""",
+    )
+    assert outcome.done == ["a factor before the product moved behind it"]
+
+
+@pytest.mark.parametrize(
+    ("before", "result"),
+    [
+        ("%0 = mul(%q, %v) : f32[3,4]", "%1"),  # one factor a column
+        ("const %c: f32[] = 0.5\n%0 = mul(%q, %c) : f32[3,4]", "%0, %1"),  # read by others too
+        ("const %c: f32[] = 0.5\n%0 = add(%q, %c) : f32[3,4]", "%1"),
+    ],
+)
+def test_a_factor_that_stays(rewrites, before, result):
+    outcome = rewrites(
+        simplify,
+        f"""
+        graph g(%q: f32[3,4], %k: f32[4,5], %v: f32[4]) {{
+          {before}
+          %1 = matmul(%0, %k) <tf32=False> : f32[3,5]
+          return {result}
+        }}""",
+    )
+    assert not outcome.done
