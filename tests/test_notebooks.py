@@ -99,7 +99,7 @@ def quickstart(outputs: dict[str, list[Any]]) -> None:
     assert "batch_norm" in text_of(outputs["before"])
     assert "In[3]:22 (wide.0)" in text_of(outputs["before"]), "nodes name the cell and line they come from"
     assert "layers become" in text_of(outputs["after"])
-    assert "written in place" in text_of(outputs["after"])
+    assert "2 branches of a concat in one launch" in text_of(outputs["after"])
     assert "conv 3x3 + bias + relu" in text_of(outputs["branches"])
     for heading in ("tactic", "registers", "shared", "spills"):
         assert f">{heading}</th>" in text_of(outputs["tactics"])
