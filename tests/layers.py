@@ -78,9 +78,9 @@ def _attention(mask: str) -> Callable[..., torch.Tensor]:
     def call(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
         given: dict[str, Any] = {"none": {}, "causal": {"is_causal": True}}.get(mask, {})
         if mask == "bool":
-            given = {"attn_mask": torch.ones(6, 9, dtype=torch.bool).tril(3)}
+            given = {"attn_mask": torch.ones(6, 9, dtype=torch.bool, device=q.device).tril(3)}
         if mask == "additive":
-            given = {"attn_mask": torch.arange(54.0).reshape(6, 9).cos(), "scale": 0.2}
+            given = {"attn_mask": torch.arange(54.0, device=q.device).reshape(6, 9).cos(), "scale": 0.2}
         return F.scaled_dot_product_attention(q, k, v, **given)
 
     return call

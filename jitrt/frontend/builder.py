@@ -56,9 +56,7 @@ class Builder:
         """x[start:stop:step] along one axis; bounds already within the dimension."""
         if (start, stop, step) == (0, x.type.shape[axis], 1):
             return x
-        starts, stops, steps = [0] * x.type.rank, list(x.type.shape), [1] * x.type.rank
-        starts[axis], stops[axis], steps[axis] = start, stop, step
-        return self.add(Slice(tuple(starts), tuple(stops), tuple(steps)), x)
+        return self.add(Slice.along(x.type.shape, axis, start, stop, step), x)
 
     def put(self, base: Value, new: Value, start: Sequence[int], stop: Sequence[int], axis: int = 0) -> Value:
         """`base` with `new` at start:stop of every dimension from `axis` on."""

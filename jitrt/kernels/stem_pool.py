@@ -27,7 +27,6 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.target import Target
-from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
 from jitrt.graph.op import Array
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace
@@ -187,8 +186,7 @@ class StemPoolTemplate(Template):
         shape = describe(problem)
         conv_node = problem.anchors[0]
         dtype = conv_node.output.type.dtype
-        ieee = dtype == DType.f32 and not conv_node.op.tf32  # type: ignore[attr-defined]
-        configs = _configs(shape, dtype.itemsize, ieee, target)
+        configs = _configs(shape, dtype.itemsize, target)
         ranked = sorted(configs, key=lambda config: cost(config, shape, dtype.itemsize, target))
         # The model tells segments apart better than tiles, warps and stages: two of each of those.
         seen: Counter[tuple[Any, ...]] = Counter()
@@ -261,7 +259,7 @@ def _shared(config: Config, shape: StemPool, itemsize: int) -> int:
     return (shape.groups * config["BLOCK_N"] + tiles * config["BLOCK_M"]) * shape.depth * itemsize
 
 
-def _configs(shape: StemPool, itemsize: int, ieee: bool, target: Target) -> list[Config]:
+def _configs(shape: StemPool, itemsize: int, target: Target) -> list[Config]:
     configs: list[Config] = []
     columns = shape.out[3]
     choices = itertools.product((16, 32, 64, 128), (16, 32, 64), (2, 4, 8), (1, 2))
@@ -270,9 +268,9 @@ def _configs(shape: StemPool, itemsize: int, ieee: bool, target: Target) -> list
         tile = block_m * block_n // (32 * warps)
         if block_n >= max(32, 2 * shape.conv.filters) or block_m >= max(32, 2 * shape.lanes):
             continue
-        if tile < 4 or tile > (16 if ieee else 32) or _registers(config, shape) > 250:
+        if tile < 4 or tile > 32 or _registers(config, shape) > 250:
             continue
-        if not ieee and block_m >= 64 and warps != (4 if block_m == 64 else 8):
+        if block_m >= 64 and warps != (4 if block_m == 64 else 8):
             continue  # the wide tensor-core instruction takes 64 rows for each group of four warps
         if _shared(config, shape, itemsize) > 0.95 * target.shared:
             continue

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from jitrt.graph.graph import Graph, Node, Value, live_nodes
 from jitrt.graph.op import Trait
 from jitrt.graph.ops import Cast, Contiguous, Expand, Pad, Permute
@@ -59,3 +61,11 @@ def only_reader(graph: Graph, value: Value) -> Node | None:
     """The one node that reads `value`, or None if there are several or it is a graph output."""
     users = value.users
     return users[0] if len(users) == 1 and value not in graph.outputs else None
+
+
+def readers(value: Value) -> Iterator[Node]:
+    """Those who read a value, itself or through views: the views too."""
+    for user in value.users:
+        yield user
+        if user.has(Trait.VIEW):
+            yield from readers(user.output)

@@ -20,13 +20,13 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from jitrt.graph.graph import Graph, Node, Value
-from jitrt.graph.op import Trait
 from jitrt.graph.ops import Concat, Conv, Linear, Region, Slice
 from jitrt.graph.rebuild import rebuild
 from jitrt.graph.types import Layout, TensorType, strides_in_order
 from jitrt.passes.base import PassContext
+from jitrt.passes.edit import readers
 from jitrt.passes.proposal import Match
-from jitrt.passes.region import relaid
+from jitrt.passes.region import only_anchor, relaid
 from jitrt.passes.storage import moved_types, owns_storage
 
 
@@ -78,11 +78,9 @@ def _sibling(graph: Graph, node: Node) -> _Sibling | None:
     """What `node` is as a sibling; None if it is no region around a dense convolution or linear with weights only."""
     if not isinstance(node.op, Region) or not owns_storage(node.output):
         return None
-    body = node.op.body
-    anchors = [n for n in body.nodes if n.has(Trait.ANCHOR)]
-    if len(anchors) != 1 or not isinstance(anchors[0].op, Conv | Linear) or body.outputs[0].uses:
+    body, anchor = node.op.body, only_anchor(node)
+    if anchor is None or not isinstance(anchor.op, Conv | Linear) or body.outputs[0].uses:
         return None
-    anchor = anchors[0]
     if isinstance(anchor.op, Conv) and anchor.op.groups != 1:
         return None
     axis = 1 if isinstance(anchor.op, Conv) else anchor.output.type.rank - 1
@@ -142,8 +140,9 @@ def _matches(graph: Graph, siblings: list[_Sibling], context: PassContext) -> It
                     context.refused(node, f"not merged with its siblings: {reason}")
             able = [s for s in able if s.node not in refused]
         if len(able) > 1:
-            anchor = "linears" if isinstance(_anchor(able[0].node).op, Linear) else "convolutions"
-            yield Match(tuple(s.node.output for s in able), f"{len(able)} sibling {anchor} in one wide kernel")
+            anchor = only_anchor(able[0].node)
+            kind = "linears" if anchor is not None and isinstance(anchor.op, Linear) else "convolutions"
+            yield Match(tuple(s.node.output for s in able), f"{len(able)} sibling {kind} in one wide kernel")
 
 
 def _obstacle(graph: Graph, sibling: _Sibling, group: list[_Sibling], context: PassContext) -> str | None:
@@ -156,7 +155,7 @@ def _obstacle(graph: Graph, sibling: _Sibling, group: list[_Sibling], context: P
         if edge is None or sibling not in edge.siblings:
             return "its result goes into a concat, and not as the first of its operands"
         joined = edge.concat.output
-        if joined in graph.outputs or any(isinstance(user.op, Concat) for user in _readers(joined)):
+        if joined in graph.outputs or any(isinstance(user.op, Concat) for user in readers(joined)):
             return "the concat it goes into is an output, or part of another concat"
         others = wide.shape[sibling.axis] - sum(s.channels for s in edge.siblings)
         larger = _with_channels(joined.type, sibling.axis, joined.type.shape[sibling.axis] + others)
@@ -200,20 +199,7 @@ def _edge(group: Sequence[_Sibling]) -> _Edge | None:
 
 
 def _concats(node: Node) -> list[Node]:
-    return [user for user in _readers(node.output) if isinstance(user.op, Concat)]
-
-
-def _readers(value: Value) -> Iterator[Node]:
-    """Those who read a value, itself or through a view."""
-    for user in value.users:
-        yield user
-        if user.has(Trait.VIEW):
-            yield from _readers(user.output)
-
-
-def _anchor(node: Node) -> Node:
-    assert isinstance(node.op, Region)
-    return next(n for n in node.op.body.nodes if n.has(Trait.ANCHOR))
+    return [user for user in readers(node.output) if isinstance(user.op, Concat)]
 
 
 def _with_channels(type: TensorType, axis: int, channels: int) -> TensorType:
@@ -254,13 +240,12 @@ def _merge(graph: Graph, siblings: list[_Sibling]) -> None:
 
 def _wide_region(siblings: Sequence[_Sibling]) -> Region:
     """The first sibling's body with the channels of all."""
-    first = siblings[0]
-    assert isinstance(first.node.op, Region)
+    first, anchor = siblings[0], only_anchor(siblings[0].node)
+    assert isinstance(first.node.op, Region) and anchor is not None
     body = first.node.op.body
     channels = sum(s.channels for s in siblings)
     axes = dict(zip(body.inputs, first.axes, strict=True))
-    anchor = body.nodes.index(next(n for n in body.nodes if n.has(Trait.ANCHOR)))
-    axes |= {node.output: first.axis for node in body.nodes[anchor:]}
+    axes |= {node.output: first.axis for node in body.nodes[body.nodes.index(anchor) :]}
 
     def widened(value: Value) -> TensorType:
         axis = axes.get(value)
@@ -284,15 +269,13 @@ def _operands(graph: Graph, siblings: Sequence[_Sibling]) -> list[Value]:
 
 def _stand_in(graph: Graph, old: Value, source: Value, axis: int, start: int, *, before: Node) -> None:
     """Let the channels of `source` from `start` on stand for `old`, which they equal, as a view of that name."""
-    rank, size = old.type.rank, old.type.shape[axis]
     layout = Layout(source.type.strides, start * source.type.strides[axis], source.name)
     types = moved_types(graph, old, layout)
     assert not isinstance(types, str)
     for value, type in types.items():
         value.type = type
-    begin = tuple(start if d == axis else 0 for d in range(rank))
-    end = tuple(start + size if d == axis else n for d, n in enumerate(source.type.shape))
-    view = graph.append(Slice(begin, end, (1,) * rank), [source], loc=before.loc, types=[old.type], before=before)
+    part = Slice.along(source.type.shape, axis, start, start + old.type.shape[axis])
+    view = graph.append(part, [source], loc=before.loc, types=[old.type], before=before)
     name = old.name
     graph.replace_uses(old, view.output)
     graph.rename(old, f"{name}.apart")

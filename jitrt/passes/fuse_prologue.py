@@ -16,8 +16,8 @@ from jitrt.graph.op import Op, Trait
 from jitrt.graph.ops import Cast, Conv, Linear, Region
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import remove_dead
-from jitrt.passes.proposal import Match, cut_out
-from jitrt.passes.region import describe, inline, make_region
+from jitrt.passes.proposal import Match, refusal
+from jitrt.passes.region import describe, inline, make_region, only_anchor
 
 
 def reads_repeatedly(op: Op) -> bool:
@@ -39,7 +39,7 @@ class FusePrologue:
                 continue
             what, anchor = (describe(n.op.body.nodes) for n in (node, product) if isinstance(n.op, Region))
             match = Match((node.output, product.output), f"{what} computed on the way into {anchor}")
-            reason = _refuse(graph, node, product) or context.accepts(self._fused(graph, match))
+            reason = _refuse(graph, node, product) or refusal(self, graph, match.values, context)
             if reason is None:
                 matches.append(match)
             else:
@@ -58,14 +58,6 @@ class FusePrologue:
         graph.erase(product)
         graph.rename(make_region(graph, [*before, rounded, *after], result).output, name)
         remove_dead(graph)
-
-    def _fused(self, graph: Graph, match: Match) -> Graph:
-        """The body of the region there would be."""
-        trial, values = cut_out(graph, match.values)
-        self.rewrite(trial, values)
-        (region,) = trial.nodes
-        assert isinstance(region.op, Region)
-        return region.op.body
 
 
 def _refuse(graph: Graph, pointwise: Node, product: Node) -> str | None:
@@ -101,11 +93,10 @@ def _multiplies(node: Node, value: Value) -> bool:
     """Whether `node` is a region around a product whose input is `value`, or a cast of it."""
     if not isinstance(node.op, Region):
         return False
-    body = node.op.body
-    anchors = [inner for inner in body.nodes if inner.has(Trait.ANCHOR)]
-    if len(anchors) != 1 or not reads_repeatedly(anchors[0].op):
+    body, anchor = node.op.body, only_anchor(node)
+    if anchor is None or not reads_repeatedly(anchor.op):
         return False
-    source = anchors[0].inputs[0]
+    source = anchor.inputs[0]
     while source.producer is not None and isinstance(source.producer.op, Cast):
         source = source.producer.inputs[0]
     return source in body.inputs and node.inputs[body.inputs.index(source)] is value

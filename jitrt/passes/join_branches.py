@@ -11,13 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from jitrt.graph.graph import Graph, Node, Value
-from jitrt.graph.ops import Concat, Conv, Region, Slice
+from jitrt.graph.ops import Concat, Conv, Slice
 from jitrt.graph.types import Layout, TensorType, strides_in_order
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass, only_reader
-from jitrt.passes.join_regions import only_anchor
-from jitrt.passes.proposal import Match, cut_out
-from jitrt.passes.region import inline, make_region
+from jitrt.passes.proposal import Match, refusal
+from jitrt.passes.region import inline, make_region, only_anchor
 
 _AXIS = 1
 
@@ -33,7 +32,7 @@ class JoinBranches:
             if not isinstance(concat.op, Concat) or concat.op.axis != _AXIS:
                 continue
             for run in _runs(graph, concat):
-                reason = self._refusal(graph, run, context)
+                reason = refusal(self, graph, run, context)
                 if reason is None:
                     matches.append(Match(tuple(run), f"{len(run)} branches of a concat in one launch"))
                 else:
@@ -58,13 +57,6 @@ class JoinBranches:
             _read_parts(graph, values, region.output, before=last)
         for value in values:
             graph.erase(_producer(value))
-
-    def _refusal(self, graph: Graph, run: Sequence[Value], context: PassContext) -> str | None:
-        copy, values = cut_out(graph, run)
-        self.rewrite(copy, values)
-        (region,) = (node for node in copy.nodes if isinstance(node.op, Region))
-        assert isinstance(region.op, Region)
-        return context.accepts(region.op.body)
 
 
 def _runs(graph: Graph, concat: Node) -> Iterator[list[Value]]:
@@ -115,14 +107,11 @@ def _read_whole(graph: Graph, concat: Node, values: Sequence[Value], whole: Valu
 
 def _read_parts(graph: Graph, values: Sequence[Value], whole: Value, *, before: Node) -> None:
     """Let views of the joined value stand for its parts."""
-    rank, start = whole.type.rank, 0
+    start = 0
     for value in values:
         stop = start + value.type.shape[_AXIS]
-        begin = tuple(start if d == _AXIS else 0 for d in range(rank))
-        end = tuple(stop if d == _AXIS else size for d, size in enumerate(whole.type.shape))
         layout = Layout(whole.type.strides, start * whole.type.strides[_AXIS], whole.name)
-        view = graph.append(
-            Slice(begin, end, (1,) * rank), [whole], types=[value.type.with_layout(layout)], before=before
-        )
+        part = Slice.along(whole.type.shape, _AXIS, start, stop)
+        view = graph.append(part, [whole], types=[value.type.with_layout(layout)], before=before)
         graph.replace_uses(value, view.output)
         start = stop

@@ -10,8 +10,8 @@ from jitrt.graph.ops import Region
 from jitrt.graph.types import TensorType
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import remove_dead
-from jitrt.passes.proposal import Match, cut_out
-from jitrt.passes.region import inline, make_region, strided
+from jitrt.passes.proposal import Match, refusal
+from jitrt.passes.region import inline, make_region, only_anchor, strided
 
 
 class JoinRegions:
@@ -34,7 +34,7 @@ class JoinRegions:
         for region in graph.nodes:
             found = self._match(graph, region)
             if isinstance(found, Match):
-                found = self._refusal(graph, found, context) or found
+                found = refusal(self, graph, found.values, context) or found
             if isinstance(found, str):
                 context.refused(region, f"not joined with what follows: {found}")
             elif found is not None:
@@ -85,22 +85,6 @@ class JoinRegions:
         if link.type.shape == region.output.type.shape:
             return True
         return region.op.body.outputs[0] is first.output and self.reshaped(first, link.type) is not None
-
-    def _refusal(self, graph: Graph, match: Match, context: PassContext) -> str | None:
-        """None, or why no kernel takes the region that joining would make."""
-        copy, values = cut_out(graph, match.values)
-        self.rewrite(copy, values)
-        (region,) = (node for node in copy.nodes if isinstance(node.op, Region))
-        assert isinstance(region.op, Region)
-        return context.accepts(region.op.body)
-
-
-def only_anchor(node: Node) -> Node | None:
-    """The anchor of a region that has just one."""
-    if not isinstance(node.op, Region):
-        return None
-    anchors = [inner for inner in node.op.body.nodes if inner.has(Trait.ANCHOR)]
-    return anchors[0] if len(anchors) == 1 else None
 
 
 def _reader(node: Node, value: Value) -> Node | None:

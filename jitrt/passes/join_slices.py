@@ -22,7 +22,7 @@ from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
 from jitrt.graph.ops import Concat, Slice
 from jitrt.passes.base import PassContext
-from jitrt.passes.edit import bypass, remove_dead
+from jitrt.passes.edit import bypass, readers, remove_dead
 
 
 @dataclass(frozen=True)
@@ -89,10 +89,7 @@ def _slice(graph: Graph, part: _Part, concat: Node) -> Value:
 
 
 def _sliced(graph: Graph, value: Value, axis: int, start: int, stop: int, before: Node) -> Value:
-    shape = value.type.shape
-    begin = tuple(start if d == axis else 0 for d in range(len(shape)))
-    end = tuple(stop if d == axis else size for d, size in enumerate(shape))
-    slice = Slice(begin, end, (1,) * len(shape))
+    slice = Slice.along(value.type.shape, axis, start, stop)
     return graph.append(slice, [value], loc=before.loc, before=before).output
 
 
@@ -137,16 +134,10 @@ def _refuse(graph: Graph, node: Node, part: _Part) -> str | None:
         return "its value has its place in memory from what it is made of"
     if value in graph.outputs or node.output in graph.outputs:
         return "what the graph returns has memory of its own"
-    if any(other is not node and isinstance(other.op, Concat) for other in _readers(value)):
+    if any(other is not node and isinstance(other.op, Concat) for other in readers(value)):
         return "its value goes into another concat too"
     if sum(_part(operand, node.op.axis).value is value for operand in node.inputs) > 1:
         return "the concat takes several parts of its value, which are not side by side"
     if part.rest > node.output.type.shape[node.op.axis]:
         return "the rest of its value is larger than the whole concat"
     return None
-
-
-def _readers(value: Value) -> list[Node]:
-    """Those who read a value, itself or through views."""
-    through = [reader for user in value.users if user.has(Trait.VIEW) for reader in _readers(user.output)]
-    return [*value.users, *through]

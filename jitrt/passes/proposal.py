@@ -14,6 +14,7 @@ from typing import Protocol
 
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
+from jitrt.graph.ops import Region
 from jitrt.graph.types import Layout, TensorType
 from jitrt.passes.base import PassContext, Proposal
 from jitrt.passes.edit import remove_dead
@@ -68,6 +69,14 @@ def judged(rule: Rule) -> Callable[[Graph, PassContext], None]:
 
     run.__name__ = rule.name
     return run
+
+
+def refusal(rule: Rule, graph: Graph, values: Sequence[Value], context: PassContext) -> str | None:
+    """None, or why no kernel takes the one region that `rule` would make of `values`."""
+    trial, inside = cut_out(graph, values)
+    rule.rewrite(trial, inside)
+    (body,) = (node.op.body for node in trial.nodes if isinstance(node.op, Region))
+    return context.accepts(body)
 
 
 def cut_out(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]:

@@ -38,6 +38,14 @@ def body_of(nodes: Sequence[Node], output: Value) -> tuple[Graph, list[Value]]:
     return body, operands
 
 
+def only_anchor(node: Node) -> Node | None:
+    """The anchor of a region that has just one; None of any other node."""
+    if not isinstance(node.op, Region):
+        return None
+    anchors = [inner for inner in node.op.body.nodes if inner.has(Trait.ANCHOR)]
+    return anchors[0] if len(anchors) == 1 else None
+
+
 def strided(type: TensorType) -> TensorType:
     """The type with its strides alone."""
     return type.with_layout(Layout(type.strides))

@@ -29,6 +29,7 @@ def stem(
     pool: MaxPool = THREE_HALVES,
     *,
     dtype: DType = f16,
+    tf32: bool = False,
     cast_from: DType | None = None,
     nchw_out: bool = False,
     between: Op | None = None,
@@ -39,7 +40,7 @@ def stem(
     w = body.add_input("w", TensorType(dtype, (filters, shape[1], kernel, kernel)))
     bias = body.add_input("bias", TensorType(dtype, (filters, 1, 1)))
     value = body.add(Cast(dtype), x) if cast_from else x
-    conv = Conv((stride, stride), ((padding, padding), (padding, padding)), (1, 1), 1, False)
+    conv = Conv((stride, stride), ((padding, padding), (padding, padding)), (1, 1), 1, tf32)
     value = body.add(between or Relu(), body.add(Add(), body.add(conv, value, w), bias))
     value = body.add(pool, value)
     if not nchw_out:
@@ -63,9 +64,9 @@ def config(m: int = 16, n: int = 16, segment: int = 3) -> dict[str, Any]:
             id="3x3, no padding, ceil mode",
         ),
         pytest.param(
-            stem((3, 1, 11, 9), 20, 4, 1, 1, MaxPool((2, 2), (2, 2), (0, 0)), dtype=f32, nchw_out=True),
+            stem((3, 1, 11, 9), 20, 4, 1, 1, MaxPool((2, 2), (2, 2), (0, 0)), dtype=f32, tf32=True, nchw_out=True),
             config(n=32, segment=2),
-            id="4x4 stride 1, windows apart, float32, NCHW out",
+            id="4x4 stride 1, windows apart, tf32, NCHW out",
         ),
     ],
 )
@@ -92,6 +93,7 @@ def test_it_refuses() -> None:
         return StemPoolTemplate().accepts(problem.body) or ""
 
     assert "may fall" in reason(stem(between=HardSwish()))
+    assert "IEEE float32" in reason(stem(dtype=f32))
     assert "four channels" in reason(stem((1, 5, 20, 20)))
     assert "windows must overlap" in reason(stem(pool=MaxPool((3, 3), (1, 1), (1, 1))))
     assert "more tiles of weights" in reason(stem(kernel=7, stride=1))

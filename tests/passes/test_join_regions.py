@@ -50,10 +50,12 @@ class Net:
     def linear(self, x: Value, filters: int) -> Value:
         return self(Add(), self(Linear(), x, self.weight(filters, x.type.shape[-1])), self.weight(filters))
 
-    def optimized(self, *outputs: Value, faster: bool = True) -> tuple[list[str], list[str], list[str]]:
+    def optimized(
+        self, *outputs: Value, faster: bool = True, tf32: bool = False
+    ) -> tuple[list[str], list[str], list[str]]:
         """(the ops of each kernel, what the rules did, what they did not)."""
         self.graph.mark_output(*outputs)
-        context = PassContext(accepts=accepts, judge=_judge if faster else _slower)
+        context = PassContext("tf32" if tf32 else "fp32", accepts, _judge if faster else _slower)
         after = optimize(self.graph, context)
         inputs = [self._rng.standard_normal(v.type.shape).astype(np.float32) for v in self.graph.inputs]
         expected = interpret(self.graph, inputs, exact=True)
@@ -127,7 +129,7 @@ def test_means_of_an_nchw_image_or_of_something_else_stay() -> None:
 
 def test_a_stem_and_its_pool_are_one_kernel() -> None:
     net = Net(2, 3, 20, 20)
-    kernels, done, _ = net.optimized(net(MaxPool((3, 3), (2, 2), (1, 1)), net.conv(net.x, 8, 7, stride=2)))
+    kernels, done, _ = net.optimized(net(MaxPool((3, 3), (2, 2), (1, 1)), net.conv(net.x, 8, 7, stride=2)), tf32=True)
     assert kernels == ["conv+add+relu+max_pool"]
     assert done == ["a stem and its max pool in one kernel: faster"]
 
@@ -140,9 +142,13 @@ def test_a_stem_that_somebody_else_reads_keeps_its_pool() -> None:
     assert not done and refused == ["not joined with what follows: its result is read elsewhere too"]
     net = Net(2, 3, 20, 20)
     _, done, refused = net.optimized(
-        net(pool, net(HardSwish(), net(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), net.x, net.weight(8, 3, 3, 3))))
+        net(pool, net(HardSwish(), net(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), net.x, net.weight(8, 3, 3, 3)))),
+        tf32=True,
     )
     assert not done and "may fall" in refused[0]
+    net = Net(2, 3, 20, 20)
+    _, done, refused = net.optimized(net(pool, net.conv(net.x, 8, 7, stride=2)))
+    assert not done and "IEEE float32" in refused[0]
 
 
 # -- convolution + pool ------------------------------------------------------------------------------------------------

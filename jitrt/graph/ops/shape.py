@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -114,6 +115,13 @@ class Slice(_OneInput):
     start: tuple[int, ...]
     stop: tuple[int, ...]
     step: tuple[int, ...]
+
+    @classmethod
+    def along(cls, shape: Sequence[int], axis: int, start: int, stop: int, step: int = 1) -> Slice:
+        """x[start:stop:step] along one axis of an x of `shape`, and all of the others."""
+        starts, stops, steps = [0] * len(shape), list(shape), [1] * len(shape)
+        starts[axis], stops[axis], steps[axis] = start, stop, step
+        return cls(tuple(starts), tuple(stops), tuple(steps))
 
     def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
         x = types[0]
