@@ -118,4 +118,4 @@ def _propose(rule: Rule, graph: Graph, match: Match) -> Proposal:
     remove_dead(after)
     # A view cannot be the output of a plan; what it shows can.
     after.outputs = list(dict.fromkeys(root_of(after, value) for value in after.outputs))
-    return Proposal(rule.name, match.text, before, after)
+    return Proposal(rule.name, match.text, before, after, graph)

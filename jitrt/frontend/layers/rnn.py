@@ -60,7 +60,7 @@ def recurrent(
     steps = x.type.shape[1 if batch_first else 0]
     for number, layer in enumerate(layers):
         first = number * len(layer)
-        states = [None if s is None else _known(b, _window(s, (0, first, first + len(layer))), s) for s in (h0, c0)]
+        states = [None if s is None else _rows(b, s, first, first + len(layer)) for s in (h0, c0)]
         out = _layer(b, kind, b.permute(_gates(b, kind, x, layer), turned), states[0], states[1], layer, cell)
         h = _projected(b, b.slice(out, 0, 0, steps), layer)
         width = h.type.shape[2] // len(layer)
@@ -89,8 +89,8 @@ def _bias(b: Builder, kind: str, weights: Weights) -> Value:
     if kind != "gru":
         return _known(b, Add(), weights.b_ih, weights.b_hh)
     rows = weights.b_ih.type.shape[0]
-    both = [_known(b, _window(v, (0, 0, rows // 3 * 2)), v) for v in (weights.b_ih, weights.b_hh)]
-    own = _known(b, _window(weights.b_ih, (0, rows // 3 * 2, rows)), weights.b_ih)
+    both = [_rows(b, v, 0, rows // 3 * 2) for v in (weights.b_ih, weights.b_hh)]
+    own = _rows(b, weights.b_ih, rows // 3 * 2, rows)
     return _known(b, Concat(0), _known(b, Add(), *both), own)
 
 
@@ -117,7 +117,7 @@ def _layer(
 def _bias_of_n(b: Builder, weights: Weights, hidden: int, gates: Value) -> Value:
     if weights.b_hh is None:
         return b.full((hidden,), 0, gates.type.dtype)
-    return _known(b, _window(weights.b_hh, (0, 2 * hidden, 3 * hidden)), weights.b_hh)
+    return _rows(b, weights.b_hh, 2 * hidden, 3 * hidden)
 
 
 def _with_first(b: Builder, gates: Value, h0: Value, weights: Sequence[Value]) -> Value:
@@ -155,12 +155,8 @@ def _stacked(b: Builder, parts: Sequence[Value]) -> Value:
     return shaped[0] if len(shaped) == 1 else _known(b, Concat(0), *shaped)
 
 
-def _window(value: Value, bounds: tuple[int, int, int]) -> Slice:
-    """The slice start:stop along one axis, given as (axis, start, stop)."""
-    axis, start, stop = bounds
-    starts, stops = [0] * value.type.rank, list(value.type.shape)
-    starts[axis], stops[axis] = start, stop
-    return Slice(tuple(starts), tuple(stops), (1,) * value.type.rank)
+def _rows(b: Builder, value: Value, start: int, stop: int) -> Value:
+    return _known(b, Slice.along(value.type.shape, 0, start, stop), value)
 
 
 def _known(b: Builder, op: Op, *operands: Value) -> Value:
