@@ -10,7 +10,10 @@ from jitrt.graph import Graph, TensorType, f16
 from jitrt.graph.ops import Add, Conv, Region, Relu, Softmax
 from jitrt.judge import MeasuredJudge
 from jitrt.passes import PassContext, optimize
-from jitrt.planner import Options
+from jitrt.passes.base import fewer_kernels
+from jitrt.planner import Options, problems_of
+from jitrt.tune import tuner as tuner_module
+from jitrt.tune.progress import Event
 from jitrt.tune.tuner import Tuner
 from jitrt.tune.worker import WorkerFailure
 
@@ -74,3 +77,53 @@ def test_a_contest_that_fails_changes_nothing_and_says_so():
     convs, _, told = optimized(dies)
     assert convs == 6
     assert "could not be timed: the GPU worker died of SIGKILL" in told[0]
+
+
+def proposals_of_widths(widths):
+    """Two siblings that read one tensor, for every width."""
+    made = []
+    for width in widths:
+        rng = np.random.default_rng(0)
+        graph = Graph("siblings")
+        x = graph.add_input("x", TensorType(f16, (1, width, 8, 8)))
+        for _ in range(2):
+            w = graph.add_constant(rng.standard_normal((16, width, 1, 1)).astype(np.float16))
+            y = graph.add(Relu(), graph.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), x, w))
+            graph.mark_output(graph.add(Softmax(1), y))
+        optimize(graph, PassContext("fp16", judge=lambda asked: made.extend(asked) or fewer_kernels(asked)))
+    return [proposal for proposal in made if proposal.rule == "fuse_horizontal"]
+
+
+def test_of_many_that_differ_in_sizes_a_dozen_are_measured():
+    proposals = proposals_of_widths(range(8, 32))
+    faster_from = 20  # input channels
+
+    def microseconds(plan):
+        merged = len(plan.launches) == 1
+        return 5.0 if merged == (plan.inputs[0].shape[1] >= faster_from) else 9.0
+
+    with FakeGpuTuner(microseconds) as tuner:
+        verdicts = MeasuredJudge(tuner, Options("fp16"))(proposals)
+    assert len(tuner.asked) == 12
+    assert [verdict.accepted for verdict in verdicts] == [width >= faster_from for width in range(8, 32)]
+    assert sum(verdict.text.startswith("a similar place was measured: ") for verdict in verdicts) == 12
+    assert not verdicts[0].text.startswith("a similar") and not verdicts[-1].text.startswith("a similar")
+
+
+def test_a_judge_takes_no_more_of_the_time_than_its_problems_are_of_all(monkeypatch):
+    problems = [problem for p in proposals_of_widths([16, 64]) for problem in problems_of(p.before)]
+    modes = []
+    monkeypatch.setattr(tuner_module, "select", lambda *_, mode, **__: modes.append(mode) or [])
+    monkeypatch.setattr(Tuner, "measures", True)
+    with Tuner(target_of(90), mode="100s") as tuner:
+        tuner.select(problems[:1], others=problems[1:])
+        tuner.select(problems[:1], others=problems * 1000)
+        tuner.select(problems, others=[])
+        tuner.select(problems)
+        tuner._hear(Event("note", "interrupted: keeps what was measured", 0, 0, 0.0, None))
+        tuner.select(problems)
+    assert 20 < modes[0] < 40
+    assert modes[1] == 2.0
+    assert modes[2] == pytest.approx(40, abs=1)
+    assert modes[3] == pytest.approx(100, abs=1)
+    assert modes[4] < 0.01

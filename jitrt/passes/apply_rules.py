@@ -72,7 +72,7 @@ def _propose(rule: PatternRule, graph: Graph, match: Match, context: PassContext
     before, _ = _cut(graph, match)
     after, values = _cut(graph, match)
     rule.rewrite(after, values)
-    return Proposal(rule.name, match.text, _to_kernels(before, context), _to_kernels(after, context))
+    return Proposal(rule.name, match.text, _to_kernels(before, context), _to_kernels(after, context), graph)
 
 
 def _cut(graph: Graph, match: Match) -> tuple[Graph, list[Value]]:

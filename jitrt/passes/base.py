@@ -29,12 +29,14 @@ def one_anchor(body: Graph) -> str | None:
 @dataclass(frozen=True)
 class Proposal:
     """A rewrite that rule `rule` could make, in words, with the graph of the regions concerned `before` and `after`.
-    Both have the same inputs; the outputs of `after` may hold several of those of `before`."""
+    Both have the same inputs; the outputs of `after` may hold several of those of `before`. `whole` is the graph that
+    they are part of."""
 
     rule: str
     text: str
     before: Graph
     after: Graph
+    whole: Graph
 
 
 @dataclass(frozen=True)

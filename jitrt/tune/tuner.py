@@ -14,6 +14,7 @@ from jitrt.knobs import cache_dir
 from jitrt.plan.schema import PlanFile
 from jitrt.tune.budget import Budget, Clock
 from jitrt.tune.compile_pool import CompilePool
+from jitrt.tune.cost import weight
 from jitrt.tune.kernel_cache import KernelCache
 from jitrt.tune.measure import GpuMeasurer
 from jitrt.tune.progress import Event, Progress, Reporter
@@ -21,7 +22,8 @@ from jitrt.tune.select import Choice, select
 from jitrt.tune.worker import WorkerFailure
 
 _AT_ONCE = 1e-3  # seconds: what is needed and no more
-_SHARE = 0.4  # of the time left, for a selection that others follow
+_LEAST = 2.0  # seconds of a selection, so that no verdict rests on first guesses alone
+_SHARE = 0.4  # of the time left at most, for a selection that others follow
 
 
 class Tuner:
@@ -57,12 +59,17 @@ class Tuner:
         """Whether there is a GPU, and time, to measure anything."""
         return self._measurer is not None and self._budget.seconds != 0
 
-    def select(self, problems: Sequence[Problem], *, last: bool = True) -> list[Choice]:
-        """As `jitrt.tune.select.select`. Unless it is the `last`, it takes only a share of the time that is left."""
+    def select(self, problems: Sequence[Problem], *, others: Sequence[Problem] | None = None) -> list[Choice]:
+        """As `jitrt.tune.select.select`, in all the time that is left; or, if there are `others` to come, in the share
+        of it that these problems are of all, in seconds of their rooflines."""
+        share = 1.0
+        if others is not None:
+            mine, theirs = (sum(weight(problem, self.target) for problem in some) for some in (problems, others))
+            share = min(_SHARE, mine / (mine + theirs))
         return select(
             problems,
             self.target,
-            mode=self._mode(last),
+            mode=self._mode(share),
             folder=self._folder,
             progress=self._hear,
             compiler=self._pool,
@@ -92,12 +99,11 @@ class Tuner:
         if self._progress is not None:
             self._progress(event)
 
-    def _mode(self, last: bool) -> str | float:
+    def _mode(self, share: float) -> str | float:
         if not self.measures:
             return "heuristic"
         if self._interrupted:
             return _AT_ONCE
         if self._budget.seconds is None:
             return "exhaustive"
-        left = max(1.0, self._budget.seconds - self._clock.elapsed)
-        return left if last else left * _SHARE
+        return max(_LEAST, share * (self._budget.seconds - self._clock.elapsed))
