@@ -26,21 +26,10 @@ from jitrt.codegen.tile import Space
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Cast, Conv, Linear
-from jitrt.kernels.base import (
-    Config,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-    anchor_of,
-)
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchor_of
 from jitrt.kernels.conv_shape import output_space
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
-from jitrt.kernels.split_k import store_sum
+from jitrt.kernels.split_k import split_launch, store_sum
 
 _KEPT = 48  # candidates
 
@@ -196,16 +185,14 @@ class Conv1x1(Template):
             "FINISH": epilogue.finish,
             "STORE": epilogue.store,
         }
-        arguments: dict[str, Any] = {"y": Result(), "w": Operand(body.inputs.index(w))}
-        if split > 1:
-            arguments |= {"partials": Workspace(), "counters": Zeros()}
-        else:
-            constexprs |= {"partials": None, "counters": None}
-        arguments["inputs"] = tuple(Operand(i) for i in prologue.operands)
-        arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
-        call = KernelCall(conv1x1, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"])
-        workspace = tiles * split * block_m * block_n * 4 if split > 1 else 0
-        return Lowered((call,), workspace, tiles * 4 if split > 1 else 0)
+        arguments: dict[str, Any] = {
+            "y": Result(),
+            "w": Operand(body.inputs.index(w)),
+            "inputs": tuple(Operand(i) for i in prologue.operands),
+            "aux": tuple(Operand(i) for i in epilogue.operands),
+        }
+        part = block_m * block_n
+        return split_launch(conv1x1, arguments, constexprs, config, tiles=tiles, splits=split, part=part)
 
 
 def input_space(anchor: Node, aligned: bool) -> InputSpace:

@@ -31,22 +31,10 @@ from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Conv, Linear
 from jitrt.graph.types import TensorType
-from jitrt.kernels.base import (
-    Argument,
-    Config,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-    anchor_of,
-)
+from jitrt.kernels.base import Argument, Config, Lowered, Operand, Problem, Result, Template, anchor_of
 from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, pack_bundles, refuse_conv
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
-from jitrt.kernels.split_k import store_sum
+from jitrt.kernels.split_k import split_launch, store_sum
 
 __all__ = ["Conv2d", "constexprs_of", "conv2d_tile", "gemm_shape", "lower_anchor", "tiles_of", "unpack"]
 
@@ -328,17 +316,12 @@ def lower_conv(
     target: Target,
 ) -> Lowered:
     """The launch of the kernel for a shape, with one of `rank_configs`; nothing is packed yet."""
-    split, tiles = config["SPLIT_K"], tiles_of(shape, config)
     constexprs = constexprs_of(shape, config, epilogue, tf32=tf32, wide=wide, target=target)
-    arguments: dict[str, Any] = {"y": Result(), "x": x, "w": w}
-    if split > 1:
-        arguments |= {"partials": Workspace(), "counters": Zeros()}
-    else:
-        constexprs |= {"partials": None, "counters": None}
-    arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
-    call = KernelCall(conv2d, arguments, constexprs, (tiles, split, 1), config["num_warps"], config["num_stages"])
-    workspace = tiles * split * config["BLOCK_M"] * config["BLOCK_N"] * 4 if split > 1 else 0
-    return Lowered((call,), workspace, tiles * 4 if split > 1 else 0)
+    arguments: dict[str, Any] = {"y": Result(), "x": x, "w": w, "aux": tuple(Operand(i) for i in epilogue.operands)}
+    part = config["BLOCK_M"] * config["BLOCK_N"]
+    return split_launch(
+        conv2d, arguments, constexprs, config, tiles=tiles_of(shape, config), splits=config["SPLIT_K"], part=part
+    )
 
 
 def tiles_of(shape: ConvShape, config: Config) -> int:

@@ -34,22 +34,11 @@ from jitrt.codegen.target import Target
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import ConvTranspose
-from jitrt.kernels.base import (
-    Config,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-    anchor_of,
-)
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchor_of
 from jitrt.kernels.conv2d import lower_conv
 from jitrt.kernels.conv_shape import operands_of, output_space, pack_bundles, refuse_conv
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
-from jitrt.kernels.split_k import store_sum
+from jitrt.kernels.split_k import split_launch, store_sum
 from jitrt.kernels.transposed_shape import TransposedShape, describe_transposed
 
 _FEW = 64  # columns of all phases together that are worth some zeros to be one tile
@@ -316,18 +305,13 @@ def _lower_phased(problem: Problem, config: Config, target: Target) -> Lowered:
         "STORE": epilogue.store,
     }
     arguments: dict[str, Any] = {"y": Result(), "x": Operand(x), "w": Operand(w)}
-    if split > 1:
-        arguments |= {"partials": Workspace(), "counters": Zeros()}
-    else:
-        constexprs |= {"partials": None, "counters": None}
     arguments["aux"] = tuple(Operand(i) for i in epilogue.operands)
-    grid = (tiles, split, 1)
-    call = KernelCall(conv_transpose, arguments, constexprs, grid, config["num_warps"], config["num_stages"])
     pack = {}
     if op.groups > 1:
         pack[w] = lambda weights: pack_bundles(op.as_filters(weights), op.groups, shape.groups_a_bundle)
-    workspace = tiles * split * block_m * block_n * 4 if split > 1 else 0
-    return Lowered((call,), workspace, tiles * 4 if split > 1 else 0, pack)
+    return split_launch(
+        conv_transpose, arguments, constexprs, config, tiles=tiles, splits=split, part=block_m * block_n, pack=pack
+    )
 
 
 def _lower_merged(problem: Problem, config: Config, target: Target) -> Lowered:

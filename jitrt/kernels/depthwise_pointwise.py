@@ -30,19 +30,8 @@ from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.op import Array, Trait
 from jitrt.graph.ops import Conv
-from jitrt.kernels.base import (
-    Config,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-    anchors_of,
-)
-from jitrt.kernels.split_k import store_sum
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchors_of
+from jitrt.kernels.split_k import split_launch, store_sum
 
 _MOST_TAPS = 25
 _KEEP = 24
@@ -282,15 +271,11 @@ class DepthwisePointwise(Template):
             "middle_aux": tuple(Operand(i) for i in shape.between.operands),
             "aux": tuple(Operand(i) for i in shape.epilogue.operands),
         }
-        if split > 1:
-            arguments |= {"partials": Workspace(), "counters": Zeros()}
-        else:
-            constexprs |= {"partials": None, "counters": None}
         tiles = -(-shape.rows // config["BLOCK_M"]) * -(-shape.filters // config["BLOCK_N"])
-        grid = (tiles, split, 1)
-        call = KernelCall(depthwise_pointwise, arguments, constexprs, grid, config["num_warps"], config["num_stages"])
-        workspace = tiles * split * config["BLOCK_M"] * config["BLOCK_N"] * 4 if split > 1 else 0
-        return Lowered((call,), workspace, tiles * 4 if split > 1 else 0, {shape.v: pack_taps})
+        part, pack = config["BLOCK_M"] * config["BLOCK_N"], {shape.v: pack_taps}
+        return split_launch(
+            depthwise_pointwise, arguments, constexprs, config, tiles=tiles, splits=split, part=part, pack=pack
+        )
 
 
 def pack_taps(v: Array) -> Array:

@@ -28,18 +28,8 @@ from jitrt.codegen.tile import ReductionSpace, TileSpace
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Conv, Linear, ReduceMean
-from jitrt.kernels.base import (
-    Config,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-    anchors_of,
-)
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchors_of
+from jitrt.kernels.split_k import split_launch
 
 _KEEP = 24
 _SM_BYTES = 45e9  # bytes/s that one SM gets from L2
@@ -247,17 +237,15 @@ class MeanLinear(Template):
             "APPLY": head.epilogue.apply,
             "STORE": head.epilogue.store,
         }
-        arguments: dict[str, Any] = {"y": Result(), "w": Operand(head.w_index)}
-        if splits > 1:
-            arguments |= {"partials": Workspace(), "counters": Zeros()}
-        else:
-            constexprs |= {"partials": None, "counters": None}
-        arguments["x_aux"] = tuple(Operand(i) for i in head.prologue.operands)
-        arguments["aux"] = tuple(Operand(i) for i in head.epilogue.operands)
+        arguments: dict[str, Any] = {
+            "y": Result(),
+            "w": Operand(head.w_index),
+            "x_aux": tuple(Operand(i) for i in head.prologue.operands),
+            "aux": tuple(Operand(i) for i in head.epilogue.operands),
+        }
         tiles = -(-head.rows // config["BLOCK_M"]) * -(-head.filters // config["BLOCK_N"])
-        call = KernelCall(mean_linear, arguments, constexprs, (tiles, splits, 1), config["num_warps"])
-        workspace = tiles * splits * config["BLOCK_M"] * config["BLOCK_N"] * 4 if splits > 1 else 0
-        return Lowered((call,), workspace, tiles * 4 if splits > 1 else 0)
+        part = config["BLOCK_M"] * config["BLOCK_N"]
+        return split_launch(mean_linear, arguments, constexprs, config, tiles=tiles, splits=splits, part=part)
 
 
 def _configs(head: Head) -> list[Config]:

@@ -29,18 +29,8 @@ from jitrt.codegen.tile import ReductionSpace, TileSpace
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, ReduceMax, ReduceMean, ReduceMin, ReduceProd, ReduceSum
-from jitrt.kernels.base import (
-    Config,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-    anchor_of,
-)
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchor_of
+from jitrt.kernels.split_k import split_launch
 
 _SUM, _MAX, _MIN, _PROD = 0, 1, 2, 3
 _KINDS = {
@@ -252,13 +242,7 @@ class Reduce(Template):
             "x_aux": tuple(Operand(i) for i in shape.prologue.operands),
             "aux": tuple(Operand(i) for i in shape.epilogue.operands),
         }
-        if split > 1:
-            arguments |= {"partials": Workspace(0, acc.value), "counters": Zeros()}
-        else:
-            constexprs |= {"partials": None, "counters": None}
-        call = KernelCall(reduce, arguments, constexprs, (tiles, split, 1), config["num_warps"])
-        workspace = tiles * split * tile * acc.itemsize if split > 1 else 0
-        return Lowered((call,), workspace, tiles * 4 if split > 1 else 0)
+        return split_launch(reduce, arguments, constexprs, config, tiles=tiles, splits=split, part=tile, acc=acc)
 
 
 def _identity(kind: int, dtype: DType) -> float | int:

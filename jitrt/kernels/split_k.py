@@ -6,8 +6,15 @@ deterministic, runs the epilogue, stores, and leaves the tile's counter zero.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
+from typing import Any
+
 import triton
 import triton.language as tl
+
+from jitrt.graph.dtype import DType
+from jitrt.graph.op import Array
+from jitrt.kernels.base import Argument, Config, KernelCall, Lowered, Workspace, Zeros
 
 
 @triton.jit
@@ -40,3 +47,29 @@ def store_sum(
             total += tl.load(part + other * (rows * columns) + spot, cache_modifier=".cg")
         tl.store(counters + tile, 0)
         STORE(y, FINISH(total, FETCH(aux, m, k, m_mask, k_mask)), m, k, m_mask, k_mask)
+
+
+def split_launch(
+    function: Any,
+    arguments: Mapping[str, Argument],
+    constexprs: Mapping[str, Any],
+    config: Config,
+    *,
+    tiles: int,
+    splits: int,
+    part: int,
+    acc: DType = DType.f32,
+    pack: Mapping[int, Callable[[Array], Array]] | None = None,
+) -> Lowered:
+    """The launch of `splits` programs for each of `tiles`. Where there are several, the kernel's parameters `partials`
+    and `counters` point at room for their sums, of `part` elements of type `acc` each, and at the tiles' counters;
+    otherwise they are None."""
+    shared = splits > 1
+    if shared:
+        arguments = {**arguments, "partials": Workspace(0, acc.value), "counters": Zeros()}
+    else:
+        constexprs = {**constexprs, "partials": None, "counters": None}
+    grid = (tiles, splits, 1)
+    call = KernelCall(function, arguments, constexprs, grid, config["num_warps"], config.get("num_stages", 1))
+    workspace = tiles * splits * part * acc.itemsize if shared else 0
+    return Lowered((call,), workspace, tiles * 4 if shared else 0, pack or {})
