@@ -8,7 +8,6 @@ second look. Floor: x bytes / bandwidth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -19,9 +18,9 @@ from jitrt.codegen.target import Target
 from jitrt.codegen.tile import RowSpace, TileSpace
 from jitrt.graph.graph import Graph
 from jitrt.graph.ops import ArgMax, ArgMin
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
+from jitrt.kernels.base import Config, Lowered, Problem, Template, anchor_of
 from jitrt.kernels.order import LONGEST, keys, positions, refuse_order
-from jitrt.kernels.rows import row_configs
+from jitrt.kernels.rows import row_configs, row_launch
 
 
 @triton.jit
@@ -86,22 +85,5 @@ class ArgMaxTemplate(Template):
         found = TileSpace(problem.output.type.shape, tuple(kept.index(d) for d in space.rows), None)
         prologue = make_prologue(body, x, space)
         epilogue = make_epilogue(body, anchor.output, found)
-        constexprs: dict[str, Any] = {
-            "ROWS": space.count("m"),
-            "COLUMNS": space.count("k"),
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
-            "SMALLEST": isinstance(anchor.op, ArgMin),
-            "FLOAT": x.type.dtype.is_float,
-            "DEPENDENT": target.arch >= 90,
-            "LOAD": prologue.load,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
-        }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x_aux": tuple(Operand(i) for i in prologue.operands),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        programs = -(-space.count("m") // config["BLOCK_M"])
-        return Lowered((KernelCall(argmax, arguments, constexprs, (programs, 1, 1), config["num_warps"]),))
+        constexprs = {"SMALLEST": isinstance(anchor.op, ArgMin), "FLOAT": x.type.dtype.is_float}
+        return row_launch(argmax, space, config, target, prologue, epilogue, constexprs)

@@ -24,8 +24,8 @@ from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
 from jitrt.graph.ops import Gather
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.pointwise import rank_tiles
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template, anchor_of
+from jitrt.kernels.tiles import tile_configs, tile_launch
 
 
 @triton.jit
@@ -80,8 +80,7 @@ class GatherTemplate(Template):
         return refuse_chain(x) or refuse_prologue(index) or refuse_epilogue(body, anchor)
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        space = TileSpace.of(problem.output.type)
-        return [config for _, config in rank_tiles(space.row_count, space.column_count, target)]
+        return tile_configs(problem, target)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         body, anchor = problem.body, problem.anchor
@@ -95,30 +94,20 @@ class GatherTemplate(Template):
         epilogue = make_epilogue(body, anchor.output, space)
         size = x.shape[axis]
         constexprs: dict[str, Any] = {
-            "ROWS": space.row_count,
-            "COLUMNS": space.column_count,
             "SIZE": size,
             "STRIDE": x.strides[axis] if size > 1 else 0,
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
             "COUNTED": tl.int64 if index.type.dtype == DType.i64 else tl.int32,
             "WIDE": x.span >= 2**31,
             "LOADED": triton_dtype(x.dtype),
-            "DEPENDENT": target.arch >= 90,
             "INDEX": positions.load,
             "LOCATE": make_locate(space, x, axis),
             "CHAIN": make_chain(body, value),
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
         }
         arguments: dict[str, Any] = {
-            "y": Result(),
             "x": Operand(body.inputs.index(source)),
             "index_aux": tuple(Operand(i) for i in positions.operands),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
         }
-        tiles = -(-space.row_count // config["BLOCK_M"]) * -(-space.column_count // config["BLOCK_K"])
-        return Lowered((KernelCall(gather, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
+        return tile_launch(gather, space, config, target, epilogue, constexprs, arguments)
 
 
 def make_locate(space: TileSpace, x: TensorType, axis: int) -> Any:

@@ -12,7 +12,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -24,8 +23,8 @@ from jitrt.codegen.tile import RowSpace
 from jitrt.graph.graph import Graph, Value
 from jitrt.graph.ops import GroupNorm, LayerNorm, RmsNorm
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.rows import row_configs
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template, anchor_of
+from jitrt.kernels.rows import row_configs, row_launch
 
 
 @triton.jit
@@ -169,26 +168,14 @@ class Norm(Template):
             make_prologue(body, value, rows.space, given=rows.given_parameters) for value in anchor.inputs[1:]
         )
         epilogue = make_epilogue(body, anchor.output, rows.space, given=rows.given)
-        constexprs: dict[str, Any] = {
-            "ROWS": rows.space.count("m"),
-            "COLUMNS": rows.space.count("k"),
+        constexprs = {
             "EPS": anchor.op.eps,  # type: ignore[attr-defined]
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
             "CENTRED": not isinstance(anchor.op, RmsNorm),
-            "DEPENDENT": target.arch >= 90,
-            "LOAD": x.load,
             "WEIGHT": weight.load,
             "BIAS": bias[0].load if bias else None,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
         }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x_aux": tuple(Operand(i) for i in x.operands),
+        arguments = {
             "weight_aux": tuple(Operand(i) for i in weight.operands),
             "bias_aux": tuple(Operand(i) for parameter in bias for i in parameter.operands),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
         }
-        programs = -(-rows.space.count("m") // config["BLOCK_M"])
-        return Lowered((KernelCall(norm, arguments, constexprs, (programs, 1, 1), config["num_warps"]),))
+        return row_launch(norm, rows.space, config, target, x, epilogue, constexprs, arguments)

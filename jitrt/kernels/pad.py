@@ -22,8 +22,8 @@ from jitrt.codegen.tile import TileSpace
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Pad
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.pointwise import rank_tiles
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template, anchor_of
+from jitrt.kernels.tiles import tile_configs, tile_launch
 
 
 @triton.jit
@@ -87,8 +87,7 @@ class PadTemplate(Template):
         return refuse_chain(pads[0].inputs[0]) or refuse_epilogue(body, pads[0])
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        space = TileSpace.of(problem.output.type)
-        return [config for _, config in rank_tiles(space.row_count, space.column_count, target)]
+        return tile_configs(problem, target)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         body, space = problem.body, TileSpace.of(problem.output.type)
@@ -98,22 +97,10 @@ class PadTemplate(Template):
         assert source is not None
         epilogue = make_epilogue(body, node.output, space)
         constexprs: dict[str, Any] = {
-            "ROWS": space.row_count,
-            "COLUMNS": space.column_count,
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
             "VALUE": node.op.value if node.output.type.dtype.is_float else int(node.op.value),
             "LOADED": triton_dtype(source.type.dtype),
-            "DEPENDENT": target.arch >= 90,
             "LOCATE": make_locate(space, node, source.type),
             "CHAIN": make_chain(body, node.inputs[0]),
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
         }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x": Operand(body.inputs.index(source)),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        tiles = -(-space.row_count // config["BLOCK_M"]) * -(-space.column_count // config["BLOCK_K"])
-        return Lowered((KernelCall(pad, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
+        arguments = {"x": Operand(body.inputs.index(source))}
+        return tile_launch(pad, space, config, target, epilogue, constexprs, arguments)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -18,7 +17,8 @@ from jitrt.codegen.target import Target
 from jitrt.codegen.tile import RowSpace, Space, TileSpace
 from jitrt.graph.graph import Graph
 from jitrt.graph.op import Trait
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template
+from jitrt.kernels.base import Config, Lowered, Problem, Template
+from jitrt.kernels.tiles import rank_tiles, tile_launch
 
 
 @triton.jit
@@ -69,20 +69,8 @@ class Pointwise(Template):
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         space = space_of(problem, flat=config["FLAT"])
-        rows, columns = space.count("m"), space.count("k")
         epilogue = make_epilogue(problem.body, None, space)
-        tiles = -(-rows // config["BLOCK_M"]) * -(-columns // config["BLOCK_K"])
-        constexprs: dict[str, Any] = {
-            "ROWS": rows,
-            "COLUMNS": columns,
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
-            "DEPENDENT": target.arch >= 90,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
-        }
-        arguments: dict[str, Any] = {"y": Result(), "aux": tuple(Operand(i) for i in epilogue.operands)}
-        return Lowered((KernelCall(pointwise, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
+        return tile_launch(pointwise, space, config, target, epilogue)
 
 
 def space_of(problem: Problem, *, flat: bool) -> Space:
@@ -118,19 +106,3 @@ def _crossing(problem: Problem, space: Space) -> int | None:
         if value.type.strides[innermost] == 1:
             return innermost
     return None
-
-
-def rank_tiles(rows: int, columns: int, target: Target, *, widest: int = 4096) -> list[tuple[float, Config]]:
-    """Tiles BLOCK_M x BLOCK_K of at most `widest` columns, and num_warps, for one pass over rows x columns elements,
-    best guess first, with their relative cost: enough programs to fill the chip, little waste at the edges."""
-    found: list[tuple[float, Config]] = []
-    for elements, warps in ((1024, 4), (2048, 4), (512, 2), (4096, 8), (512, 4), (256, 2), (128, 1)):
-        block_k = min(triton.next_power_of_2(columns), widest, elements)
-        block_m = min(triton.next_power_of_2(rows), elements // block_k)
-        tiles = -(-rows // block_m) * -(-columns // block_k)
-        waste = tiles * block_m * block_k / (rows * columns)
-        idle = max(1.0, target.sms * 8 / (tiles * warps))  # the chip wants 8 warps an SM
-        config = {"BLOCK_M": block_m, "BLOCK_K": block_k, "num_warps": warps}
-        if all(config != other for _, other in found):
-            found.append((waste * idle, config))
-    return sorted(found, key=lambda pair: pair[0])

@@ -27,7 +27,8 @@ from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template, anchor_of
+from jitrt.kernels.tiles import tile_launch
 
 _POOLS = (MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool)
 _UNROLL = 32  # taps written out one by one; a larger window is a loop over its rows
@@ -253,8 +254,6 @@ class Pool(Template):
         chained = source is not anchor.inputs[0]
         result = triton_dtype(anchor.output.type.dtype)
         constexprs: dict[str, Any] = {
-            "ROWS": space.row_count,
-            "COLUMNS": space.column_count,
             "SIZE": windows.size,
             "OUT": windows.out,
             "WINDOW": windows.taps,
@@ -273,18 +272,8 @@ class Pool(Template):
             "ACC": tl.float16 if maximum and not chained and x.dtype == DType.f16 else result,
             "RESULT": result,
             "UNROLL": taps if taps <= _UNROLL else windows.taps[2],
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
             "LOCATE": make_locate(space, x),
             "CHAIN": make_chain(body, anchor.inputs[0]) if chained else None,
-            "DEPENDENT": target.arch >= 90,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
         }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x": Operand(body.inputs.index(source)),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        tiles = -(-space.row_count // config["BLOCK_M"]) * -(-space.column_count // config["BLOCK_K"])
-        return Lowered((KernelCall(pool, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
+        arguments = {"x": Operand(body.inputs.index(source))}
+        return tile_launch(pool, space, config, target, epilogue, constexprs, arguments)

@@ -26,8 +26,8 @@ from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Extend, Resize, Roll
 from jitrt.graph.ops.resample import CUBIC
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.pointwise import rank_tiles
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template, anchor_of
+from jitrt.kernels.tiles import tile_configs, tile_launch
 
 _MOST = 64  # loads an element
 
@@ -75,8 +75,7 @@ class Resample(Template):
         return refuse_chain(x) or refuse_epilogue(body, anchor)
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        space = TileSpace.of(problem.output.type)
-        return [config for _, config in rank_tiles(space.row_count, space.column_count, target)]
+        return tile_configs(problem, target)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         body, anchor, space = problem.body, problem.anchor, TileSpace.of(problem.output.type)
@@ -85,24 +84,12 @@ class Resample(Template):
         assert source is not None
         epilogue = make_epilogue(body, anchor.output, space)
         constexprs: dict[str, Any] = {
-            "ROWS": space.row_count,
-            "COLUMNS": space.column_count,
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
             "LOADED": triton_dtype(source.type.dtype),
-            "DEPENDENT": target.arch >= 90,
             "SAMPLE": make_sample(space, anchor, source.type),
             "CHAIN": make_chain(body, anchor.inputs[0]),
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
         }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x": Operand(body.inputs.index(source)),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        tiles = -(-space.row_count // config["BLOCK_M"]) * -(-space.column_count // config["BLOCK_K"])
-        return Lowered((KernelCall(resample, arguments, constexprs, (tiles, 1, 1), config["num_warps"]),))
+        arguments = {"x": Operand(body.inputs.index(source))}
+        return tile_launch(resample, space, config, target, epilogue, constexprs, arguments)
 
 
 Tap = tuple[str, str]  # the name of a source position, and of its weight ("" for 1)

@@ -1,15 +1,18 @@
-"""Tiles of kernels that work on whole rows (softmax, layer norm): which sizes are worth trying."""
+"""What kernels that work on whole rows (softmax, layer norm) have in common: the tiles worth trying, the launch."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import triton
 
+from jitrt.codegen.epilogue import Epilogue
+from jitrt.codegen.prologue import Prologue
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import RowSpace
 from jitrt.graph.types import TensorType
-from jitrt.kernels.base import Config
+from jitrt.kernels.base import Argument, Config, KernelCall, Lowered, Operand, Result
 
 _LONGEST = 16384  # elements of a row that fit into a program's registers
 
@@ -48,3 +51,36 @@ def _cost(block_m: int, block_k: int, warps: int, rows: int, target: Target) -> 
     exchange = 1.1 if warps > 1 and block_m < warps else 1.0  # a row spread over warps is summed through shared memory
     sparse = 1.15 if warps == 1 and programs > target.sms * 32 else 1.0  # an SM holds 32 programs, but 64 warps
     return idle * waste * fit * exchange * sparse
+
+
+def row_launch(
+    function: Any,
+    space: RowSpace,
+    config: Config,
+    target: Target,
+    prologue: Prologue,
+    epilogue: Epilogue,
+    constexprs: Mapping[str, Any],
+    arguments: Mapping[str, Argument] | None = None,
+) -> Lowered:
+    """The launch of a program for every BLOCK_M rows of `space`; `constexprs` and `arguments` are those of `function`
+    beside its rows, its prologue's and its epilogue's."""
+    given: dict[str, Argument] = {
+        "y": Result(),
+        "x_aux": tuple(Operand(i) for i in prologue.operands),
+        "aux": tuple(Operand(i) for i in epilogue.operands),
+    }
+    known: dict[str, Any] = {
+        "ROWS": space.count("m"),
+        "COLUMNS": space.count("k"),
+        "BLOCK_M": config["BLOCK_M"],
+        "BLOCK_K": config["BLOCK_K"],
+        "DEPENDENT": target.arch >= 90,
+        "LOAD": prologue.load,
+        "APPLY": epilogue.apply,
+        "STORE": epilogue.store,
+    }
+    programs = -(-space.count("m") // config["BLOCK_M"])
+    given |= arguments or {}
+    known |= constexprs
+    return Lowered((KernelCall(function, given, known, (programs, 1, 1), config["num_warps"]),))

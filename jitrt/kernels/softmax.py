@@ -9,7 +9,6 @@ Milakov and Gimelshein, arXiv:1805.02867). Floor: (x + y) bytes / bandwidth.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -20,8 +19,8 @@ from jitrt.codegen.target import Target
 from jitrt.codegen.tile import RowSpace
 from jitrt.graph.graph import Graph
 from jitrt.graph.ops import LogSoftmax, Softmax
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.rows import row_configs
+from jitrt.kernels.base import Config, Lowered, Problem, Template, anchor_of
+from jitrt.kernels.rows import row_configs, row_launch
 
 
 @triton.jit
@@ -100,24 +99,8 @@ class SoftmaxTemplate(Template):
         assert anchor is not None
         prologue = make_prologue(problem.body, anchor.inputs[0], space)
         epilogue = make_epilogue(problem.body, anchor.output, space)
-        constexprs: dict[str, Any] = {
-            "ROWS": space.count("m"),
-            "COLUMNS": space.count("k"),
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
-            "LOG": isinstance(anchor.op, LogSoftmax),
-            "DEPENDENT": target.arch >= 90,
-            "LOAD": prologue.load,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
-        }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x_aux": tuple(Operand(i) for i in prologue.operands),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        programs = -(-space.count("m") // config["BLOCK_M"])
-        return Lowered((KernelCall(softmax, arguments, constexprs, (programs, 1, 1), config["num_warps"]),))
+        constexprs = {"LOG": isinstance(anchor.op, LogSoftmax)}
+        return row_launch(softmax, space, config, target, prologue, epilogue, constexprs)
 
 
 def _space(problem: Problem) -> RowSpace:

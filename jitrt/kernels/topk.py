@@ -9,7 +9,6 @@ Floor: (x + y) bytes / bandwidth; the sort is bound by its exchanges.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import triton
 import triton.language as tl
@@ -20,8 +19,9 @@ from jitrt.codegen.target import Target
 from jitrt.codegen.tile import RowSpace
 from jitrt.graph.graph import Graph
 from jitrt.graph.ops import TopK
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
+from jitrt.kernels.base import Config, Lowered, Problem, Template, anchor_of
 from jitrt.kernels.order import keys, positions, refuse_order
+from jitrt.kernels.rows import row_launch
 
 LONGEST = 4096  # elements of a row
 _FEW = 16  # picked one by one at most
@@ -108,25 +108,11 @@ class TopKTemplate(Template):
         found = RowSpace(anchor.output.type.shape, space.rows, space.columns)
         prologue = make_prologue(body, x, space)
         epilogue = make_epilogue(body, anchor.output, found)
-        constexprs: dict[str, Any] = {
-            "ROWS": space.count("m"),
-            "COLUMNS": space.count("k"),
+        constexprs = {
             "COUNT": anchor.op.k,
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_K": config["BLOCK_K"],
             "BLOCK_Y": triton.next_power_of_2(anchor.op.k),
             "SORT": config["SORT"],
             "SMALLEST": not anchor.op.largest,
             "FLOAT": x.type.dtype.is_float,
-            "DEPENDENT": target.arch >= 90,
-            "LOAD": prologue.load,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
         }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "x_aux": tuple(Operand(i) for i in prologue.operands),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        programs = -(-space.count("m") // config["BLOCK_M"])
-        return Lowered((KernelCall(topk, arguments, constexprs, (programs, 1, 1), config["num_warps"]),))
+        return row_launch(topk, space, config, target, prologue, epilogue, constexprs)
