@@ -30,7 +30,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("judge", "plan_cache", "progress"),
     ("planner",),
     ("assemble",),
-    ("frontend", "tune", "quantize"),
+    ("frontend", "tune"),
     ("lowering",),
     ("plugins",),
     ("kernels",),
