@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from jitrt.errors import TargetError
 from jitrt.graph.graph import Graph
-from jitrt.passes.base import Accepts, Judge, PassContext, fewer_kernels, one_anchor
+from jitrt.passes.base import Accepts, Judge, PassContext, any_operands, fewer_kernels, one_anchor
 from jitrt.passes.pipeline import optimize
 from jitrt.passes.report import Decision
 from jitrt.planner import Optimized, Options, check_buildable, plan_of, problems_of
@@ -34,13 +34,15 @@ def optimize_graph(
 ) -> Optimized:
     """Run every pass. `accepts` defaults to the kernels jitrt has; the reference target takes any region. `judge` says
     which optional rewrites are worth it."""
+    supports = any_operands
     if accepts is None:
-        from jitrt.kernels.base import accepts as kernels_accept
+        from jitrt.kernels import base as kernels
 
-        accepts = kernels_accept
+        accepts, supports = kernels.accepts, kernels.supports
     context = PassContext(
         precision=options.precision,  # type: ignore[arg-type]
         accepts=accepts,
+        supports=supports,
         judge=judge,
         outputs=options.outputs,
         without=options.without,

@@ -16,7 +16,7 @@ from functools import cache, cached_property
 from importlib import metadata
 from typing import Any, ClassVar, Literal
 
-from jitrt.codegen.target import Target
+from jitrt.codegen.target import TARGETS, Target
 from jitrt.errors import GraphError, JitrtWarning
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Array, Trait
@@ -316,3 +316,19 @@ def accepts(body: Graph) -> str | None:
     specific = [r for r in reasons if not r.startswith("anchor")]
     where = "" if anchor is None else f" (at {anchor.op.name})"
     return (specific or reasons or ["there are no templates"])[0] + where
+
+
+def supports(region: Node) -> str | None:
+    """None if a template that accepts a region's body supports its operands too, on any target: its weights may have to
+    be constants, its sizes to fit into 32 bits. Else the first reason given. Handed to the passes."""
+    problem = Problem.of(region)
+    reasons = []
+    for template in templates().values():
+        if template.accepts(problem.body) is not None:
+            continue
+        for target in TARGETS.values():
+            reason = template.supports(problem, target)
+            if reason is None:
+                return None
+            reasons.append(reason)
+    return reasons[0] if reasons else accepts(problem.body)

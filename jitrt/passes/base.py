@@ -15,6 +15,8 @@ Precision = Literal["fp32", "tf32", "fp16", "bf16"]
 Stage = Literal["normalize", "specialize", "fuse", "finalize"]
 Accepts = Callable[[Graph], str | None]
 """Whether a kernel exists for a region with this body: None, or the reason why not."""
+Supports = Callable[[Node], str | None]
+"""Whether such a kernel takes the operands of this region too, where `accepts` of its body is None."""
 
 
 def one_anchor(body: Graph) -> str | None:
@@ -23,6 +25,11 @@ def one_anchor(body: Graph) -> str | None:
     anchors = [node for node in body.nodes if node.has(Trait.ANCHOR)]
     if len(anchors) > 1:
         return f"{anchors[0].op.name} and {anchors[1].op.name} cannot share a kernel"
+    return None
+
+
+def any_operands(region: Node) -> str | None:
+    """The `supports` that goes with `one_anchor`."""
     return None
 
 
@@ -68,9 +75,9 @@ def fewer_kernels(proposals: Sequence[Proposal]) -> list[Verdict]:
 class PassContext:
     """What every pass is told.
 
-    `precision` is what float32 becomes. `accepts` says whether a kernel exists for a body, `judge` whether a rewrite is
-    worth it. `outputs` names the values to compute (None: what the graph returns), `without` the passes to leave out.
-    `report` collects the decisions; `pass_name` signs them.
+    `precision` is what float32 becomes. `accepts` says whether a kernel exists for a body, `supports` whether for a
+    region's operands too, `judge` whether a rewrite is worth it. `outputs` names the values to compute (None: what the
+    graph returns), `without` the passes to leave out. `report` collects the decisions; `pass_name` signs them.
     """
 
     precision: Precision = "fp32"
@@ -80,6 +87,7 @@ class PassContext:
     without: Sequence[str] = ()
     report: Report = field(default_factory=Report)
     pass_name: str = ""
+    supports: Supports = any_operands
 
     def __post_init__(self) -> None:
         if self.precision not in get_args(Precision):

@@ -101,8 +101,10 @@ def _read_whole(graph: Graph, concat: Node, values: Sequence[Value], whole: Valu
     graph.replace_uses(concat.output, made)
     graph.erase(concat)
     graph.rename(made, name)
-    if operands == [whole] and made.type == whole.type and made.producer is not None:
-        bypass(graph, made.producer, whole)
+    if operands != [whole] or made.type != whole.type or made.producer is None:
+        return
+    if bypass(graph, made.producer, whole):
+        graph.rename(whole, name)  # views of the concat lie in a storage of that name
 
 
 def _read_parts(graph: Graph, values: Sequence[Value], whole: Value, *, before: Node) -> None:

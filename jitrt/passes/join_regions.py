@@ -80,11 +80,19 @@ class JoinRegions:
             values.append(value.users[0].output)
 
     def _leads(self, region: Node, first: Node, link: Value) -> bool:
-        """Whether the first region can result in `link`."""
+        """Whether the first region can result in `link`: the same elements in the same order, in as many dimensions or
+        in those that `reshaped` makes. A transposed square would do for the shape alone."""
         assert isinstance(region.op, Region)
+        if _steps(link.type) != _steps(region.output.type):
+            return False
         if link.type.shape == region.output.type.shape:
             return True
         return region.op.body.outputs[0] is first.output and self.reshaped(first, link.type) is not None
+
+
+def _steps(type: TensorType) -> list[tuple[int, int]]:
+    """Size and stride of the dimensions, those of a single element left out."""
+    return [(size, stride) for size, stride in zip(type.shape, type.strides, strict=True) if size != 1]
 
 
 def _reader(node: Node, value: Value) -> Node | None:

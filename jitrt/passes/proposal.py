@@ -75,8 +75,8 @@ def refusal(rule: Rule, graph: Graph, values: Sequence[Value], context: PassCont
     """None, or why no kernel takes the one region that `rule` would make of `values`."""
     trial, inside = cut_out(graph, values)
     rule.rewrite(trial, inside)
-    (body,) = (node.op.body for node in trial.nodes if isinstance(node.op, Region))
-    return context.accepts(body)
+    (region,) = (node for node in trial.nodes if isinstance(node.op, Region))
+    return context.accepts(region.op.body) or context.supports(region)  # type: ignore[attr-defined]
 
 
 def cut_out(graph: Graph, values: Sequence[Value]) -> tuple[Graph, list[Value]]:

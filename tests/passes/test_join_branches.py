@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jitrt.graph import Graph, TensorType, Value, f32
-from jitrt.graph.ops import Add, Concat, Conv, MaxPool, Region, Relu, Softmax
+from jitrt.graph.ops import Add, Concat, Conv, MaxPool, Region, Relu, Slice, Softmax
 from jitrt.graph.types import Layout
 from jitrt.kernels.base import accepts
 from jitrt.passes import PassContext, Verdict, judged
@@ -60,6 +60,16 @@ def test_all_branches_of_a_concat(apply):
     joined = net.concat(net.conv(net.x, 4, 1), net.conv(net.x, 5, 3))
     outcome, _ = net.run(apply, net.graph.add(Softmax(1), joined), then=(eliminate_concat,))
     assert kernels(outcome.graph) == ["conv+conv+concat", "softmax"]
+
+
+def test_views_of_a_concat_are_views_of_the_kernel_s_result(apply):
+    """The concat is gone, and its storage goes by its name still."""
+    net = _Net()
+    joined = net.concat(net.conv(net.x, 4, 1), net.conv(net.x, 5, 3))
+    half = net.graph.add(Slice.along(joined.type.shape, 1, 2, 7), joined, name="half")
+    outcome, values = net.run(apply, net.graph.add(Softmax(1), half), then=(eliminate_concat,))
+    assert kernels(outcome.graph) == ["conv+conv+concat", "softmax"]
+    assert storage_of(values["half"]) == "joined" and "joined" in values
 
 
 def test_neighbours_lie_in_the_larger_concat(apply):

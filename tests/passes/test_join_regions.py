@@ -16,12 +16,13 @@ from jitrt.graph.ops import (
     HardSwish,
     Linear,
     MaxPool,
+    Permute,
     ReduceMean,
     Region,
     Relu,
     Reshape,
 )
-from jitrt.kernels.base import accepts
+from jitrt.kernels.base import accepts, supports
 from jitrt.passes import PassContext, Proposal, Verdict
 from jitrt.passes.pipeline import optimize
 
@@ -55,7 +56,8 @@ class Net:
     ) -> tuple[list[str], list[str], list[str]]:
         """(the ops of each kernel, what the rules did, what they did not)."""
         self.graph.mark_output(*outputs)
-        context = PassContext("tf32" if tf32 else "fp32", accepts, _judge if faster else _slower)
+        judge = _judge if faster else _slower
+        context = PassContext("tf32" if tf32 else "fp32", accepts, judge, supports=supports)
         after = optimize(self.graph, context)
         inputs = [self._rng.standard_normal(v.type.shape).astype(np.float32) for v in self.graph.inputs]
         expected = interpret(self.graph, inputs, exact=True)
@@ -231,3 +233,27 @@ def test_separable_convolutions_with_a_reader_in_between_or_a_large_window_stay(
     net = Net(2, 8, 6, 6)
     dense = net.conv(net.conv(net.x, 16, 1), 16, 3, groups=2)
     assert net.optimized(net.conv(dense, 8, 1))[1:] == ([], [])
+
+
+# -- what lies between, and what the kernel asks of its operands -------------------------------------------------------
+
+
+def test_a_transposed_square_is_another_image() -> None:
+    """Of the same shape, which is not enough."""
+    net = Net(2, 8, 6, 6)
+    turned = net(Permute((0, 1, 3, 2)), net.conv(net.x, 8, 3, groups=8))
+    kernels, done, _ = net.optimized(net.conv(turned, 16, 1))
+    assert kernels == ["conv+add+relu"] * 2 and not done
+    net = Net(2, 8, 6, 6)
+    turned = net(Permute((0, 1, 3, 2)), net.conv(net.x, 8, 3))
+    kernels, done, _ = net.optimized(net(MaxPool((1, 2), (1, 2), (0, 0)), turned))
+    assert kernels == ["conv+add+relu", "max_pool"] and not done
+
+
+def test_weights_that_are_no_constants_cannot_be_packed() -> None:
+    net = Net(2, 8, 6, 6)
+    w = net.graph.add_input("w", TensorType(f32, (8, 1, 3, 3)))
+    deep = net(Conv((1, 1), ((1, 1), (1, 1)), (1, 1), 8), net.x, w)
+    kernels, _, refused = net.optimized(net.conv(deep, 16, 1))
+    assert kernels == ["conv", "conv+add+relu"]
+    assert [text for text in refused if "needs constant weights" in text]
