@@ -64,7 +64,8 @@ def build(
     progress: Progress | None = None,
 ) -> Engine:
     """The engine of a graph for the GPU here (`target=None`) or an architecture ("sm_90"), from the cache if it was
-    built before with the same graph, weights, options, code and device.
+    built before with the same graph, weights, options, code and device. Of several architectures the engine holds a
+    plan each and runs the one that fits.
 
     Progress is shown on stderr unless `progress` takes it. Raises NoGpuError or TargetError for a target that cannot
     be, OptionError, CompileError or TuningError.
@@ -75,6 +76,12 @@ def build(
     from jitrt.runtime import Engine
     from jitrt.tune.tuner import Tuner
 
+    if target is not None and not isinstance(target, str):
+        names = list(dict.fromkeys(target))
+        if not names:
+            raise TargetError("target is empty; name an architecture such as 'sm_90', or leave it out")
+        built = [build(graph, options, target=name, structure=structure, progress=progress).file for name in names]
+        return Engine(replace(built[0], others=tuple(built[1:])))
     chip, device, description = _resolve(target)
     plans = PlanCache() if options.cache else None
     key = plan_key(graph, repr((options, structure)), chip, description) if plans else ""
@@ -92,7 +99,7 @@ def build(
     return Engine(file)
 
 
-def _resolve(target: str | Sequence[str] | None) -> tuple[Target, int | None, str]:
+def _resolve(target: str | None) -> tuple[Target, int | None, str]:
     """(chip, GPU to measure on or None, text that identifies the device) of a target."""
     from jitrt.codegen.target import TARGETS, target_of
 
@@ -105,10 +112,7 @@ def _resolve(target: str | Sequence[str] | None) -> tuple[Target, int | None, st
             known = ", ".join(f"sm_{arch}" for arch in TARGETS)
             raise TargetError(f"{device.name} is sm_{device.arch}; jitrt builds for {known}")
         return TARGETS[device.arch].with_sms(device.sms, device.name), device.index, device_text(device)
-    names = [target] if isinstance(target, str) else list(target)
-    if len(names) != 1:
-        raise TargetError(f"a plan holds one architecture, not {', '.join(names) or 'none'}: build one plan for each")
-    chip = target_of(names[0])
+    chip = target_of(target)
     return chip, None, str(chip)
 
 

@@ -20,13 +20,33 @@ if TYPE_CHECKING:
 PARALLEL = "parallel"
 
 
+def optional() -> list[str]:
+    """What `without` can name."""
+    from jitrt.passes.pipeline import rule_names
+
+    return [*rule_names(), PARALLEL]
+
+
+def left_out(names: Sequence[str]) -> tuple[str, ...]:
+    """The optimisations that `without` names, in full. Raises OptionError for a name of none, or of several."""
+    return tuple(map(_in_full, names))
+
+
+def _in_full(name: str) -> str:
+    there = optional()
+    found = [name] if name in there else [full for full in there if full.endswith(f"_{name}")]
+    if len(found) != 1:
+        raise OptionError(f"without names {name!r}; what can be left out is {', '.join(found or there)}")
+    return found[0]
+
+
 @dataclass(frozen=True)
 class Request:
     """The keyword arguments of `jitrt.compile`; `jitrt.jit` and torch.compile's options are the same.
 
     precision        "fp32" (IEEE), "tf32", "fp16" or "bf16": what float32 is computed in.
-    target           None: the GPU here; "reference": numpy; "sm_90": an architecture to cross-build for (a plan holds
-                     one; a list of one is taken too).
+    target           None: the GPU here; "reference": numpy; "sm_90", or a list: architectures to cross-build for (the
+                     plan file holds a plan each, the one that fits is run).
     tune             a time budget ("60s", "2m"), "heuristic" (no measuring) or "exhaustive".
     calibration      for 8-bit integers, which this version does not have: None.
     dynamic_shapes   a plan has one shape in this version: None.
@@ -36,10 +56,11 @@ class Request:
                      original, and torch.compile's backend refuses models with unsupported operators.
     workspace_limit  bytes of scratch memory one kernel may use; None: no limit.
     cache            whether to read and write plans and timings on disk.
-    without          optimisations to leave out, to see what they gain: "fuse_horizontal" and the other rules of
-                     `jitrt.passes.pipeline.RULES`, or "parallel" for branches side by side.
+    without          optimisations to leave out, to see what they gain: "fuse_horizontal" (or "horizontal", the end of
+                     one name only) and the other rules of `jitrt.passes.pipeline.RULES` or your own, or "parallel" for
+                     branches side by side.
 
-    Raises OptionError for a value it cannot have, TargetError for an architecture jitrt does not build for, or several.
+    Raises OptionError for a value it cannot have, TargetError for an architecture jitrt does not build for.
     """
 
     precision: str = "fp32"
@@ -80,8 +101,8 @@ class Request:
             outputs=None if self.outputs is None else tuple(self.outputs),
             workspace_limit=self.workspace_limit,
             cache=self.cache,
-            parallel=PARALLEL not in self.without,
-            without=tuple(name for name in self.without if name != PARALLEL),
+            parallel=PARALLEL not in left_out(self.without),
+            without=tuple(name for name in left_out(self.without) if name != PARALLEL),
         )
 
     def selecting(self, graph: Graph, returned: Tree | None) -> tuple[Request, object]:
@@ -124,10 +145,7 @@ class Request:
             raise OptionError(f"outputs is {self.outputs!r}; give a sequence of names")
         if isinstance(self.without, str):
             raise OptionError(f"without is {self.without!r}; give a sequence of names")
-        if self.without:
-            from jitrt.passes.pipeline import check_without
-
-            check_without([name for name in self.without if name != PARALLEL])
+        left_out(self.without)
         for name in ("strict", "cache"):
             if not isinstance(getattr(self, name), bool):
                 raise OptionError(f"{name} is {getattr(self, name)!r}; it can be True or False")
@@ -145,8 +163,6 @@ class Request:
             raise TargetError("target is empty; name an architecture such as 'sm_90', 'reference', or leave it out")
         for name in names:
             target_of(name)
-        if len(names) > 1:
-            raise TargetError(f"a plan holds one architecture, not {', '.join(names)}: build one plan for each")
 
 
 def _refuse_empty(graph: Graph) -> None:

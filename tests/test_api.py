@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ import torch
 from torch import nn
 
 import jitrt
-from jitrt.errors import ImportFailure, InputError, OptionError, TargetError
+from jitrt.errors import ImportFailure, InputError, NoGpuError, OptionError, TargetError
 from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Relu
 from jitrt.request import Request
@@ -92,12 +93,24 @@ def test_bad_options_are_refused_before_anything_runs(options: dict[str, Any], m
         ("cuda", "unknown target 'cuda'"),
         ([], "target is empty; name an architecture"),
         (["sm_90", "tpu"], "unknown target 'tpu'"),
-        (["sm_80", "sm_90"], "a plan holds one architecture, not sm_80, sm_90: build one plan for each"),
     ],
 )
 def test_a_target_that_cannot_be_is_refused(target: Any, message: str) -> None:
     with pytest.raises(TargetError, match=message):
         jitrt.compile(small(), (X,), target=target)
+
+
+def test_one_file_for_two_architectures(tmp_path: Path) -> None:
+    engine = jitrt.compile(small(), (X,), target=["sm_80", "sm_90", "sm_80"], tune="heuristic")
+    path = tmp_path / "both.plan"
+    engine.save(path)
+    assert "sm_80, sm_90" in repr(engine)
+    file = jitrt.verify(path)
+    assert [one.plan.arch for one in file.every] == [80, 90]
+    alone = jitrt.compile(small(), (X,), target="sm_90", tune="heuristic")
+    assert file.fitting(90).plan == alone.plan
+    with pytest.raises(NoGpuError, match="built for sm_80, sm_90"):
+        engine(X)
 
 
 # -- compile -----------------------------------------------------------------------------------------------------------

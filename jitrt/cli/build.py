@@ -28,7 +28,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments(parser)
     parser.add_argument("-o", "--output", metavar="PLAN", required=True, help="file to write")
     precision_arguments(parser)
-    parser.add_argument("--target", help="architecture to build for instead of this GPU's: sm_80, sm_90 or sm_100")
+    parser.add_argument("--target", help="not for this GPU: sm_80, sm_90, sm_100, or several (sm_80,sm_90)")
     parser.add_argument("--tune", default="60s", help="a time budget, heuristic or exhaustive (default: 60s)")
     parser.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
 
@@ -43,7 +43,8 @@ def run(args: argparse.Namespace) -> int:
     batch = one_batch(args.batch)
     options: dict[str, Any] = {"precision": args.precision, "tune": args.tune, "cache": not args.no_cache}
     if args.target:
-        options["target"] = str(target_of(args.target))
+        names = [str(target_of(name)) for name in args.target.split(",")]
+        options["target"] = names[0] if len(names) == 1 else names
     Request.of(options)  # refuses what cannot be before the model is loaded
     model, inputs = prepared(load_subject(args.model, args.shape, settled=True), batch, args.precision)
     try:

@@ -35,12 +35,14 @@ def run(args: argparse.Namespace) -> int:
     from jitrt.plan.codec import plan_to_json
     from jitrt.plan.file import read_plan
 
-    plan = read_plan(args.plan).plan
+    file = read_plan(args.plan)
+    plan = file.plan
     if args.json:
         print(plan_to_json(plan))
         return 0
     terminal = console()
-    terminal.print(summary(plan, Path(args.plan).stat().st_size))
+    archs = ", ".join(f"sm_{one.plan.arch}" for one in file.every)
+    terminal.print(summary(plan, Path(args.plan).stat().st_size, archs))
     if args.layers:
         terminal.print(layers(plan))
     elif not args.memory:
@@ -52,11 +54,11 @@ def run(args: argparse.Namespace) -> int:
     return 0
 
 
-def summary(plan: Plan, nbytes: int) -> Table:
-    """The plan on one screen."""
+def summary(plan: Plan, nbytes: int, archs: str) -> Table:
+    """The plan on one screen; of a file for several architectures, the first."""
     rows = [
         ("name", plan.name),
-        ("for", f"sm_{plan.arch}"),
+        ("for", archs),
         *((f"input {b.name}", _binding(b)) for b in plan.inputs),
         *((f"output {b.name}", _binding(b)) for b in plan.outputs),
         ("layers", str(len(plan.layers))),

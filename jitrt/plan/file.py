@@ -5,6 +5,8 @@ Its metadata has the one entry `jitrt`, a JSON object of
 - `digest`: SHA-256 of the header, length prefix included, with these 64 digits as zeros. It covers everything below.
 - `plan`: the plan (`jitrt.plan.codec`).
 - `sha256`: for each tensor the SHA-256 of every 16 MiB of it, so that cores can share the work of checking.
+- `others`, where the file holds plans for several architectures: the further ones, each with the name of its tensor of
+  weights, which it shares with an earlier plan if they are the same.
 
 So every byte of the file is covered, and equal plans give equal files. Reading maps the file; only cubins are copied.
 
@@ -23,6 +25,7 @@ import re
 import secrets
 from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -30,7 +33,7 @@ import numpy as np
 
 from jitrt.errors import PlanError
 from jitrt.plan.codec import plan_from_json, plan_to_json
-from jitrt.plan.schema import PlanFile
+from jitrt.plan.schema import Plan, PlanFile
 
 _CONSTANTS = "constants"
 _CHUNK = 16 << 20
@@ -53,15 +56,17 @@ def write_plan(path: str | os.PathLike[str], file: PlanFile, *, instead: str = "
     from safetensors.numpy import save_file
 
     path = Path(path)
-    if _CONSTANTS in file.images:
-        raise PlanError(f"a cubin cannot be named {_CONSTANTS!r}: that is the tensor of the weights")
+    tensors, weights = _gathered(file)
     if path.exists() and not path.is_file():  # a rename would put a file in the place of /dev/null
         raise PlanError(f"cannot write {path}: it is a folder or device, not a file; {instead}")
-    tensors = {name: np.frombuffer(data, np.uint8) for name, data in file.images.items()}
-    tensors[_CONSTANTS] = np.frombuffer(file.constants, np.uint8)
     digests = {name: [f.result() for f in _digests(data.data)] for name, data in tensors.items()}
     sums = json.dumps(digests, sort_keys=True, separators=(",", ":"))
-    metadata = {"jitrt": f'{{"digest":"{_NO_DIGEST}","plan":{plan_to_json(file.plan)},"sha256":{sums}}}'}
+    others = ",".join(
+        f'{{"constants":{json.dumps(name)},"plan":{plan_to_json(one.plan)}}}'
+        for one, name in zip(file.others, weights[1:])
+    )
+    body = f'"plan":{plan_to_json(file.plan)},"sha256":{sums}' + (f',"others":[{others}]' if others else "")
+    metadata = {"jitrt": f'{{"digest":"{_NO_DIGEST}",{body}}}'}
 
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
     try:
@@ -81,6 +86,24 @@ def write_plan(path: str | os.PathLike[str], file: PlanFile, *, instead: str = "
     finally:
         with contextlib.suppress(OSError):
             os.unlink(temporary)
+
+
+def _gathered(file: PlanFile) -> tuple[dict[str, Any], list[str]]:
+    """(all tensors by name, the name of each plan's weights)."""
+    tensors: dict[str, Any] = {}
+    weights: list[str] = []
+    for number, one in enumerate(file.every):
+        for name, data in one.images.items():
+            if name.startswith(_CONSTANTS):
+                raise PlanError(f"a cubin cannot be named {name!r}: that is a tensor of weights")
+            if name in tensors and bytes(tensors[name]) != data:
+                raise PlanError(f"two different cubins are named {name!r}")
+            tensors[name] = np.frombuffer(data, np.uint8)
+        mine = np.frombuffer(one.constants, np.uint8)
+        same = next((name for name in weights if np.array_equal(tensors[name], mine)), None)
+        weights.append(same or (_CONSTANTS if number == 0 else f"{_CONSTANTS}.{number}"))
+        tensors[weights[-1]] = mine
+    return tensors, weights
 
 
 def _seal(stream: Any) -> None:
@@ -133,12 +156,10 @@ def open_plan(path: str | os.PathLike[str]) -> tuple[PlanFile, Callable[[], None
     header, start = _header(path, data)
     body = _metadata(path, header, bytes(data[:start]))
     tensors = _tensors(path, header, data, start)
-    try:
-        plan = plan_from_json(body.get("plan"))
-    except PlanError as error:
-        raise PlanError(f"{path}: {error}") from error
+    parts = _parts(path, body)
     sums = body.get("sha256")
-    if not isinstance(sums, dict) or set(sums) != set(tensors) or _CONSTANTS not in sums:
+    weights = {name for _, name in parts}
+    if not isinstance(sums, dict) or set(sums) != set(tensors) or not weights <= set(sums):
         raise PlanError(f"{path}: the list of checksums does not fit the tensors; build the plan again")
     pending = {name: _digests(tensor) for name, tensor in tensors.items()}
 
@@ -147,9 +168,27 @@ def open_plan(path: str | os.PathLike[str]) -> tuple[PlanFile, Callable[[], None
             if [future.result() for future in pending[name]] != sums[name]:
                 raise PlanError(f"{path} was changed since it was written (in tensor {name!r}); copy or build it again")
 
-    images = {name: bytes(tensor) for name, tensor in tensors.items() if name != _CONSTANTS}
+    images = {name: bytes(tensor) for name, tensor in tensors.items() if name not in weights}
     check(*images)
-    return PlanFile(plan, tensors[_CONSTANTS], images), lambda: check(_CONSTANTS)
+    files = [PlanFile(plan, tensors[name], images if len(parts) == 1 else _used(plan, images)) for plan, name in parts]
+    return replace(files[0], others=tuple(files[1:])), lambda: check(*weights)
+
+
+def _parts(path: Path, body: dict[str, Any]) -> list[tuple[Plan, str]]:
+    """Each plan in the file, with the name of its tensor of weights."""
+    others = body.get("others", [])
+    if not isinstance(others, list) or not all(isinstance(other, dict) for other in others):
+        raise PlanError(f"{path}: its list of further plans is none; build the plan again")
+    try:
+        plans = [plan_from_json(part.get("plan")) for part in (body, *others)]
+    except PlanError as error:
+        raise PlanError(f"{path}: {error}") from error
+    return list(zip(plans, [_CONSTANTS, *(str(other.get("constants")) for other in others)], strict=True))
+
+
+def _used(plan: Plan, images: dict[str, bytes]) -> dict[str, bytes]:
+    names = {kernel.image for kernel in plan.kernels}
+    return {name: data for name, data in images.items() if name in names}
 
 
 def _map(path: Path) -> memoryview:

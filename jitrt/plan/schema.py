@@ -6,7 +6,7 @@ data for the driver, and every address is a space and a byte offset.
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 VERSION = 1
@@ -153,8 +153,26 @@ class Plan:
 
 @dataclass(frozen=True)
 class PlanFile:
-    """A plan and its bytes: `constants` is one flat uint8 array laid out by `Plan.constants`, `images` the cubins."""
+    """A plan and its bytes: `constants` is one flat uint8 array laid out by `Plan.constants`, `images` the cubins.
+    `others` are plans of the same model for other architectures, without others of their own."""
 
     plan: Plan
     constants: memoryview | bytes
     images: dict[str, bytes]
+    others: tuple[PlanFile, ...] = ()
+
+    @property
+    def every(self) -> tuple[PlanFile, ...]:
+        """One file an architecture, this plan's own first."""
+        return (replace(self, others=()), *self.others)
+
+    def fitting(self, arch: int) -> PlanFile:
+        """The file whose cubins run on a device of compute capability `arch` and are made for the highest; the first
+        if there is none."""
+        able = [file for file in self.every if runs_on(file.plan.arch, arch)]
+        return max(able, key=lambda file: file.plan.arch, default=self.every[0])
+
+
+def runs_on(built_for: int, arch: int) -> bool:
+    """Whether a cubin for one compute capability runs on another: same major version, minor not below."""
+    return built_for // 10 == arch // 10 and built_for <= arch

@@ -31,8 +31,9 @@ def verify_plan(path: str | os.PathLike[str]) -> PlanFile:
 
 def check_plan(file: PlanFile) -> None:
     """Raise PlanError with the first thing that is wrong with a plan's contents."""
-    for problem in problems(file):
-        raise PlanError(f"plan {file.plan.name!r}: {problem}")
+    for one in file.every:
+        for problem in problems(one):
+            raise PlanError(f"plan {one.plan.name!r}: {problem}")
 
 
 def problems(file: PlanFile) -> Iterator[str]:

@@ -39,7 +39,8 @@ class Engine:
 
     @property
     def plan(self) -> Plan:
-        return self._file.plan
+        """The plan that runs; before it is on a GPU, the first that was built, if there are several."""
+        return self._file.plan if self._loaded is None else self._loaded.plan
 
     @property
     def file(self) -> PlanFile:
@@ -60,9 +61,13 @@ class Engine:
             return cuda_driver(self._device)
         except NoGpuError as error:
             raise NoGpuError(
-                f"{error}. Plan {self.plan.name!r} is built for sm_{self.plan.arch}: without such a GPU it can be "
+                f"{error}. Plan {self.plan.name!r} is built for {self._archs}: without such a GPU it can be "
                 "saved and inspected, but not run"
             ) from error
+
+    @property
+    def _archs(self) -> str:
+        return ", ".join(f"sm_{file.plan.arch}" for file in self._file.every)
 
     def __call__(self, *inputs: Any) -> Any:
         """Run on `inputs`, in the plan's order; the outputs in the inputs' kind, nested as the model nested them.
@@ -124,7 +129,7 @@ class Engine:
             self._loaded = None
 
     def __repr__(self) -> str:
-        return f"Engine({self.plan.name!r}, sm_{self.plan.arch}, {len(self.plan.launches)} launches)"
+        return f"Engine({self.plan.name!r}, {self._archs}, {len(self.plan.launches)} launches)"
 
     def _repr_html_(self) -> str:
         return self.inspect()._repr_html_()

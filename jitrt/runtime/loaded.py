@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 
 from jitrt.errors import DriverError, PlanError
-from jitrt.plan.schema import Plan, PlanFile
+from jitrt.plan.schema import Plan, PlanFile, runs_on
 from jitrt.plan.verify import check_plan
 from jitrt.runtime.arrays import Arrays, Signature, check_count, complaint
 from jitrt.runtime.cuda_graph import LoadedKernel
@@ -30,6 +30,7 @@ class LoadedPlan:
     """What all contexts of an engine share: the plan's kernels and constants on one device."""
 
     def __init__(self, file: PlanFile, driver: Driver):
+        file = file.fitting(driver.device.arch)
         check_plan(file)
         check_device(file.plan, driver.device)
         self.plan = file.plan
@@ -118,7 +119,7 @@ class LoadedPlan:
 def check_device(plan: Plan, device: Device) -> None:
     """Raise PlanError unless the plan's cubins run on the device: same major architecture, minor not below, and as much
     of everything as they count on."""
-    if plan.arch // 10 != device.arch // 10 or plan.arch > device.arch:
+    if not runs_on(plan.arch, device.arch):
         raise PlanError(
             f"plan {plan.name!r} was built for sm_{plan.arch}, but GPU {device.index} ({device.name}) is "
             f"sm_{device.arch}; build it again on that machine"

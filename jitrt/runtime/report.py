@@ -34,7 +34,7 @@ class Table:
         columns = list(zip(*self.rows)) or [("",)] * len(self.headings)
         return [any(column) and all(_NUMBER.fullmatch(cell) for cell in column) for column in columns]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         widths = [max(map(len, column)) for column in zip(self.headings, *self.rows)]
         right, lines = self._right(), []
         for row in (self.headings, *self.rows):
@@ -114,7 +114,7 @@ class Inspection:
             f"memory  {memory or 'none'}",
         ]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n".join([*self._head(), "", str(self.table)])
 
     def _repr_html_(self) -> str:
@@ -189,7 +189,7 @@ class Profile:
             parts.append(f"{_microseconds(self.enqueue)} us of host time to launch")
         return f"{self.name} on {self.device}: {', '.join(parts)}"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self._head()}\n\n{self.table}"
 
     def _repr_html_(self) -> str:
@@ -229,7 +229,7 @@ class Comparison:
         rows = tuple((name, f"{error:.2e}", f"{largest:.2e}") for name, error, largest in self.outputs)
         return Table(("output", "relative error", "largest difference"), rows)
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return str(self.table)
 
     def _repr_html_(self) -> str:

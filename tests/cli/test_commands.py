@@ -14,7 +14,9 @@ import torch
 
 import jitrt as package
 from jitrt.bench.measure import HostTimer
-from jitrt.errors import NoGpuError
+from jitrt.errors import NoGpuError, OptionError
+from jitrt.passes.apply_rules import unregister
+from jitrt.request import optional
 from tests.cli.plans import tiny_arena
 
 
@@ -77,7 +79,7 @@ def test_build_hands_over_what_was_asked(jitrt: Any, engine: Any, tmp_path: Path
     [
         (("-o", "there"), 2, "--output is there, which is a folder; name a file in it"),
         (("-o", "s.plan", "--target", "reference"), 1, "unknown target 'reference'; jitrt builds for sm_80"),
-        (("-o", "s.plan", "--target", "sm_80,sm_90"), 1, "unknown target 'sm_80,sm_90'"),
+        (("-o", "s.plan", "--target", "sm_80,sm_9"), 1, "unknown target 'sm_9'"),
         (("-o", "s.plan", "--tune", "long"), 2, "tune is 'long'; give a time such as"),
     ],
 )
@@ -169,6 +171,11 @@ def test_bench_needs_a_gpu_and_good_options(jitrt: Any, plan_path: Path, monkeyp
         (("resnet50", "--batch", "0"), "--batch is '0'"),
         (("resnet50", "--output", "/nowhere/R.md"), "there is no folder /nowhere"),
         (("resnet50", plan_path), "cannot be timed in one run"),
+        (("resnet50", "--seconds", "0"), "--seconds is 0.0"),
+        (("resnet50", "--tune", "long"), "tune is 'long'"),
+        (("resnet50", "--without", "join_branches,vertical"), "without names 'vertical'; what can be left out is fuse_"),
+        (("resnet50", "--without", "pool"), "what can be left out is join_stem_pool, join_conv_pool"),
+        ((plan_path, "--without", "parallel"), "--without needs a model"),
         ((plan_path, "--vs", "eager"), "a plan has no PyTorch model"),
         (("/nowhere/x.plan",), "there is no plan at /nowhere/x.plan"),
     ):
@@ -188,6 +195,33 @@ def test_bench_times_a_model_and_writes_the_table(
     assert "jitrt failed on model_to_bench:net, batch 1: ValueError: output shape" in out
     assert "model_to_bench:net, batch 2, fp32" in err
     assert Path("RESULTS.md").read_text().count("| model_to_bench:net |") == 6
+
+
+@pytest.mark.parametrize("command", ["bench", "explain"])
+def test_what_can_be_left_out_is_in_the_help(jitrt: Any, command: str) -> None:
+    text = " ".join(jitrt(command, "--help")[1].split())
+    assert all(f"{name}, " in text for name in optional())
+
+
+def test_bench_takes_a_rule_that_the_module_of_a_model_brings(
+    jitrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def bench_models(subjects: Any, batches: Any, precision: str, contestants: Any, **_: Any) -> None:
+        raise OptionError(f"timed are {[contestant.name for contestant in contestants]}")
+
+    monkeypatch.setattr("jitrt.cli.bench._need_gpu", lambda: None)
+    monkeypatch.setattr("jitrt.bench.run.bench_models", bench_models)
+    monkeypatch.chdir(tmp_path)
+    Path("model_with_a_rule.py").write_text(
+        "import jitrt\nfrom torch import nn\nnet = nn.Linear(4, 3)\n"
+        "jitrt.fusion_rule('rule_of_a_module', pattern=lambda g, x: g.tanh(x), rewrite=lambda g, x: g.tanh(x))\n"
+    )
+    words = ("bench", "model_with_a_rule:net", "--shape", "1x4", "--vs", "none", "--without")
+    try:
+        assert "timed are ['jitrt', 'without rule_of_a_module']" in jitrt(*words, "rule_of_a_module")[2]
+    finally:
+        unregister("rule_of_a_module")
+    assert "without names 'rule_of_a_module'" in jitrt(*words, "rule_of_a_module")[2]
 
 
 def test_bench_times_a_plan(jitrt: Any, engine: Any, plan_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -210,16 +244,18 @@ def test_explain_shows_the_explanation_or_its_counts(jitrt: Any, monkeypatch: py
 
         before, after = "as it came", "as it runs"
 
-    seen = []
+    seen, left_out = [], []
 
-    def explain(model: Any, inputs: Any, precision: str) -> Explanation:
+    def explain(model: Any, inputs: Any, precision: str, without: Any) -> Explanation:
         seen.append((*inputs, precision))
+        left_out.append(without)
         return Explanation()
 
     monkeypatch.setitem(package.__dict__, "explain", explain)
     assert jitrt("explain", "squeezenet1_1", "--batch", "2")[1] == "everything\n"
     assert jitrt("explain", "squeezenet1_1", "--count", "--fp16")[1] == "3 kernels\n"
-    assert jitrt("explain", "squeezenet1_1", "--graph")[1] == "as it came\nas it runs\n"
+    assert jitrt("explain", "squeezenet1_1", "--graph", "--without", "branches, parallel")[1] == "as it came\nas it runs\n"
+    assert left_out == [(), (), ("join_branches", "parallel")]
     assert seen[0][0].shape == (2, 3, 224, 224)
     assert [precision for _, precision in seen] == ["fp32", "fp16", "fp32"]
     assert seen[1][0].dtype == torch.float16

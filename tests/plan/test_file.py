@@ -256,3 +256,58 @@ def test_writers_do_not_disturb_each_other_or_a_reader(path, file):
         thread.join()
     assert not failures
     assert os.listdir(path.parent) == [path.name]
+
+
+# -- several architectures ---------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def both(file):
+    """The plan for sm_80 and sm_90, with the same weights and a cubin of its own for each."""
+    kernels = tuple(replace(kernel, image="cubin.1") for kernel in file.plan.kernels)
+    older = replace(file, plan=replace(file.plan, arch=80, kernels=kernels), images={"cubin.1": b"older"})
+    return replace(file, others=(older,))
+
+
+def test_plans_for_several_architectures_share_a_file_and_their_weights(tmp_path, file, both):
+    path = tmp_path / "both.plan"
+    write_plan(path, both)
+    back = read_plan(path)
+    assert [(one.plan, one.images, bytes(one.constants)) for one in back.every] == [
+        (one.plan, one.images, one.constants) for one in both.every
+    ]
+    with safe_open(path, "np") as stored:
+        assert sorted(stored.keys()) == ["constants", "cubin.0", "cubin.1"]
+    write_plan(path, back)
+    assert read_plan(path).others[0].plan == both.others[0].plan
+
+
+def test_weights_that_differ_are_kept_apart(tmp_path, file, both):
+    path = tmp_path / "both.plan"
+    other = bytes(reversed(file.constants))
+    write_plan(path, replace(both, others=(replace(both.others[0], constants=other),)))
+    assert [bytes(one.constants) for one in read_plan(path).every] == [file.constants, other]
+
+
+def test_any_changed_byte_of_any_of_them_is_found(tmp_path, both):
+    path = tmp_path / "both.plan"
+    other = bytes(reversed(both.constants))
+    write_plan(path, replace(both, others=(replace(both.others[0], constants=other),)))
+    good = path.read_bytes()
+    start = 8 + int.from_bytes(good[:8], "little")
+    for at in range(start, len(good)):
+        path.write_bytes(good[:at] + bytes([good[at] ^ 1]) + good[at + 1 :])
+        with pytest.raises(PlanError):
+            read_plan(path)
+
+
+def test_two_cubins_of_one_name_are_refused(tmp_path, both):
+    clash = replace(both.others[0], images={"cubin.0": b"something else"})
+    with pytest.raises(PlanError, match=r"two different cubins are named 'cubin\.0'"):
+        write_plan(tmp_path / "both.plan", replace(both, others=(clash,)))
+
+
+@pytest.mark.parametrize(("device", "chosen"), [(80, 80), (86, 80), (90, 90), (100, 90), (75, 90)])
+def test_the_plan_that_fits_a_device(both, device, chosen):
+    """The first, if none does: the loader then says what it was built for."""
+    assert both.fitting(device).plan.arch == chosen

@@ -3,6 +3,7 @@ from __future__ import annotations
 import gc
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from jitrt.errors import PlanError
@@ -91,3 +92,14 @@ def test_outputs_are_nested_as_the_model_nested_them(structure, nested):
 
 def test_one_output_without_a_structure_stands_for_itself():
     assert nester(None, 1)(["a"]) == "a"
+
+
+def test_of_plans_for_several_architectures_the_one_that_fits_is_run(small, driver, x):
+    """The fake GPU is an sm_90; the plan for sm_80 comes first and asks for kernels that it does not have."""
+    kernels = tuple(replace(kernel, entry=f"{kernel.entry}_80") for kernel in small.plan.kernels)
+    older = replace(small, plan=replace(small.plan, arch=80, kernels=kernels))
+    engine = Engine(replace(older, others=(small,)), driver=driver)
+    assert engine.plan.arch == 80
+    np.testing.assert_allclose(engine(x)[0], Engine(small, driver=driver)(x)[0])
+    assert engine.plan.arch == 90
+    assert "sm_80, sm_90" in repr(engine)
