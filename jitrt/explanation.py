@@ -23,7 +23,12 @@ if TYPE_CHECKING:
 
 
 def explain(
-    model: Any, inputs: Any = (), *, precision: str = "fp32", outputs: Sequence[str] | None = None
+    model: Any,
+    inputs: Any = (),
+    *,
+    precision: str = "fp32",
+    outputs: Sequence[str] | None = None,
+    without: Sequence[str] = (),
 ) -> Explanation:
     """Trace `model` on example `inputs` and run all passes; nothing is compiled and no GPU is needed.
 
@@ -37,7 +42,7 @@ def explain(
     from jitrt.request import Request
 
     graph, returned = import_model(model, inputs)
-    request, _ = Request(precision=precision, outputs=outputs).selecting(graph, returned)
+    request, _ = Request(precision=precision, outputs=outputs, without=without).selecting(graph, returned)
     return Explanation.of(optimize_graph(graph, request.options))
 
 
@@ -92,7 +97,7 @@ class Explanation:
         lines += [f"no kernel for %{name}: {reason.splitlines()[0]}" for name, reason in self.uncovered.items()]
         return "\n".join(lines).rstrip()
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return "\n\n".join((self.count(), str(self.report), self._memory_text(), str(self.table)))
 
     def _memory_text(self) -> str:

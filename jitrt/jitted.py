@@ -191,7 +191,8 @@ class Jitted:
             engines.clear()
 
     def __repr__(self) -> str:
-        return f"jitrt.jit({self.original!r}) with {len(self.specialisations)} specialisation(s)"
+        name = getattr(self.original, "__qualname__", type(self.original).__name__)
+        return f"jitrt.jit({name}) with {len(self.specialisations)} specialisation(s)"
 
 
 class _BoundJitted:

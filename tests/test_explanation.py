@@ -49,6 +49,17 @@ def test_counts(explanation) -> None:  # type: ignore[no-untyped-def]
     assert f"kernels after, {explanation.launches} launches" in explanation.count()
 
 
+def test_without(explanation) -> None:  # type: ignore[no-untyped-def]
+    """The end of a rule's name will do."""
+    x = torch.randn(1, 3, 16, 16)
+    left_out = jitrt.explain(Inception().eval(), x, precision="fp16", without=["branches", "parallel"])
+    assert explanation.report.of("join_branches", applied=True)
+    assert not left_out.report.of("join_branches")
+    assert left_out.kernels.total() > explanation.kernels.total()
+    with pytest.raises(OptionError, match=r"without names 'vertical'; what can be left out is fuse_hor.*, parallel"):
+        jitrt.explain(Inception().eval(), x, without=["vertical"])
+
+
 def test_the_arena_is_the_one_a_build_without_a_gpu_would_plan() -> None:
     """With workspace, and a residual that the sum is written over."""
     graph = Graph("residual")
@@ -85,7 +96,7 @@ def test_regions_without_a_kernel_are_named() -> None:
 
 
 def test_says_what_was_done(explanation) -> None:  # type: ignore[no-untyped-def]
-    text = str(explanation)
+    text = repr(explanation)
     assert "batch_norm folded" in text
     assert "fuse_vertical" in text
     assert f"activations: {nbytes_text(explanation.memory.arena_bytes)} in one arena" in text

@@ -11,9 +11,10 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitrt.cli.subject import SHAPE_HELP, batch_sizes, torch_subject
+from jitrt.cli.subject import SHAPE_HELP, batch_sizes, names_without, torch_subject, without_argument
 from jitrt.cli.terminal import check_writable, console, line, show
 from jitrt.errors import NoGpuError, OptionError
+from jitrt.request import Request
 
 if TYPE_CHECKING:
     from jitrt.bench.report import Report
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 EXAMPLES = """examples:
   jitrt bench resnet50
   jitrt bench resnet50 vgg19 googlenet --batch 1,8,128 --vs eager,compile,cudnn-fused --output RESULTS.md
+  jitrt bench googlenet --vs none --without horizontal,parallel
   jitrt bench resnet50.plan --layers
 """
 
@@ -32,9 +34,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--vs", default="all", help="all, none, or some of eager,eager+graph,compile,cudnn-fused")
     parser.add_argument("--precision", default="fp16", help="fp16, bf16, tf32 or fp32 (default: fp16)")
     parser.add_argument("--tune", default="60s", help="as for build (default: 60s)")
-    parser.add_argument(
-        "--without", default="", help="time jitrt without these optimisations too, such as fuse_horizontal,parallel"
-    )
+    without_argument(parser, "time jitrt without each of these optimisations too")
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time a run (default: 2)")
     parser.add_argument("--layers", action="store_true", help="for a plan: the time of every layer too")
     parser.add_argument("--output", metavar="MD", help="append the tables to this Markdown file, and JSON beside it")
@@ -43,6 +43,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
 def run(args: argparse.Namespace) -> int:
     if args.output:
         check_writable("--output", args.output)
+    if not args.seconds > 0:
+        raise OptionError(f"--seconds is {args.seconds}; give a time above 0")
     plans = [name for name in args.models if name.endswith(".plan")]
     if plans and len(plans) != len(args.models):
         raise OptionError("plans and models cannot be timed in one run; give either")
@@ -62,9 +64,12 @@ def _models(args: argparse.Namespace) -> Report:
     batches, peers = batch_sizes(args.batch), peers_named(args.vs)
     if args.precision not in DTYPES:
         raise OptionError(f"--precision is {args.precision!r}; choose one of {', '.join(DTYPES)}")
+    Request.of({"precision": args.precision, "tune": args.tune})  # refuses what cannot be before a model is loaded
+    if not any(":" in name for name in args.models):  # a module may bring rules of its own
+        names_without(args)
     _need_gpu()
     subjects = [torch_subject(name, args.shape, settled=True) for name in args.models]
-    left_out = [Jitrt(args.precision, args.tune, (name,)) for name in filter(None, args.without.split(","))]
+    left_out = [Jitrt(args.precision, args.tune, (name,)) for name in names_without(args)]
     contestants: list[Any] = [Jitrt(args.precision, args.tune), *left_out, *peers]
     progress = console(stderr=True)
 
@@ -79,6 +84,8 @@ def _plans(args: argparse.Namespace, plans: list[str]) -> Report:
 
     if args.vs not in ("all", "none"):
         raise OptionError("--vs needs a model: a plan has no PyTorch model to run the peers on")
+    if args.without:
+        raise OptionError("--without needs a model: what is in a plan is decided")
     for path in plans:
         if not Path(path).is_file():
             raise OptionError(f"there is no plan at {path}")

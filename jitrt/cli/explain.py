@@ -5,7 +5,15 @@ from __future__ import annotations
 import argparse
 from typing import TYPE_CHECKING
 
-from jitrt.cli.subject import load_subject, model_arguments, one_batch, precision_arguments, prepared
+from jitrt.cli.subject import (
+    load_subject,
+    model_arguments,
+    names_without,
+    one_batch,
+    precision_arguments,
+    prepared,
+    without_argument,
+)
 from jitrt.cli.terminal import console, line, show
 from jitrt.errors import OptionError
 
@@ -17,6 +25,7 @@ EXAMPLES = """examples:
   jitrt explain resnet152 --count
   jitrt explain vgg19 inception_v3 resnet152 --count
   jitrt explain googlenet --fp16 --memory
+  jitrt explain googlenet --count --without fuse_horizontal,join_branches
   jitrt explain resnet18 --fp16 --graph
   jitrt explain mymodels:make_model --shape 4x3x64x64
 """
@@ -25,6 +34,7 @@ EXAMPLES = """examples:
 def arguments(parser: argparse.ArgumentParser) -> None:
     model_arguments(parser, several=True)
     precision_arguments(parser)
+    without_argument(parser, "leave these optimisations out")
     less = parser.add_mutually_exclusive_group()
     less.add_argument(
         "--count",
@@ -57,7 +67,7 @@ def _explain(model: str, args: argparse.Namespace) -> Explanation:
     # Settled: the batch norms of an untrained model add nothing, and no kernel would show a bias.
     subject = load_subject(model, args.shape, settled=True)
     prepared_model, inputs = prepared(subject, one_batch(args.batch), args.precision)
-    return jitrt.explain(prepared_model, inputs, precision=args.precision)
+    return jitrt.explain(prepared_model, inputs, precision=args.precision, without=names_without(args))
 
 
 def _count(args: argparse.Namespace) -> None:

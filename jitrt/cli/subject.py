@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jitrt.errors import ImportFailure, OptionError
+from jitrt.request import left_out, optional
 
 if TYPE_CHECKING:
     import torch
@@ -46,6 +47,17 @@ def precision_arguments(parser: argparse.ArgumentParser) -> None:
     group = parser.add_mutually_exclusive_group()
     for name, text in PRECISIONS.items():
         group.add_argument(f"--{name}", dest="precision", action="store_const", const=name, default="fp32", help=text)
+
+
+def without_argument(parser: argparse.ArgumentParser, what: str) -> None:
+    """--without, whose help lists what it can name."""
+    text = f"{what}, separated by commas: {', '.join(optional())}, or a rule of your own"
+    parser.add_argument("--without", default="", metavar="NAMES", help=text)
+
+
+def names_without(args: argparse.Namespace) -> tuple[str, ...]:
+    """The optimisations of --without, in full. Raises OptionError for one that does not exist."""
+    return left_out([name.strip() for name in args.without.split(",") if name.strip()])
 
 
 @dataclass(frozen=True)
@@ -136,7 +148,12 @@ def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:
     model, make_input = load_model(name)
     inputs = _random(shapes) if shapes else lambda batch: (make_input(batch),)
     if settled:
-        settle(model, *inputs(2))
+        try:
+            settle(model, *inputs(2))
+        except Exception as error:  # a torch model raises what it likes
+            if not shapes:
+                raise
+            raise OptionError(f"{name} does not run on --shape {_text(shapes)}: {error}") from error
     return Subject(name, model, inputs)
 
 
@@ -169,7 +186,7 @@ def _callable(text: str, shapes: list[_Shape]) -> Subject | Defined:
     if shapes:
         inputs = _random(shapes)
     elif given is not None:
-        inputs = _repeated(tuple(given))
+        inputs = _repeated(text, given if isinstance(given, tuple | list) else (given,))
     else:
         raise OptionError(f"the inputs of {text} are unknown; give --shape, or let it return (model, inputs)")
     return Subject(text, model.float().eval(), inputs)
@@ -222,12 +239,22 @@ def _random(shapes: list[_Shape]) -> Any:
     return inputs
 
 
-def _repeated(given: tuple[Any, ...]) -> Any:
+def _text(shapes: list[_Shape]) -> str:
+    return ", ".join("x".join(map(str, shape)) for shape, _ in shapes)
+
+
+def _repeated(text: str, given: Sequence[Any]) -> Any:
     """A maker of inputs that repeats the rows of those the user's function gave."""
     import torch
 
-    def inputs(batch: int) -> tuple[torch.Tensor, ...]:
+    try:
         tensors = [torch.as_tensor(x) for x in given]
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise OptionError(
+            f"{text} returns inputs that are no tensors ({error}); return (model, (x, y)), or use jitrt.compile"
+        ) from error
+
+    def inputs(batch: int) -> tuple[torch.Tensor, ...]:
         return tuple(x[torch.arange(batch) % len(x)] if x.dim() else x for x in tensors)
 
     return inputs

@@ -255,6 +255,11 @@ class Graph:
         graph.name = "_"
         return to_text(graph, locations=locations)
 
+    def __repr__(self) -> str:
+        """One line; `str` gives the text form."""
+        of, to = (", ".join(map(repr, values)) for values in (self.inputs, self.outputs))
+        return f"Graph({self.name!r}, inputs [{of}], {len(self.nodes)} nodes, outputs [{to}])"
+
     def __str__(self) -> str:
         return self.text()
 

@@ -87,7 +87,7 @@ class Report:
         count = sum(stayed.count for stayed in self.stayed)
         return f"{head}, {count} in PyTorch, which take {100 * self.share:.1f}% of a call"
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         return f"{self._head()}\n{self.table}" if self.stayed else self._head()
 
     def _repr_html_(self) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import inspect
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -194,7 +194,7 @@ class PatternRule:
         found = match_at(self.pattern, root)
         assert found is not None
         wanted = root.output
-        made = call(self.replace, {**found.values, "g": Rewriting(graph, root), "match": found})
+        made = self._call("rewrite", self.replace, {**found.values, "g": Rewriting(graph, root), "match": found})
         if not isinstance(made, Value):
             raise PluginError(f"rule {self.name}: rewrite returns a {type(made).__name__}, not a value of the graph")
         if made.type.logical() != wanted.type.logical():
@@ -209,8 +209,15 @@ class PatternRule:
     def _objection(self, found: Found) -> str | None:
         if self.check is None:
             return None
-        reason: str | None = call(self.check, {**found.values, "match": found})
+        reason: str | None = self._call("check", self.check, {**found.values, "match": found})
         return reason
+
+    def _call(self, what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
+        try:
+            return call(function, given)
+        except Exception as error:  # the user's own code raises what it likes
+            told = str(error) if isinstance(error, PluginError) else f"raises {type(error).__name__}: {error}"
+            raise PluginError(f"rule {self.name}: {what}: {told}") from error
 
 
 def _read_elsewhere(graph: Graph, found: Found) -> str | None:
@@ -223,8 +230,14 @@ def _read_elsewhere(graph: Graph, found: Found) -> str | None:
 
 def call(function: Callable[..., Any], given: Mapping[str, Any]) -> Any:
     """Call a user's function with those of `given` that it has parameters for. Raises PluginError for another one."""
+    check_parameters(function, given)
+    parameters = inspect.signature(function).parameters
+    return function(**{name: value for name, value in given.items() if name in parameters})
+
+
+def check_parameters(function: Callable[..., Any], given: Iterable[str]) -> None:
+    """Raise PluginError if a user's function has a parameter that is none of `given`."""
     parameters = inspect.signature(function).parameters
     unknown = [name for name, p in parameters.items() if name not in given and p.default is p.empty]
     if unknown:
-        raise PluginError(f"a rule's function takes {', '.join(unknown)}, but is offered {', '.join(given)}")
-    return function(**{name: value for name, value in given.items() if name in parameters})
+        raise PluginError(f"takes {', '.join(unknown)}, but is offered {', '.join(given)}")

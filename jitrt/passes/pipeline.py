@@ -112,7 +112,11 @@ def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequen
 
 def check_without(names: Sequence[str]) -> None:
     """Raise OptionError for a name that is none of a rule."""
-    rules = [*(rule.name for rule in RULES), *(rule.name for rule in registered())]
     for name in names:
-        if name not in rules:
-            raise OptionError(f"without names {name!r}; what can be left out is {', '.join(rules)}")
+        if name not in rule_names():
+            raise OptionError(f"without names {name!r}; what can be left out is {', '.join(rule_names())}")
+
+
+def rule_names() -> list[str]:
+    """The rules that can be left out: jitrt's, and those that users registered."""
+    return [*(rule.name for rule in RULES), *(rule.name for rule in registered())]

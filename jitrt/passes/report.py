@@ -58,7 +58,7 @@ class Report:
         """Plain data, for a plan's notes."""
         return [asdict(decision) for decision in self]
 
-    def __str__(self) -> str:
+    def __repr__(self) -> str:
         lines = []
         for name, applied, texts in self.grouped():
             lines.append(f"{name}: {_headline(applied, texts)}")

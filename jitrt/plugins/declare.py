@@ -66,6 +66,8 @@ def plugin(
     def decorate(kernel: Any) -> Plugin:
         place = Place.above(1)
         _check(name, kernel, elementwise, grid, dtypes)
+        _check_functions(name, shape=shape, grid=grid, sizes=sizes, flops=flops)
+        _check_configs(name, configs)
         operands, attributes = _signature(name, reference)
         is_class = isinstance(kernel, type)
         made = Plugin(
@@ -139,6 +141,20 @@ def _check(name: str, kernel: Any, elementwise: bool, grid: object, dtypes: Sequ
     if elementwise == (grid is not None):
         told = "an elementwise plugin has no grid of its own" if elementwise else "a kernel needs `grid`"
         raise PluginError(f"{name}: {told}")
+
+
+def _check_functions(name: str, **given: object) -> None:
+    for what, function in given.items():
+        if function is not None and not callable(function):
+            raise PluginError(f"{name}: {what} is {function!r}; give a function, such as {what}=lambda x: ...")
+
+
+def _check_configs(name: str, configs: object) -> None:
+    if callable(configs):
+        return
+    is_list = isinstance(configs, Sequence) and len(configs) > 0
+    if not is_list or not all(isinstance(config, Mapping) for config in configs):  # type: ignore[attr-defined]
+        raise PluginError(f"{name}: configs is {configs!r}; give dicts, such as configs=[{{'BLOCK': 256}}]")
 
 
 def _signature(name: str, reference: Callable[..., Any]) -> tuple[tuple[str, ...], dict[str, Any]]:

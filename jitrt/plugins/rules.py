@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Callable
 from typing import Any
 
 from jitrt.errors import PluginError
 from jitrt.passes.apply_rules import register
-from jitrt.passes.pattern import PatternRule, write_pattern
+from jitrt.passes.pattern import PatternRule, check_parameters, write_pattern
 from jitrt.passes.pipeline import PIPELINE
 from jitrt.plugins.definition import Place
 
@@ -31,7 +32,8 @@ def fusion_rule(
     The rule runs after the graph is normalised and before it is fused. With `judged` it is applied only where that is
     measured to be faster (without a GPU: where fewer kernels are left). A rule of the same name is replaced.
 
-    Raises PluginError for a pattern that is none, or a name that is taken.
+    Raises PluginError for a pattern that is none, functions with parameters that they are not offered, or a name that
+    is taken.
 
     >>> jitrt.fusion_rule(                                                       # doctest: +SKIP
     ...     "swish_add",
@@ -42,7 +44,21 @@ def fusion_rule(
     """
     if name in {step.name for step in PIPELINE}:
         raise PluginError(f"{name!r} is the name of a pass of jitrt; call the rule something else")
+    written = write_pattern(pattern)
+    variables = [variable for variable in inspect.signature(pattern).parameters if variable != "g"]
+    _check_function(name, "rewrite", rewrite, [*variables, "g", "match"])
+    if check is not None:
+        _check_function(name, "check", check, [*variables, "match"])
     source = Place.above(1).definition.digest
-    rule = PatternRule(name, write_pattern(pattern), rewrite, check, judged, source)
+    rule = PatternRule(name, written, rewrite, check, judged, source)
     register(rule)
     return rule
+
+
+def _check_function(rule: str, what: str, function: Any, offered: list[str]) -> None:
+    if not callable(function):
+        raise PluginError(f"rule {rule}: {what} is {function!r}; give a function")
+    try:
+        check_parameters(function, offered)
+    except PluginError as error:
+        raise PluginError(f"rule {rule}: {what} {error}") from error

@@ -107,8 +107,9 @@ def test_debug_shows_the_traceback(command: Any) -> None:
         cli.main(["cache", "--debug"])
 
 
-def test_as_a_process() -> None:
-    command = [sys.executable, "-m", "jitrt.cli", "nothing"]
+@pytest.mark.parametrize("package", ["jitrt", "jitrt.cli"])
+def test_as_a_process(package: str) -> None:
+    command = [sys.executable, "-m", package, "nothing"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert done.stderr == "jitrt: error: there is no command 'nothing'; jitrt --help lists them\n"

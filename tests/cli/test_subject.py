@@ -36,6 +36,12 @@ def network():
     net.mark_output(net.add_activation(net.add_input("x", (2, 4)), "relu"))
     return net
 
+def one_input():
+    return nn.Linear(4, 3), torch.arange(8.0).reshape(2, 4)
+
+def nested_inputs():
+    return nn.Linear(4, 3), ({"x": torch.ones(2, 4)},)
+
 def predict(x, y, z=1):
     return x + y
 """
@@ -71,11 +77,14 @@ def test_a_function_and_an_integer_input() -> None:
 def test_a_function_that_brings_its_inputs() -> None:
     (x,) = load("with_inputs").inputs(3)
     assert torch.equal(x, torch.tensor([[0.0, 1, 2, 3], [4, 5, 6, 7], [0, 1, 2, 3]]))
+    assert torch.equal(load("one_input").inputs(3)[0], x)
 
 
 def test_a_torchvision_name() -> None:
     subject = load_subject("squeezenet1_1", ["1x3x64x64"], settled=True)
     assert subject.model(*subject.inputs(2)).shape == (2, 1000)
+    with pytest.raises(OptionError, match=r"squeezenet1_1 does not run on --shape 1x5x64x64: .*to have 3 channels"):
+        load_subject("squeezenet1_1", ["1x5x64x64"], settled=True)
 
 
 def test_a_network_has_its_own_shapes() -> None:
@@ -109,6 +118,7 @@ def test_prepared_is_in_the_dtype_asked_for() -> None:
         ("number", (), "is a int"),
         ("wrong", (), "returned a str"),
         ("predict", ("1x4",), "predict takes x, y; name a function without arguments"),
+        ("nested_inputs", (), "returns inputs that are no tensors"),
         ("missing", (), "has no attribute 'missing'"),
         ("net", ("1,3",), "write it as"),
         ("net", ("1x3:f64",), "write it as"),

@@ -180,3 +180,5 @@ def test_values_drop_after_their_last_use_and_can_be_observed(graph):
 def test_reprs(graph):
     assert repr(graph.inputs[0]) == "%x: f32[2]"
     assert repr(graph.nodes[0]) == "%a = relu"
+    assert repr(graph) == f"Graph({graph.name!r}, inputs [%x: f32[2]], 3 nodes, outputs [{graph.outputs[0]!r}])"
+    assert str(graph).startswith(f"graph {graph.name}(")

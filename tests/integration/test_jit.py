@@ -84,7 +84,7 @@ def test_a_plain_call_on_a_module() -> None:
     close(fast(X), model(X))
     close(fast(X, scale=2.0), model(X, scale=2.0))
     assert len(fast.specialisations) == 2
-    assert "2 specialisation" in repr(fast)
+    assert repr(fast) == f"jitrt.jit({type(model).__name__}) with 2 specialisation(s)"
 
 
 def test_half_precision_is_passed_on() -> None:

@@ -66,7 +66,7 @@ def test_the_whole_graph_in_one_engine() -> None:
     report = last_report()
     assert report is not None
     assert (report.engines, report.stayed) == (1, ())
-    assert "nothing left to PyTorch" in str(report)
+    assert "nothing left to PyTorch" in repr(report)
     assert reports()[-1] is report
 
 

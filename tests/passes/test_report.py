@@ -24,7 +24,7 @@ def test_decisions_are_grouped_and_counted():
         "fuse_vertical: 1 not done",
         "     1 x add makes [2, <b>] of [/red]  (first: add %3)",
     ]
-    assert str(Report()) == "nothing to report"
+    assert repr(Report()) == "nothing to report"
 
 
 def test_they_can_be_selected():

@@ -14,6 +14,7 @@ from jitrt.compiler import Options, optimize_graph
 from jitrt.errors import KernelError, OptionError, PassError, PluginError
 from jitrt.graph import Graph, TensorType, f16, f32, interpret
 from jitrt.graph.ops import Add, Conv, Mul, Relu, Sigmoid
+from jitrt.passes.apply_rules import registered
 from jitrt.passes.base import PassContext, Proposal, Verdict
 from jitrt.passes.pipeline import optimize
 from jitrt.testing import check_rule, plan_interpreted
@@ -146,7 +147,7 @@ def test_overlapping_places_are_replaced_one_at_a_time_last_first() -> None:
         (lambda g, x: g.cast(x, dtype=f16), r"rewrite makes f16\[3,8\] of f32\[3,8\]"),
         (lambda g, x: 3, "returns a int, not a value"),
         (lambda g, x: g.add(1, 2), "needs a value of the graph among its operands"),
-        (lambda g, z: z, "takes z, but is offered x, g, match"),
+        (lambda g, x: x.nothing, "rewrite: raises AttributeError: .*nothing"),
         (lambda g, x: g.op("no::such", x), "there is no op 'no::such'"),
         (lambda g, x: x, "would be one of its inputs"),
     ],
@@ -155,8 +156,22 @@ def test_a_rewrite_that_cannot_be_is_an_error_that_names_the_rule(rewrite: Any, 
     jitrt.fusion_rule("test_rule", pattern=lambda g, x: g.relu(x), rewrite=rewrite)
     graph = Graph("model")
     graph.mark_output(graph.add(Relu(), graph.add_input("x", X)))
-    with pytest.raises(PassError, match=complaint):
+    with pytest.raises(PassError, match=f"rule test_rule: .*{complaint}"):
         optimize(graph)
+
+
+@pytest.mark.parametrize(
+    ("functions", "complaint"),
+    [
+        ({"rewrite": lambda g, z: z}, "rule test_rule: rewrite takes z, but is offered x, g, match"),
+        ({"rewrite": "tanh"}, "rule test_rule: rewrite is 'tanh'; give a function"),
+        ({"check": lambda g, x: None}, "rule test_rule: check takes g, but is offered x, match"),
+    ],
+)
+def test_functions_that_cannot_be_called_are_refused_at_once(functions: dict[str, Any], complaint: str) -> None:
+    with pytest.raises(PluginError, match=complaint):
+        jitrt.fusion_rule("test_rule", pattern=lambda g, x: g.relu(x), **{"rewrite": lambda x: x, **functions})
+    assert "test_rule" not in {rule.name for rule in registered()}
 
 
 def test_a_rule_that_changes_the_meaning_is_caught_by_its_check() -> None:

@@ -13,7 +13,7 @@ def test_inspection_tells_what_is_in_a_plan(small):
     inspection = Inspection.of(small)
     assert inspection.memory == {"arena": 768, "zeros": 256, "constants": 384, "cubins": 14}
     assert [layer.name for layer in inspection.layers] == ["sum", "twice", "both", "next"]
-    text = str(inspection)
+    text = repr(inspection)  # what a prompt shows; print shows the same
     assert "small: sm_90, 4 layers, 5 launches, 3 kernels" in text
     assert "input   x  f32 (4, 8) strides (8, 1)" in text
     assert "output  z  f32 (4, 8)" in text
@@ -74,7 +74,7 @@ def test_compare(engine, x, expected):
     assert largest == pytest.approx(0.01 * np.abs(expected(x)[0]).max(), rel=1e-5)
     assert other == ("z", 0.0, 0.0)
     assert off.worst == error
-    assert "9.90e-03" in str(off)
+    assert "9.90e-03" in repr(off)
     assert "<table>" in off._repr_html_()
 
 
