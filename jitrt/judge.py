@@ -10,7 +10,7 @@ from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from jitrt.errors import TuningError
+from jitrt.errors import OptionError, PluginError, TuningError
 from jitrt.passes.base import Proposal, Verdict
 from jitrt.passes.report import Report
 from jitrt.planner import Optimized, Options, plan_of, problems_of
@@ -41,9 +41,20 @@ class MeasuredJudge:
         distinct = dict(zip(keys, proposals, strict=True))
         nearest = _nearest(distinct)
         measured = {key: distinct[key] for key in dict.fromkeys(nearest.values())}
-        choices = self._tune(list(measured.values()))
+        choices = self._choices(list(measured.values()))
         verdicts = {key: self._verdict(proposal, choices) for key, proposal in measured.items()}
         return [_heard(verdicts[nearest[key]], nearest[key] == key) for key in keys]
+
+    def _choices(self, proposals: Sequence[Proposal]) -> dict[str, Choice]:
+        """The tactics of all problems, by key; of a proposal with a problem that no kernel solves, none. That another
+        kernel would not be right is no reason to build nothing: such proposals are found by halves."""
+        try:
+            return self._tune(proposals)
+        except (TuningError, PluginError):
+            if len(proposals) == 1:
+                return {}
+        middle = len(proposals) // 2
+        return self._choices(proposals[:middle]) | self._choices(proposals[middle:])
 
     def _tune(self, proposals: Sequence[Proposal]) -> dict[str, Choice]:
         graphs = [graph for proposal in proposals for graph in (proposal.before, proposal.after)]
@@ -56,12 +67,15 @@ class MeasuredJudge:
 
     def _verdict(self, proposal: Proposal, choices: dict[str, Choice]) -> Verdict:
         plans = []
-        for graph in (proposal.before, proposal.after):
-            chosen = [choices[problem.key] for problem in problems_of(graph)]
-            plans.append(plan_of(Optimized(graph, graph, Report()), chosen, self._tuner.target, self._options))
         try:
+            for graph in (proposal.before, proposal.after):
+                problems = problems_of(graph)
+                if any(problem.key not in choices for problem in problems):
+                    return Verdict(0.0, "no kernel of it compiles and is right")
+                chosen = [choices[problem.key] for problem in problems]
+                plans.append(plan_of(Optimized(graph, graph, Report()), chosen, self._tuner.target, self._options))
             before, after = self._tuner.contest(plans)
-        except TuningError as error:
+        except (OptionError, TuningError) as error:
             return Verdict(0.0, f"could not be timed: {error}")
         gain = before - after if after < _MARGIN * before else min(0.0, before - after)
         return Verdict(gain, f"{after:.1f} us instead of {before:.1f}")

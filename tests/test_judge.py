@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jitrt.codegen.target import target_of
+from jitrt.errors import TuningError
 from jitrt.graph import Graph, TensorType, f16
 from jitrt.graph.ops import Add, Conv, Region, Relu, Softmax
 from jitrt.judge import MeasuredJudge
@@ -48,9 +49,9 @@ def three_modules() -> Graph:
     return graph
 
 
-def optimized(microseconds):
+def optimized(microseconds, options=Options("fp16")):  # noqa: B008
     with FakeGpuTuner(microseconds) as tuner:
-        context = PassContext("fp16", judge=MeasuredJudge(tuner, Options("fp16")))
+        context = PassContext("fp16", judge=MeasuredJudge(tuner, options))
         graph = optimize(three_modules(), context)
     convs = [n for n in graph.nodes if isinstance(n.op, Region) and n.op.body.nodes[0].op.name == "conv"]
     return len(convs), tuner.asked, [d.text for d in context.report.of("fuse_horizontal")]
@@ -77,6 +78,28 @@ def test_a_contest_that_fails_changes_nothing_and_says_so():
     convs, _, told = optimized(dies)
     assert convs == 6
     assert "could not be timed: the GPU worker died of SIGKILL" in told[0]
+
+
+def test_a_kernel_that_is_wrong_costs_its_proposal_and_not_the_build():
+    proposals = proposals_of_widths([8, 16, 24])
+    (wrong,) = problems_of(proposals[1].after)
+
+    class Strict(FakeGpuTuner):
+        def select(self, problems, **more):
+            if wrong.key in [problem.key for problem in problems]:
+                raise TuningError("no candidate survives for this region")
+            return super().select(problems, **more)
+
+    with Strict(lambda plan: 3.0 * len(plan.launches)) as tuner:
+        verdicts = MeasuredJudge(tuner, Options("fp16"))(proposals)
+    assert [verdict.accepted for verdict in verdicts] == [True, False, True]
+    assert verdicts[1].text == "no kernel of it compiles and is right"
+
+
+def test_a_workspace_above_the_limit_costs_its_proposal_and_not_the_build():
+    convs, asked, told = optimized(lambda plan: 3.0 * len(plan.launches), Options("fp16", workspace_limit=-1))
+    assert convs == 6 and not asked
+    assert "above workspace_limit=-1" in told[0]
 
 
 def proposals_of_widths(widths):
