@@ -104,10 +104,3 @@ class DriverError(JitrtError):
 
 class JitrtWarning(UserWarning):
     """Something works, but not as well as it might: the message says what to do."""
-
-
-class MissingExtraError(JitrtError, ImportError):
-    """An optional dependency is not installed; the message names the extra that brings it."""
-
-    def __init__(self, feature: str, package: str, extra: str):
-        super().__init__(f"{feature} needs {package}; install it with: pip install 'jitrt[{extra}]'")

@@ -142,7 +142,7 @@ class Conv1x1(Template):
             return f"{anchor.output.type.dtype.value} convolutions have no kernel"
         if anchor.inputs[1] not in body.inputs:
             return "weights cannot be computed inside a convolution's loop"
-        return _refuse_window(anchor) or _refuse_before(body, anchor, before) or refuse_epilogue(body, anchor)
+        return _refuse_window(anchor) or _refuse_before(anchor, before) or refuse_epilogue(body, anchor)
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         anchor = _anchor(problem)
@@ -162,7 +162,7 @@ class Conv1x1(Template):
         body, w = problem.body, anchor.inputs[1]
         space = input_space(anchor, bool(config["ALIGNED"]))
         prologue = make_prologue(body, anchor.inputs[0], space)
-        epilogue = make_epilogue(body, anchor.output, output_space(problem, anchor))
+        epilogue = make_epilogue(body, anchor.output, output_space(anchor))
         images, rows, (filters, channels) = space.count("b"), space.count("m"), w.type.shape[:2]
         block_m, block_n, split = config["BLOCK_M"], config["BLOCK_N"], config["SPLIT_K"]
         tiles = images * -(-rows // block_m) * -(-filters // block_n)
@@ -261,7 +261,7 @@ def _refuse_window(anchor: Node) -> str | None:
     return None
 
 
-def _refuse_before(body: Graph, anchor: Node, before: Sequence[Node]) -> str | None:
+def _refuse_before(anchor: Node, before: Sequence[Node]) -> str | None:
     inside = {anchor, *before}
     if any(user not in inside for node in before for user in node.output.users):
         return "what is before the convolution is read after it too"

@@ -379,4 +379,4 @@ def unpack(problem: Problem) -> tuple[ConvShape, Node, Epilogue]:
     assert anchor is not None
     x_index, w_index = operands_of(problem, anchor)
     shape = describe(anchor, problem.body.inputs[x_index].type, problem.body.inputs[w_index].type)
-    return shape, anchor, make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
+    return shape, anchor, make_epilogue(problem.body, anchor.output, output_space(anchor))

@@ -180,7 +180,7 @@ def operands_of(problem: Problem, anchor: Node) -> tuple[int, int]:
     return found[0], found[1]
 
 
-def output_space(problem: Problem, anchor: Node) -> TileSpace:
+def output_space(anchor: Node) -> TileSpace:
     """Rows (n, spatial...), columns k: whatever the strides of the output are."""
     out = anchor.output.type  # of the same shape, or a half of it
     column = out.rank - 1 if isinstance(anchor.op, Linear) else 1

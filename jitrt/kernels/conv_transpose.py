@@ -269,7 +269,7 @@ class ConvTransposeTemplate(Template):
 def _lower_phased(problem: Problem, config: Config, target: Target) -> Lowered:
     anchor, op, shape = _unpack(problem)
     x, w = operands_of(problem, anchor)
-    epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
+    epilogue = make_epilogue(problem.body, anchor.output, output_space(anchor))
     block_m, block_n, split = config["BLOCK_M"], config["BLOCK_N"], config["SPLIT_K"]
     tiles = -(-shape.rows // block_m) * -(-shape.filters // block_n) * shape.bundles * shape.phases
     constexprs: dict[str, Any] = {

@@ -134,7 +134,7 @@ class Depthwise(Template):
         x_index, w_index = operands_of(problem, anchor)
         x, filters = problem.body.inputs[x_index].type, anchor.output.type.shape[1]
         shape = _describe(problem, anchor)
-        epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
+        epilogue = make_epilogue(problem.body, anchor.output, output_space(anchor))
         tiles = -(-shape.rows // config["BLOCK_M"]) * -(-filters // config["BLOCK_C"])
         constexprs: dict[str, Any] = {
             "ROWS": shape.rows,

@@ -186,7 +186,7 @@ class Stem(Template):
         dtype = anchor.output.type.dtype
         pixels = math.prod(shape.padded)
         first = pad_call(x_index, conv, dtype, shape.padded, conv.padding, target)
-        epilogue = make_epilogue(problem.body, anchor.output, output_space(problem, anchor))
+        epilogue = make_epilogue(problem.body, anchor.output, output_space(anchor))
         lines = (*conv.filter[:2], 1)
         over_lines = replace(
             conv,

@@ -53,7 +53,7 @@ class FuseHorizontal:
 
     def find(self, graph: Graph, context: PassContext) -> list[Match]:
         groups: dict[Hashable, dict[Hashable, list[_Sibling]]] = defaultdict(lambda: defaultdict(list))
-        found = [s for node in graph.nodes if (s := _sibling(graph, node)) is not None]
+        found = [s for node in graph.nodes if (s := _sibling(node)) is not None]
         for sibling in found:
             if sibling.node.output not in graph.outputs:
                 groups[sibling.alike][sibling.key].append(sibling)
@@ -70,11 +70,11 @@ class FuseHorizontal:
         return matches
 
     def rewrite(self, graph: Graph, values: Sequence[Value]) -> None:
-        siblings = [_sibling(graph, value.producer) for value in values if value.producer is not None]
+        siblings = [_sibling(value.producer) for value in values if value.producer is not None]
         _merge(graph, [sibling for sibling in siblings if sibling is not None])
 
 
-def _sibling(graph: Graph, node: Node) -> _Sibling | None:
+def _sibling(node: Node) -> _Sibling | None:
     """What `node` is as a sibling; None if it is no region around a dense convolution or linear with weights only."""
     if not isinstance(node.op, Region) or not owns_storage(node.output):
         return None

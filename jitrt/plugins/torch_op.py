@@ -13,19 +13,8 @@ from jitrt.graph.types import TensorType
 from jitrt.plugins import registry
 from jitrt.plugins.registry import Plugin
 
-_DTYPES = {
-    torch.float64: DType.f64,
-    torch.float32: DType.f32,
-    torch.float16: DType.f16,
-    torch.bfloat16: DType.bf16,
-    torch.int64: DType.i64,
-    torch.int32: DType.i32,
-    torch.int16: DType.i16,
-    torch.int8: DType.i8,
-    torch.uint8: DType.u8,
-    torch.bool: DType.b8,
-}
-_TORCH = {dtype: found for found, dtype in _DTYPES.items()}
+_TORCH: dict[DType, torch.dtype] = {dtype: getattr(torch, dtype.numpy.name) for dtype in DType}
+_DTYPES = {found: dtype for dtype, found in _TORCH.items()}
 _registered: dict[str, tuple[str, torch.library.Library]] = {}  # by name: schema, and what keeps it alive
 
 

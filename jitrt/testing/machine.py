@@ -23,7 +23,7 @@ from jitrt.errors import KernelError
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import Argument, KernelCall, Lowered, Number, Operand, Result, Workspace, Zeros
+from jitrt.kernels.base import Argument, KernelCall, Number, Operand, Result, Workspace, Zeros
 from jitrt.plan import schema
 from jitrt.plan.schema import Binding, Launch, Plan, Pointer
 from jitrt.testing.plan import Step
@@ -135,7 +135,7 @@ class Machine:
             raise KernelError("the interpreter does not run Gluon kernels; leave them out")
         if launch.dependent and (not call.dependent or len(launch.after) != 1):
             raise KernelError(f"it may start early, but waits for nothing itself, or for several: {launch.after}")
-        bound = dict(_bound(call, launch, step.lowered))
+        bound = dict(_bound(call, launch))
         may_load, may_store, common = self._allowed(bound, step)
         seen = _Accesses(self.memory, must_wait=call.dependent, common=common)
         arguments = {name: self._argument(argument, step, bound) for name, argument in call.arguments.items()}
@@ -238,7 +238,7 @@ def _calls_of(plan: Plan, steps: Sequence[Step]) -> Iterator[tuple[KernelCall, S
         raise KernelError("a layer of the plan has not the launches of its tactic")
 
 
-def _bound(call: KernelCall, launch: Launch, lowered: Lowered) -> Iterator[tuple[Argument, Pointer]]:
+def _bound(call: KernelCall, launch: Launch) -> Iterator[tuple[Argument, Pointer]]:
     """Where the plan has each thing that the call points at."""
     given = iter(launch.arguments)
     wanted: list[Argument] = []

@@ -85,9 +85,7 @@ def torch_dtype(dtype: DType) -> Any:
     """PyTorch's dtype of that name."""
     import torch
 
-    names = {"f": "float", "bf": "bfloat", "i": "int", "u": "uint"}
-    kind = dtype.value.rstrip("0123456789")
-    return torch.bool if dtype == DType.b8 else getattr(torch, names[kind] + dtype.value.removeprefix(kind))
+    return getattr(torch, dtype.numpy.name)
 
 
 def _strided(raw: Array, type: TensorType, dtype: np.dtype) -> Array:

@@ -42,9 +42,7 @@ def add_conv(
     """
     value = net.value(x)
     dims = spatial_dims(net, value)
-    (k,), g = net.sizes("channels", channels, 1), _groups(net, value, groups)
-    if k % g:
-        net.refuse(f"groups is {g}, which does not divide the {k} channels of the result")
+    k, g = _channels_and_groups(net, value, channels, groups)
     shape = (k, value.type.shape[1] // g, *net.sizes("kernel", kernel, dims))
     w = net.weights("weights", weights, shape, value.type.dtype, "channels, input channels / groups, kernel")
     b = net.optional_weights("bias", bias, (k,), value.type.dtype, "one number a channel")
@@ -75,9 +73,7 @@ def add_conv_transpose(
     """
     value = net.value(x)
     dims = spatial_dims(net, value)
-    (k,), g = net.sizes("channels", channels, 1), _groups(net, value, groups)
-    if k % g:
-        net.refuse(f"groups is {g}, which does not divide the {k} channels of the result")
+    k, g = _channels_and_groups(net, value, channels, groups)
     shape = (value.type.shape[1], k // g, *net.sizes("kernel", kernel, dims))
     w = net.weights("weights", weights, shape, value.type.dtype, "input channels, channels / groups, kernel")
     b = net.optional_weights("bias", bias, (k,), value.type.dtype, "one number a channel")
@@ -94,11 +90,12 @@ def add_conv_transpose(
     )
 
 
-def _groups(net: Frame, x: Value, groups: int) -> int:
-    (number,) = net.sizes("groups", groups, 1)
-    if x.type.shape[1] % number:
-        net.refuse(f"groups is {number}, which does not divide the {x.type.shape[1]} channels of x")
-    return number
+def _channels_and_groups(net: Frame, x: Value, channels: int, groups: int) -> tuple[int, int]:
+    (k,), (g,) = net.sizes("channels", channels, 1), net.sizes("groups", groups, 1)
+    for count, of in ((x.type.shape[1], "x"), (k, "the result")):
+        if count % g:
+            net.refuse(f"groups is {g}, which does not divide the {count} channels of {of}")
+    return k, g
 
 
 def _pairs(net: Frame, padding: Padding, w: Value, dilation: Sequence[int]) -> list[tuple[int, int]]:

@@ -12,18 +12,7 @@ from jitrt.errors import ImportFailure
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 
-DTYPES: dict[torch.dtype, DType] = {
-    torch.float64: DType.f64,
-    torch.float32: DType.f32,
-    torch.float16: DType.f16,
-    torch.bfloat16: DType.bf16,
-    torch.int64: DType.i64,
-    torch.int32: DType.i32,
-    torch.int16: DType.i16,
-    torch.int8: DType.i8,
-    torch.uint8: DType.u8,
-    torch.bool: DType.b8,
-}
+DTYPES: dict[torch.dtype, DType] = {getattr(torch, dtype.numpy.name): dtype for dtype in DType}
 
 
 def dtype_of(dtype: torch.dtype) -> DType:
