@@ -18,6 +18,7 @@ from jitrt.knobs import environment
 ROOT = Path(__file__).resolve().parent.parent
 
 FLOORS = (  # top to bottom; a module imports its own room and the floors below it
+    ("__main__",),
     ("cli",),
     ("integrations", "bench"),
     ("__init__", "testing"),

@@ -116,7 +116,7 @@ def add_elementwise(net: Frame, kind: str, *operands: Operand, name: str | None 
     tensor's, unless it has a fraction and the tensor has not.
     """
     if not isinstance(kind, str):
-        net.refuse(f"got a {type(kind).__name__} for what to do; that comes first, as in net.add_elementwise('add', x, y)")
+        net.refuse(f"got a {type(kind).__name__} for what to do; it comes first: net.add_elementwise('add', x, y)")
     given = [net.number_or_value(x) for x in operands]
     if not any(isinstance(x, Value) for x in given):
         net.refuse("no operand is a tensor; compute it in numpy")

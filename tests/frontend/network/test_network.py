@@ -227,7 +227,7 @@ REFUSALS: list[tuple[Callable[[Network, Tensor], Any], type[GraphError], str]] =
         NetworkError,
         "weights is float64, expected float32",
     ),
-    (lambda n, x: n.add_elementwise(x, x, "add"), NetworkError, "that comes first, as in net.add_elementwise.'add', x"),
+    (lambda n, x: n.add_elementwise(x, x, "add"), NetworkError, "it comes first: net.add_elementwise.'add', x"),
     (lambda n, x: n.add_conv(x, 4, 3, weights=None), NetworkError, "got a NoneType for a tensor"),
     (lambda n, x: n.add_conv(x, 4, 3, weights=["a"]), NetworkError, "an array of <U1 is no tensor jitrt knows"),
     (
