@@ -1,42 +1,25 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
 from jitrt.graph import Graph, TensorType, Value, f32
-from jitrt.graph.ops import Add, Concat, Conv, Linear, MaxPool, Mul, Region, Relu, Sigmoid, Slice, Softmax
+from jitrt.graph.ops import Add, Concat, Linear, MaxPool, Mul, Region, Relu, Sigmoid, Slice, Softmax
 from jitrt.graph.types import Layout
-from jitrt.passes import PassContext, Verdict, judged
+from jitrt.passes import Verdict, judged
 from jitrt.passes.eliminate_concat import eliminate_concat
 from jitrt.passes.fuse_horizontal import FuseHorizontal
-from jitrt.passes.fuse_pointwise import fuse_pointwise
-from jitrt.passes.fuse_vertical import fuse_vertical
-from jitrt.passes.layout import layout
 from jitrt.passes.storage import storage_of
+from tests.passes.nets import Net
 
 fuse_horizontal = judged(FuseHorizontal())
 
 
-class _Net:
+class _Net(Net):
     def __init__(self, channels: int = 3):
-        self.graph = Graph("net")
-        self.rng = np.random.default_rng(0)
-        self.x = self.graph.add_input("x", TensorType(f32, (2, channels, 6, 6)))
-
-    def weight(self, *shape: int) -> Value:
-        return self.graph.add_constant(self.rng.standard_normal(shape).astype(np.float32))
-
-    def conv(self, x: Value, filters: int, size: int = 1, *, relu: bool = True, stride: int = 1, name=None) -> Value:
-        pad = ((size // 2, size // 2),) * 2
-        y = self.graph.add(Conv((stride,) * 2, pad, (1, 1)), x, self.weight(filters, x.type.shape[1], size, size))
-        y = self.graph.add(Add(), y, self.weight(filters, 1, 1), name=None if relu else name)
-        return self.graph.add(Relu(), y, name=name) if relu else y
+        super().__init__(2, channels, 6, 6)
 
     def run(self, apply, *outputs: Value, then=(), **context):
-        self.graph.mark_output(*outputs)
-        for step in (layout, fuse_vertical, fuse_pointwise):
-            step(self.graph, PassContext())
-        outcome = apply(fuse_horizontal, self.graph, **context)
+        outcome = apply(fuse_horizontal, self.fused(*outputs), **context)
         for step in then:
             outcome = apply(step, outcome.graph)
         return outcome, {v.name: v for v in outcome.graph.values()}
@@ -54,7 +37,7 @@ def kernels(graph: Graph) -> list[str]:
 def test_any_number_of_siblings_become_one(apply, count):
     net = _Net()
     siblings = [net.conv(net.x, 2 + i, name=f"s{i}") for i in range(count)]
-    outcome, values = net.run(apply, *(net.graph.add(Softmax(1), s) for s in siblings))
+    outcome, values = net.run(apply, *(net(Softmax(1), s) for s in siblings))
     wide = sum(range(2, 2 + count))
     assert kernels(outcome.graph)[0] == f"conv+add+relu{wide}"
     assert len(kernels(outcome.graph)) == 1 + count
@@ -72,10 +55,10 @@ def test_linears_with_and_without_a_per_channel_scale(apply):
     x = net.graph.add_input("rows", TensorType(f32, (4, 8)))
 
     def head(width):
-        y = net.graph.add(Linear(), x, net.weight(width, 8))
-        return net.graph.add(Softmax(1), net.graph.add(Mul(), y, net.weight(width)))
+        y = net(Linear(), x, net.weight(width, 8))
+        return net(Softmax(1), net(Mul(), y, net.weight(width)))
 
-    outcome, _ = net.run(apply, head(3), head(6), net.graph.add(Relu(), net.x))
+    outcome, _ = net.run(apply, head(3), head(6), net(Relu(), net.x))
     assert kernels(outcome.graph)[0] == "linear+mul9"
 
 
@@ -84,8 +67,8 @@ def test_a_sibling_at_the_edge_of_a_concat_lies_there_already(apply):
     net = _Net()
     one, reduce3, reduce5 = net.conv(net.x, 4, name="one"), net.conv(net.x, 2, name="r3"), net.conv(net.x, 3, name="r5")
     three, five = net.conv(reduce3, 5, 3, name="three"), net.conv(reduce5, 6, 5, name="five")
-    joined = net.graph.add(Concat(1), one, three, five, name="joined")
-    outcome, values = net.run(apply, net.graph.add(Softmax(1), joined), then=(eliminate_concat,))
+    joined = net(Concat(1), one, three, five, name="joined")
+    outcome, values = net.run(apply, net(Softmax(1), joined), then=(eliminate_concat,))
     assert kernels(outcome.graph) == ["conv+add+relu9", "conv+add+relu5", "conv+add+relu6", "softmax15"]
     whole = storage_of(values["joined"])
     row = 2 + 3 + 4 + 5 + 6
@@ -97,8 +80,8 @@ def test_a_sibling_at_the_edge_of_a_concat_lies_there_already(apply):
 def test_one_in_the_middle_of_a_concat_stays_apart(apply):
     net = _Net()
     a, b, c = (net.conv(net.x, n, name=f"s{n}") for n in (2, 3, 4))
-    joined = net.graph.add(Concat(1), net.graph.add(MaxPool((1, 1), (1, 1), (0, 0)), net.x), a)
-    outcome, _ = net.run(apply, *(net.graph.add(Softmax(1), v) for v in (joined, b, c)))
+    joined = net(Concat(1), net(MaxPool((1, 1), (1, 1), (0, 0)), net.x), a)
+    outcome, _ = net.run(apply, *(net(Softmax(1), v) for v in (joined, b, c)))
     assert "conv+add+relu7" in kernels(outcome.graph)
     assert "not merged with its siblings: its result goes into a concat, and not as the first of its operands" in (
         outcome.refused
@@ -108,7 +91,7 @@ def test_one_in_the_middle_of_a_concat_stays_apart(apply):
 def test_an_output_stays_apart(apply):
     net = _Net()
     a, b = net.conv(net.x, 2), net.conv(net.x, 3)
-    outcome, _ = net.run(apply, a, net.graph.add(Softmax(1), b))
+    outcome, _ = net.run(apply, a, net(Softmax(1), b))
     assert "not merged with its siblings: its result is an output of the graph" in outcome.refused
     assert len(kernels(outcome.graph)) == 3
 
@@ -117,7 +100,7 @@ def test_an_output_stays_apart(apply):
 def test_siblings_that_differ_are_not_merged(apply, other):
     net = _Net()
     a, b = net.conv(net.x, 2), net.conv(net.x, 2, **other)
-    outcome, _ = net.run(apply, net.graph.add(Softmax(1), a), net.graph.add(Sigmoid(), net.graph.add(Softmax(1), b)))
+    outcome, _ = net.run(apply, net(Softmax(1), a), net(Sigmoid(), net(Softmax(1), b)))
     assert outcome.done == []
     assert ("2 kinds of siblings are not merged: their epilogues differ" in outcome.refused) == ("relu" in other)
 
@@ -126,7 +109,7 @@ def test_a_residual_keeps_a_sibling_apart(apply):
     """What it adds lies elsewhere, channel by channel."""
     net = _Net()
     a, b = net.conv(net.x, 3), net.conv(net.x, 3)
-    outcome, _ = net.run(apply, net.graph.add(Softmax(1), net.graph.add(Add(), a, net.x)), net.graph.add(Softmax(1), b))
+    outcome, _ = net.run(apply, net(Softmax(1), net(Add(), a, net.x)), net(Softmax(1), b))
     assert outcome.done == []
 
 
@@ -139,7 +122,7 @@ def test_the_judge_has_the_last_word(apply):
         seen.extend(proposals)
         return [Verdict(-1.0, "9.0 us instead of 8.0") for _ in proposals]
 
-    outcome, _ = net.run(apply, net.graph.add(Softmax(1), a), net.graph.add(Softmax(1), b), judge=slower)
+    outcome, _ = net.run(apply, net(Softmax(1), a), net(Softmax(1), b), judge=slower)
     assert outcome.refused[-1] == "not done: 2 sibling convolutions in one wide kernel: 9.0 us instead of 8.0"
     assert len(kernels(outcome.graph)) == 4
     (proposal,) = seen

@@ -2,72 +2,39 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from typing import Any
 
-import numpy as np
 import pytest
 
-from jitrt.graph import DType, Graph, Layout, TensorType, Value, f16, f32, interpret, parse
-from jitrt.graph.op import Op
-from jitrt.graph.ops import Add, Concat, Conv, Linear, MaxPool, Mul, ReduceMean, Region, Relu, Sigmoid, Slice
+from jitrt.graph import DType, Layout, TensorType, Value, f16, f32, parse
+from jitrt.graph.ops import Add, Concat, Linear, Mul, ReduceMean, Region, Relu, Sigmoid, Slice
 from jitrt.graph.text import to_text
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import accepts
-from jitrt.passes import PassContext, Proposal, Verdict
+from jitrt.passes import PassContext
 from jitrt.passes.pipeline import optimize
+from tests.passes import nets
+
+Outcome = tuple[list[str], list[str], list[str]]
 
 
-class Net:
-    """A network in the making, and what the passes make of it."""
+class Net(nets.Net):
+    """A channels-last image on its way through 1x1 convolutions."""
 
-    def __init__(self, channels: int = 8, dtype: DType = f32):
-        self.graph, self.dtype = Graph("net"), dtype
-        shape = (2, channels, 6, 6)
-        self.x = self.graph.add_input("x", TensorType(dtype, shape, Layout(channels_last(shape))))
-        self._rng = np.random.default_rng(7)
+    def __init__(self, dtype: DType = f32):
+        shape = (2, 8, 6, 6)
+        super().__init__(*shape, dtype=dtype, declared=Layout(channels_last(shape)))
 
-    def __call__(self, op: Op, *operands: Value) -> Value:
-        return self.graph.add(op, *operands, loc=f"model.py:{len(self.graph.nodes)}")
-
-    def weight(self, *shape: int) -> Value:
-        return self.graph.add_constant(self._rng.standard_normal(shape).astype(self.dtype.numpy))
-
-    def conv(self, x: Value, filters: int = 8, size: int = 1, *, stride: int = 1, groups: int = 1) -> Value:
-        """conv(x) + bias, padded by half a filter."""
-        pad = (size // 2, size // 2)
-        weight = self.weight(filters, x.type.shape[1] // groups, size, size)
-        y = self(Conv((stride, stride), (pad, pad), (1, 1), groups), x, weight)
-        return self(Add(), y, self.weight(filters, 1, 1))
+    def conv(self, x: Value, filters: int = 8, size: int = 1, *, relu: bool = False, **options: Any) -> Value:
+        return super().conv(x, filters, size, relu=relu, **options)
 
     def norm(self, x: Value) -> Value:
         """relu(x * scale + shift), by the channel."""
         scale, shift = self.weight(x.type.shape[1], 1, 1), self.weight(x.type.shape[1], 1, 1)
         return self(Relu(), self(Add(), self(Mul(), x, scale), shift))
 
-    def pooled(self, x: Value) -> Value:
-        return self(MaxPool((3, 3), (1, 1), (1, 1)), x)
-
-    def optimized(self, *outputs: Value, faster: bool = True) -> tuple[list[str], list[str], list[str]]:
-        """(the ops of each kernel, what the rule did, what it did not)."""
-        self.graph.mark_output(*outputs)
-        context = PassContext(accepts=accepts, judge=_faster if faster else _slower)
-        after = optimize(self.graph, context)
-        inputs = [self._rng.standard_normal(v.type.shape).astype(v.type.dtype.numpy) for v in self.graph.inputs]
-        bound = 1e-4 if self.dtype == f32 else 1e-2
-        for actual, wanted in zip(interpret(after, inputs), interpret(self.graph, inputs, exact=True), strict=True):
-            np.testing.assert_allclose(actual, wanted, rtol=bound, atol=10 * bound)
-        bodies = [node.op.body for node in after.nodes if isinstance(node.op, Region)]
-        decisions = [d for d in context.report if d.pass_name == "fuse_prologue"]
-        kernels = ["+".join(n.op.name for n in body.nodes) for body in bodies]
-        return kernels, [d.text for d in decisions if d.applied], [d.text for d in decisions if not d.applied]
-
-
-def _faster(proposals: Sequence[Proposal]) -> list[Verdict]:
-    return [Verdict(1.0, "faster") for _ in proposals]
-
-
-def _slower(proposals: Sequence[Proposal]) -> list[Verdict]:
-    return [Verdict(-1.0, "slower") for _ in proposals]
+    def optimized(self, *outputs: Value, signed: str = "fuse_prologue", **options: Any) -> Outcome:
+        return super().optimized(*outputs, signed=signed, **options)
 
 
 NORM = "mul + add + relu"
@@ -76,7 +43,7 @@ NORM = "mul + add + relu"
 def test_a_dense_layer_normalises_on_the_way_into_its_convolution() -> None:
     """DenseNet: the input is a slice of the concat that grows from layer to layer."""
     net = Net()
-    features = net.pooled(net.x)
+    features = net.pool(net.x)
     for _ in range(2):
         narrow = net(Relu(), net.conv(net.norm(features), 12))
         features = net(Concat(1), features, net.conv(narrow, 4, 3))
@@ -198,5 +165,5 @@ def test_groups_have_a_kernel_of_their_own() -> None:
 
 def test_a_pool_is_no_product() -> None:
     net = Net()
-    kernels, done, refused = net.optimized(net.pooled(net.norm(net.x)))
+    kernels, done, refused = net.optimized(net.pool(net.norm(net.x)))
     assert kernels == ["mul+add+relu", "max_pool"] and not done and not refused

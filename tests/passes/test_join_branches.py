@@ -1,49 +1,29 @@
 from __future__ import annotations
 
-import numpy as np
 import pytest
 
-from jitrt.graph import Graph, TensorType, Value, f32
-from jitrt.graph.ops import Add, Concat, Conv, MaxPool, Region, Relu, Slice, Softmax
+from jitrt.graph import Graph, Value
+from jitrt.graph.ops import Concat, Region, Slice, Softmax
 from jitrt.graph.types import Layout
 from jitrt.kernels.base import accepts
-from jitrt.passes import PassContext, Verdict, judged
+from jitrt.passes import Verdict, judged
 from jitrt.passes.eliminate_concat import eliminate_concat
-from jitrt.passes.fuse_pointwise import fuse_pointwise
-from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_branches import JoinBranches
-from jitrt.passes.layout import layout
 from jitrt.passes.storage import storage_of
+from tests.passes.nets import Net
 
 join_branches = judged(JoinBranches())
 
 
-class _Net:
+class _Net(Net):
     def __init__(self) -> None:
-        self.graph = Graph("net")
-        self.rng = np.random.default_rng(0)
-        self.x = self.graph.add_input("x", TensorType(f32, (2, 3, 6, 6)))
-
-    def weight(self, *shape: int) -> Value:
-        return self.graph.add_constant(self.rng.standard_normal(shape).astype(np.float32))
-
-    def conv(self, x: Value, filters: int, size: int = 1, groups: int = 1) -> Value:
-        pad = ((size // 2, size // 2),) * 2
-        w = self.weight(filters, x.type.shape[1] // groups, size, size)
-        y = self.graph.add(Conv((1, 1), pad, (1, 1), groups), x, w)
-        return self.graph.add(Relu(), self.graph.add(Add(), y, self.weight(filters, 1, 1)))
-
-    def pool(self, x: Value) -> Value:
-        return self.graph.add(MaxPool((3, 3), (1, 1), (1, 1)), x)
+        super().__init__(2, 3, 6, 6)
 
     def concat(self, *values: Value) -> Value:
-        return self.graph.add(Concat(1), *values, name="joined")
+        return self(Concat(1), *values, name="joined")
 
     def run(self, apply, *outputs: Value, then=(), **context):
-        self.graph.mark_output(*outputs)
-        for step in (layout, fuse_vertical, fuse_pointwise):
-            step(self.graph, PassContext(accepts=accepts))
-        outcome = apply(join_branches, self.graph, accepts=accepts, **context)
+        outcome = apply(join_branches, self.fused(*outputs, accepts=accepts), accepts=accepts, **context)
         for step in then:
             outcome = apply(step, outcome.graph, accepts=accepts)
         return outcome, {v.name: v for v in outcome.graph.values()}
@@ -58,7 +38,7 @@ def test_all_branches_of_a_concat(apply):
     """The concat itself becomes the kernel's result: nothing is left to write in place."""
     net = _Net()
     joined = net.concat(net.conv(net.x, 4, 1), net.conv(net.x, 5, 3))
-    outcome, _ = net.run(apply, net.graph.add(Softmax(1), joined), then=(eliminate_concat,))
+    outcome, _ = net.run(apply, net(Softmax(1), joined), then=(eliminate_concat,))
     assert kernels(outcome.graph) == ["conv+conv+concat", "softmax"]
 
 
@@ -66,8 +46,8 @@ def test_views_of_a_concat_are_views_of_the_kernel_s_result(apply):
     """The concat is gone, and its storage goes by its name still."""
     net = _Net()
     joined = net.concat(net.conv(net.x, 4, 1), net.conv(net.x, 5, 3))
-    half = net.graph.add(Slice.along(joined.type.shape, 1, 2, 7), joined, name="half")
-    outcome, values = net.run(apply, net.graph.add(Softmax(1), half), then=(eliminate_concat,))
+    half = net(Slice.along(joined.type.shape, 1, 2, 7), joined, name="half")
+    outcome, values = net.run(apply, net(Softmax(1), half), then=(eliminate_concat,))
     assert kernels(outcome.graph) == ["conv+conv+concat", "softmax"]
     assert storage_of(values["half"]) == "joined" and "joined" in values
 
@@ -77,7 +57,7 @@ def test_neighbours_lie_in_the_larger_concat(apply):
     net = _Net()
     first = net.pool(net.x)
     joined = net.concat(first, net.conv(net.x, 4, 1), net.conv(net.conv(net.x, 2), 5, 3), net.conv(net.pool(net.x), 6))
-    outcome, values = net.run(apply, net.graph.add(Softmax(1), joined), then=(eliminate_concat,))
+    outcome, values = net.run(apply, net(Softmax(1), joined), then=(eliminate_concat,))
     assert kernels(outcome.graph)[-2:] == ["conv+conv+conv+concat", "softmax"]
     group = next(
         n for n in outcome.graph.nodes if isinstance(n.op, Region) and n.op.body.outputs[0].type.shape[1] == 15
@@ -92,12 +72,12 @@ def test_what_is_not_joined(apply, what):
     a, b = net.conv(net.x, 3), net.conv(net.x, 3, 3)
     outputs = []
     if what == "read elsewhere":
-        outputs.append(net.graph.add(Softmax(1), a))
+        outputs.append(net(Softmax(1), a))
     if what == "depthwise":
         b = net.conv(net.x, 3, 3, groups=3)
     operands = {"pool between": (a, net.pool(net.x), b), "one branch": (a, net.pool(net.x))}.get(what, (a, b))
-    joined = net.graph.add(Concat(2), *operands) if what == "other axis" else net.concat(*operands)
-    outcome, _ = net.run(apply, *outputs, net.graph.add(Softmax(1), joined))
+    joined = net(Concat(2), *operands) if what == "other axis" else net.concat(*operands)
+    outcome, _ = net.run(apply, *outputs, net(Softmax(1), joined))
     assert outcome.done == []
     assert not any("concat" in kernel for kernel in kernels(outcome.graph))
 
@@ -111,6 +91,6 @@ def test_the_judge_has_the_last_word(apply):
         seen.extend(proposals)
         return [Verdict(-2.0, "9.0 us instead of 7.0") for _ in proposals]
 
-    outcome, _ = net.run(apply, net.graph.add(Softmax(1), joined), judge=slower)
+    outcome, _ = net.run(apply, net(Softmax(1), joined), judge=slower)
     assert outcome.refused[-1] == "not done: 2 branches of a concat in one launch: 9.0 us instead of 7.0"
     assert [len(kernels(graph)) for graph in (seen[0].before, seen[0].after)] == [2, 1]

@@ -2,79 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-
-from jitrt.graph import Graph, TensorType, Value, f32, interpret
-from jitrt.graph.op import Op
+from jitrt.graph import TensorType, Value, f32
 from jitrt.graph.ops import (
     AdaptiveAvgPool,
     Add,
     AvgPool,
     Conv,
     HardSwish,
-    Linear,
     MaxPool,
     Permute,
     ReduceMean,
-    Region,
     Relu,
     Reshape,
 )
-from jitrt.kernels.base import accepts, supports
-from jitrt.passes import PassContext, Proposal, Verdict
-from jitrt.passes.pipeline import optimize
+from tests.passes import nets
+
+Outcome = tuple[list[str], list[str], list[str]]
 
 
-class Net:
-    """A network in the making, and what the passes make of it."""
+class Net(nets.Net):
+    """What the rules of joined regions make of it."""
 
-    def __init__(self, *shape: int):
-        self.graph = Graph("net")
-        self.x = self.graph.add_input("x", TensorType(f32, shape))
-        self._rng = np.random.default_rng(5)
-
-    def __call__(self, op: Op, *operands: Value) -> Value:
-        return self.graph.add(op, *operands)
-
-    def weight(self, *shape: int) -> Value:
-        return self.graph.add_constant(self._rng.standard_normal(shape).astype(np.float32))
-
-    def conv(self, x: Value, filters: int, size: int, stride: int = 1, groups: int = 1) -> Value:
-        """relu(conv(x) + bias), padded by half a filter."""
-        pad = (size - 1) // 2
-        op = Conv((stride, stride), ((pad, pad), (pad, pad)), (1, 1), groups)
-        y = self(op, x, self.weight(filters, x.type.shape[1] // groups, size, size))
-        return self(Relu(), self(Add(), y, self.weight(filters, 1, 1)))
-
-    def linear(self, x: Value, filters: int) -> Value:
-        return self(Add(), self(Linear(), x, self.weight(filters, x.type.shape[-1])), self.weight(filters))
-
-    def optimized(
-        self, *outputs: Value, faster: bool = True, tf32: bool = False
-    ) -> tuple[list[str], list[str], list[str]]:
-        """(the ops of each kernel, what the rules did, what they did not)."""
-        self.graph.mark_output(*outputs)
-        judge = _judge if faster else _slower
-        context = PassContext("tf32" if tf32 else "fp32", accepts, judge, supports=supports)
-        after = optimize(self.graph, context)
-        inputs = [self._rng.standard_normal(v.type.shape).astype(np.float32) for v in self.graph.inputs]
-        expected = interpret(self.graph, inputs, exact=True)
-        for actual, wanted in zip(interpret(after, inputs, exact=True), expected, strict=True):
-            np.testing.assert_allclose(actual, wanted, rtol=1e-4, atol=1e-5)
-        regions = [node for node in after.nodes if isinstance(node.op, Region)]
-        kernels = ["+".join(n.op.name for n in node.op.body.nodes) for node in regions if isinstance(node.op, Region)]
-        decisions = [d for d in context.report if d.pass_name.startswith("join")]
-        return kernels, [d.text for d in decisions if d.applied], [d.text for d in decisions if not d.applied]
-
-
-def _judge(proposals: Sequence[Proposal]) -> list[Verdict]:
-    return [Verdict(1.0, "faster") for _ in proposals]
-
-
-def _slower(proposals: Sequence[Proposal]) -> list[Verdict]:
-    return [Verdict(-1.0, "slower") for _ in proposals]
+    def optimized(self, *outputs: Value, faster: bool = True, tf32: bool = False, signed: str = "join") -> Outcome:
+        return super().optimized(*outputs, faster=faster, tf32=tf32, signed=signed)
 
 
 # -- mean + linear -----------------------------------------------------------------------------------------------------
