@@ -8,8 +8,6 @@ a region of its own. Afterwards no concat launches anything.
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
 from jitrt.graph.ops import Concat, Contiguous, Expand, Slice
@@ -119,7 +117,7 @@ def _regions_touching(types: dict[Value, TensorType]) -> list[Node]:
 
 def _copy_operand(graph: Graph, node: Node, index: int) -> None:
     value = node.inputs[index]
-    type = value.type.with_layout(replace(_slices(node)[index]))
+    type = value.type.with_layout(_slices(node)[index])
     copy = graph.append(Contiguous(), [value], loc=node.loc, types=[type], before=node)
     graph.set_input(node, index, copy.output)
     make_region(graph, [copy], copy.output)

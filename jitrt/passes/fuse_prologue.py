@@ -17,7 +17,7 @@ from jitrt.graph.ops import Cast, Conv, Linear, Region
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import remove_dead
 from jitrt.passes.proposal import Match, refusal
-from jitrt.passes.region import describe, inline, make_region, only_anchor
+from jitrt.passes.region import describe, inline, only_anchor, supersede
 
 
 def reads_repeatedly(op: Op) -> bool:
@@ -53,10 +53,7 @@ class FusePrologue:
         # It is rounded as on its way through memory: a cast is what says so inside a region.
         rounded = graph.append(Cast(computed.type.dtype), [computed], types=[computed.type], before=product)
         after, result = inline(graph, product, {pointwise.output: rounded.output}, before=product)
-        name = product.output.name
-        graph.replace_uses(product.output, result)
-        graph.erase(product)
-        graph.rename(make_region(graph, [*before, rounded, *after], result).output, name)
+        supersede(graph, product, [*before, rounded, *after], result)
         remove_dead(graph)
 
 

@@ -11,7 +11,7 @@ from jitrt.graph.types import TensorType
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import remove_dead
 from jitrt.passes.proposal import Match, refusal
-from jitrt.passes.region import inline, make_region, only_anchor, strided
+from jitrt.passes.region import inline, only_anchor, strided, supersede
 
 
 class JoinRegions:
@@ -51,10 +51,7 @@ class JoinRegions:
             assert op is not None
             made.producer.op, made.type = op, strided(link.type)
         more, result = inline(graph, second, {link: made}, before=second)
-        name = second.output.name
-        graph.replace_uses(second.output, result)
-        graph.erase(second)
-        graph.rename(make_region(graph, [*nodes, *more], result).output, name)
+        supersede(graph, second, [*nodes, *more], result)
         remove_dead(graph)
 
     def _match(self, graph: Graph, region: Node) -> Match | str | None:

@@ -90,6 +90,16 @@ def inline(graph: Graph, region: Node, given: Mapping[Value, Value], *, before: 
     return nodes, result
 
 
+def supersede(graph: Graph, region: Node, nodes: Iterable[Node], result: Value) -> Node:
+    """One region of `nodes`, which compute `result`, instead of `region`, whose result's name it takes over."""
+    name = region.output.name
+    graph.replace_uses(region.output, result)
+    graph.erase(region)
+    made = make_region(graph, nodes, result)
+    graph.rename(made.output, name)
+    return made
+
+
 def relaid(region: Node, types: Mapping[Value, TensorType]) -> Graph:
     """The region's body as it would be with other layouts of the outer values in `types`."""
     assert isinstance(region.op, Region)
