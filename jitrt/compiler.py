@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from jitrt.errors import TargetError
 from jitrt.graph.graph import Graph
-from jitrt.passes.base import Accepts, Judge, PassContext, any_operands, fewer_kernels, one_anchor
+from jitrt.passes.base import Accepts, Judge, PassContext, Supports, any_operands, fewer_kernels, one_anchor
 from jitrt.passes.pipeline import optimize
 from jitrt.passes.report import Decision
 from jitrt.planner import Optimized, Options, check_buildable, plan_of, problems_of
@@ -30,15 +31,20 @@ if TYPE_CHECKING:
 
 
 def optimize_graph(
-    graph: Graph, options: Options, *, accepts: Accepts | None = None, judge: Judge = fewer_kernels
+    graph: Graph,
+    options: Options,
+    *,
+    accepts: Accepts | None = None,
+    judge: Judge = fewer_kernels,
+    target: Target | None = None,
 ) -> Optimized:
-    """Run every pass. `accepts` defaults to the kernels jitrt has; the reference target takes any region. `judge` says
-    which optional rewrites are worth it."""
-    supports = any_operands
+    """Run every pass. `accepts` defaults to the kernels jitrt has, for `target` or any; the reference target takes any
+    region. `judge` says which optional rewrites are worth it."""
+    supports: Supports = any_operands
     if accepts is None:
         from jitrt.kernels import base as kernels
 
-        accepts, supports = kernels.accepts, kernels.supports
+        accepts, supports = kernels.accepts, partial(kernels.supports, target=target)
     context = PassContext(
         precision=options.precision,  # type: ignore[arg-type]
         accepts=accepts,
@@ -93,7 +99,7 @@ def build(
         Tuner(chip, device, mode=options.tune, cache=options.cache, progress=shown) as tuner,
     ):
         judge = MeasuredJudge(tuner, options) if tuner.measures else fewer_kernels
-        file = build_plan(optimize_graph(graph, options, judge=judge), tuner, options, structure=structure)
+        file = build_plan(optimize_graph(graph, options, judge=judge, target=chip), tuner, options, structure=structure)
     if plans and not shown.interrupted:
         plans.put(key, file)
     return Engine(file)

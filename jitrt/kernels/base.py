@@ -318,16 +318,16 @@ def accepts(body: Graph) -> str | None:
     return (specific or reasons or ["there are no templates"])[0] + where
 
 
-def supports(region: Node) -> str | None:
-    """None if a template that accepts a region's body supports its operands too, on any target: its weights may have to
-    be constants, its sizes to fit into 32 bits. Else the first reason given. Handed to the passes."""
+def supports(region: Node, target: Target | None = None) -> str | None:
+    """None if a template that accepts a region's body supports its operands too, on `target` or on any: its weights may
+    have to be constants, its sizes to fit into 32 bits. Else the first reason given. Handed to the passes."""
     problem = Problem.of(region)
     reasons = []
     for template in templates().values():
         if template.accepts(problem.body) is not None:
             continue
-        for target in TARGETS.values():
-            reason = template.supports(problem, target)
+        for chip in TARGETS.values() if target is None else (target,):
+            reason = template.supports(problem, chip)
             if reason is None:
                 return None
             reasons.append(reason)

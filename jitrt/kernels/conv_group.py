@@ -35,6 +35,7 @@ from jitrt.kernels.conv2d import Conv2d, constexprs_of, conv2d_tile, tiles_of, u
 from jitrt.kernels.conv_shape import ConvShape, operands_of
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 
+_KEEP, _ALL = 48, 1 << 20  # candidates
 _SHARED = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "FLATTEN", "PRECISION", "DEPENDENT", "EARLY")
 
 
@@ -92,7 +93,9 @@ class ConvGroup(Template):
             epilogue_reads=0,
         )
         widest = max(part.shape.filters for part in parts)
-        return [c for c in rank_configs(gemm, target) if c["BLOCK_N"] < max(17, 2 * widest)]
+        # Of all, not of the first: those may all be wider than any of the convolutions.
+        ranked = rank_configs(gemm, target, keep=_ALL)
+        return [c for c in ranked if c["BLOCK_N"] < max(17, 2 * widest)][:_KEEP]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         # The longest programs first: the short ones fill the gaps at the end.

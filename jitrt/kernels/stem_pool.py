@@ -177,6 +177,8 @@ class StemPoolTemplate(Template):
             return "a stem needs constant weights, which are packed when the plan is built"
         if math.prod(shape.padded) * CHANNELS >= 2**31:
             return "the padded input is too large for 32-bit offsets"
+        if not _configs(shape, problem.anchors[0].output.type.dtype.itemsize, target):
+            return f"no tile of a stem with so large a filter fits into the registers and shared memory of {target}"
         return None
 
     def spreads_nonfinite(self, problem: Problem) -> bool:

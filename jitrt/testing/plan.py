@@ -149,7 +149,7 @@ def plan_interpreted(
 
     Raises what a build raises, and PlanError if the runtime would refuse the plan.
     """
-    optimized = compiler.optimize_graph(graph, options)
+    optimized = compiler.optimize_graph(graph, options, target=target)
     problems = planner.problems_of(optimized.graph)
     choices = []
     for number, problem in enumerate(problems):

@@ -98,6 +98,9 @@ def test_tiles_are_no_wider_than_the_widest_and_there_is_always_one() -> None:
         found = ConvGroup().candidates(problem, TARGETS[90])
         assert found
         assert max(config["BLOCK_N"] for config in found) <= widest
+    # The best of all tiles would be wider than any of these.
+    many = group_problem([(192, 16, 5), (192, 20, 3), (192, 20, 1), (192, 16, 3)], (8, 56, 56))
+    assert all(ConvGroup().candidates(many, TARGETS[arch]) for arch in (80, 90, 100))
 
 
 def test_refusals() -> None:

@@ -10,10 +10,11 @@ import pytest
 
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32
+from jitrt.graph.graph import Node
 from jitrt.graph.op import Op
-from jitrt.graph.ops import Add, Cast, Conv, HardSwish, MaxPool, Relu
+from jitrt.graph.ops import Add, Cast, Conv, HardSwish, MaxPool, Region, Relu
 from jitrt.graph.types import channels_last
-from jitrt.kernels.base import Problem
+from jitrt.kernels.base import Problem, supports
 from jitrt.kernels.stem_pool import StemPoolTemplate, pack_stem_pool
 from jitrt.testing import check_problem, compiles, make_problem
 
@@ -100,3 +101,16 @@ def test_it_refuses() -> None:
     live = stem()
     live = Problem(live.body, (False,) * 3, live.alignment)
     assert "constant weights" in (StemPoolTemplate().supports(live, TARGETS[90]) or "")
+    patches = stem((1, 3, 96, 96), kernel=32, stride=32)
+    assert "no tile" in (StemPoolTemplate().supports(patches, TARGETS[90]) or "")
+    assert "no tile" in (supports(_region_of(patches), TARGETS[90]) or "")
+
+
+def _region_of(problem: Problem) -> Node:
+    """A region around a problem's body, its weights constants."""
+    graph = Graph("whole")
+    operands = [
+        graph.add_constant(np.zeros(v.type.shape, v.type.dtype.numpy)) if fixed else graph.add_input(v.name, v.type)
+        for v, fixed in zip(problem.body.inputs, problem.weights, strict=True)
+    ]
+    return graph.append(Region(problem.body), operands, types=[problem.output.type])
