@@ -6,7 +6,6 @@ First as models with the cost model's first guess; then every candidate of the t
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 
 import pytest
 
@@ -17,13 +16,10 @@ from torch import nn  # noqa: E402
 
 import jitrt  # noqa: E402
 from jitrt.bench.measure import relative_error  # noqa: E402
-from jitrt.codegen.target import target_of  # noqa: E402
-from jitrt.tune.cost import floor_seconds  # noqa: E402
-from jitrt.tune.progress import Event  # noqa: E402
-from jitrt.tune.select import select  # noqa: E402
+from tests.gpu.candidates import check_candidates  # noqa: E402
 from tests.kernels.convolutions import transposed_problem  # noqa: E402
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 BOUNDS = {"fp16": 5e-3, "bf16": 4e-2, "tf32": 5e-3, "fp32": 1e-5}
 
@@ -57,11 +53,6 @@ CASES: dict[str, tuple[Callable[[], nn.Module], tuple[int, ...]]] = {
     "R3D, block": (lambda: nn.Conv3d(64, 64, 3, padding=1), (1, 64, 8, 56, 56)),
     "X3D, depthwise": (lambda: nn.Conv3d(54, 54, 3, (1, 2, 2), 1, groups=54), (1, 54, 8, 56, 56)),
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
 
 
 class Together(nn.Module):
@@ -104,12 +95,4 @@ def test_every_candidate_is_right() -> None:
         "2x2, into a slice": transposed_problem((2, 128, 32, 32), 64, (2, 2), stride=two, row_gap=64),
         "3x3 of odd size": transposed_problem((1, 128, 31, 33), 64, (3, 3), stride=two),
     }
-    events: list[Event] = []
-    target = target_of(90)
-    choices = select(list(problems.values()), target, mode="exhaustive", device=0, progress=events.append)
-    refused = [e.text for e in events if e.record is not None and e.record.reason is not None]
-    for (name, problem), choice in zip(problems.items(), choices, strict=True):
-        floor = floor_seconds(problem, target) * 1e6
-        print(f"{name:20} {choice.microseconds:8.2f} us  floor {floor:7.2f}  {choice.tactic}")
-    print("\n".join(refused))
-    assert not [text for text in refused if "spill" not in text]
+    check_candidates(problems)

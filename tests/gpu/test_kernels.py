@@ -6,23 +6,18 @@ floor of memory and arithmetic.
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
 
-from jitrt.codegen.target import target_of
 from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, i64
 from jitrt.graph import ops as o
 from jitrt.graph.op import Op
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Problem
-from jitrt.tune.cost import floor_seconds
-from jitrt.tune.progress import Event
-from jitrt.tune.select import select
+from tests.gpu.candidates import check_candidates
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 
 def region(op: Op, *shapes: tuple[int, ...], dtype: DType = f16, nhwc: bool = False, gap: int = 0) -> Problem:
@@ -134,18 +129,5 @@ PROBLEMS = {
 }
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
-
-
 def test_every_candidate_is_right() -> None:
-    events: list[Event] = []
-    target = target_of(90)
-    choices = select(list(PROBLEMS.values()), target, mode="exhaustive", device=0, progress=events.append)
-    refused = [e.text for e in events if e.record is not None and e.record.reason is not None]
-    for (name, problem), choice in zip(PROBLEMS.items(), choices, strict=True):
-        floor = floor_seconds(problem, target) * 1e6
-        print(f"{name:38} {choice.microseconds:8.2f} us  floor {floor:7.2f}  {choice.tactic}")
-    print("\n".join(refused))
-    assert not [text for text in refused if "spill" not in text]
+    check_candidates(PROBLEMS)

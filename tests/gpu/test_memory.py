@@ -2,29 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import numpy as np
 import pytest
 
 pytest.importorskip("triton")
 
-from jitrt.codegen.target import Target, target_of
+from jitrt.codegen.target import Target
 from jitrt.compiler import Options, build
 from jitrt.graph import DType, interpret
 from jitrt.kernels.base import Config, Problem, templates
-from jitrt.tune.cost import floor_seconds
-from jitrt.tune.progress import Event
-from jitrt.tune.select import select
+from tests.gpu.candidates import check_candidates
 from tests.kernels.test_in_place import residual
 from tests.kernels.test_pairs import pair
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 
 @pytest.mark.parametrize(
@@ -72,11 +63,4 @@ PAIRS = {
 
 
 def test_every_candidate_of_a_pair_is_right() -> None:
-    events: list[Event] = []
-    target = target_of(90)
-    choices = select(list(PAIRS.values()), target, mode="exhaustive", device=0, progress=events.append)
-    refused = [e.text for e in events if e.record is not None and e.record.reason is not None]
-    for (name, problem), choice in zip(PAIRS.items(), choices, strict=True):
-        floor = floor_seconds(problem, target) * 1e6
-        print(f"{name:30} {choice.microseconds:8.2f} us  floor {floor:7.2f}  {choice.tactic}")
-    assert not [text for text in refused if "spill" not in text], "\n".join(refused)
+    check_candidates(PAIRS)

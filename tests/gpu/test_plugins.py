@@ -26,12 +26,7 @@ from jitrt.knobs import environment
 from jitrt.passes.apply_rules import unregister
 from jitrt.tune.select import select
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 
 class Model(nn.Module):

@@ -5,7 +5,6 @@ and whether the rule's judge finds them faster than two kernels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -19,22 +18,14 @@ from torch.nn import functional as F
 
 import jitrt
 from jitrt.bench.measure import relative_error
-from jitrt.codegen.target import target_of
 from jitrt.graph import Graph, TensorType, bf16, f16, f32
 from jitrt.graph.ops import Cast, Linear, Mul
 from jitrt.kernels.base import Problem
 from jitrt.testing import make_problem
-from jitrt.tune.cost import floor_seconds
-from jitrt.tune.progress import Event
-from jitrt.tune.select import select
+from tests.gpu.candidates import check_candidates
 from tests.kernels.convolutions import computed_problem
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 
 def gated_linear() -> Problem:
@@ -60,15 +51,7 @@ PROBLEMS = {
 
 
 def test_every_candidate_is_right() -> None:
-    events: list[Event] = []
-    target = target_of(90)
-    choices = select(list(PROBLEMS.values()), target, mode="exhaustive", device=0, progress=events.append)
-    refused = [e.text for e in events if e.record is not None and e.record.reason is not None]
-    for (name, problem), choice in zip(PROBLEMS.items(), choices, strict=True):
-        floor = floor_seconds(problem, target) * 1e6
-        print(f"{name:38} {choice.microseconds:8.2f} us  floor {floor:7.2f}  {choice.tactic}")
-    print("\n".join(refused))
-    assert not [text for text in refused if "spill" not in text]
+    check_candidates(PROBLEMS)
 
 
 def _dense_layer() -> nn.Module:

@@ -5,8 +5,6 @@ Programs of the resident kernel wait for each other: one that waits in vain stop
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 torch = pytest.importorskip("torch")
@@ -23,7 +21,7 @@ from jitrt.tune.progress import Event  # noqa: E402
 from jitrt.tune.select import select  # noqa: E402
 from tests.kernels.test_recurrence import problem  # noqa: E402
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 STEPS, HIDDEN = 128, 512
 BOTH = (False, True)
@@ -42,11 +40,6 @@ PROBLEMS = {
     "tanh, odd": problem(Recurrence("tanh", BOTH), 20, 3, 37, f16),
     "relu": problem(Recurrence("relu"), 20, 3, 64, f16),
 }
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
 
 
 def test_every_candidate_is_right() -> None:

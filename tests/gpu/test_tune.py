@@ -22,12 +22,7 @@ from jitrt.tune.measure import GpuMeasurer
 from jitrt.tune.progress import Event
 from jitrt.tune.select import Choice, select
 
-pytestmark = pytest.mark.gpu
-
-
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 
 def nhwc(type: TensorType) -> TensorType:

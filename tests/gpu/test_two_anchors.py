@@ -2,20 +2,14 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
 pytest.importorskip("triton")
 
-from jitrt.codegen.target import target_of
-from jitrt.kernels.base import Problem
-from jitrt.tune.cost import floor_seconds
-from jitrt.tune.progress import Event
-from jitrt.tune.select import select
+from tests.gpu.candidates import check_candidates
 from tests.kernels.two_anchors import heads, pools, separables, squeezes, stems
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 PROBLEMS = {
     **heads(1),
@@ -30,26 +24,9 @@ PROBLEMS = {
 POOLS = {**pools(1), **pools(16, ["224x224 64 -> 64", "28x28 512 -> 512"])}
 
 
-@pytest.fixture(autouse=True)
-def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
-
-
 def test_every_candidate_is_right() -> None:
-    _check(PROBLEMS)
+    check_candidates(PROBLEMS)
 
 
 def test_every_candidate_of_a_convolution_and_its_pool_is_right() -> None:
-    _check(POOLS)
-
-
-def _check(problems: dict[str, Problem]) -> None:
-    events: list[Event] = []
-    target = target_of(90)
-    choices = select(list(problems.values()), target, mode="exhaustive", device=0, progress=events.append)
-    refused = [e.text for e in events if e.record is not None and e.record.reason is not None]
-    for (name, problem), choice in zip(problems.items(), choices, strict=True):
-        floor = floor_seconds(problem, target) * 1e6
-        print(f"{name:45} {choice.microseconds:8.2f} us  floor {floor:7.2f}  {choice.tactic}")
-    print("\n".join(refused))
-    assert not [text for text in refused if "spill" not in text]
+    check_candidates(POOLS)
