@@ -9,6 +9,9 @@ the same importer as `jitrt.jit`. Operators without an importer stay in PyTorch,
 and `last_report()` names and costs them. There is no gradient: GradientError for an input that requires one while
 gradients are enabled, TrainingModeError (a GradientError) for batch norm or dropout in training mode.
 
+Dynamo itself leaves a model with an nn.LSTM, nn.GRU or nn.RNN to PyTorch, and this backend never hears of it, unless
+`torch._dynamo.config.allow_rnn` is set. `jitrt.jit` needs no such switch.
+
 Weights are frozen into the engine. Replacing or changing one in place is noticed, and builds a new engine.
 """
 

@@ -70,6 +70,31 @@ def test_the_whole_graph_in_one_engine() -> None:
     assert reports()[-1] is report
 
 
+class Tagger(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.read = nn.LSTM(8, 6, batch_first=True)
+        self.head = nn.Linear(6, 3)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        y: torch.Tensor = self.head(self.read(x)[0])
+        return y
+
+
+@pytest.mark.parametrize("allowed", [False, True])
+def test_dynamo_passes_a_recurrent_layer_on_if_it_is_told_to(allowed: bool) -> None:
+    """As the README says: without allow_rnn the backend is not even called."""
+    model, x, before = Tagger().eval(), torch.randn(2, 5, 8), last_report()
+    with torch.no_grad(), torch._dynamo.config.patch(allow_rnn=allowed):
+        close(compiled(model)(x), model(x))
+    report = last_report()
+    assert (report is not before) == allowed
+    if allowed:
+        assert report is not None
+        assert (report.engines, report.stayed) == (1, ())
+
+
 @pytest.mark.skipif(
     not any(p.name == "jitrt" for p in importlib.metadata.entry_points(group="torch_dynamo_backends")),
     reason="jitrt is not installed, so its entry points cannot be found",
