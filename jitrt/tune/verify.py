@@ -10,6 +10,8 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from itertools import accumulate
+from typing import Any
 
 import numpy as np
 
@@ -28,6 +30,7 @@ from jitrt.tune.tolerance import Tolerance, disagreement, tolerance
 REFERENCE_SECONDS = 0.15  # what one reference may cost before the batch is made of repeated items
 _CHUNK = 1 << 16  # elements compared bit for bit at a time
 _DISTINCT = 1 << 20  # output elements compared as numbers, as far as repeated items can make it so
+_ENOUGH = 256  # elements of a concat's operand that are judged by themselves
 _COARSE = 10  # times the usual tolerance, for large numbers: they are there for overflow and NaN, not for precision
 
 _DISCONTINUOUS = (
@@ -49,13 +52,17 @@ _DISCONTINUOUS = (
 )
 
 
+_Index = tuple[Any, ...]  # of an array: slices, or an ellipsis
+
+
 @dataclass(frozen=True)
 class Trial:
     """Operands of a problem (numpy, logical shapes, declared dtypes) and what its output must be.
 
     `expected` is float64 (integers as they are). Where `items` is not None, it and the operands numbered in `batched`
     hold the distinct items only, and `items[i]` says which of them index i of the real batch holds. `slack` is what
-    float32 arithmetic alone is off by, an element of `expected` each.
+    float32 arithmetic alone is off by, an element of `expected` each. `parts` are indices of what is judged by itself:
+    the operands of a concat that the result is, of which a small one could be wrong and hardly change the norm of all.
     """
 
     operands: tuple[Array, ...]
@@ -65,20 +72,24 @@ class Trial:
     items: Array | None
     dtype: DType
     bound: Tolerance
+    parts: tuple[_Index, ...] = ((...,),)
 
     def check(self, out: Array) -> str | None:
         """None if `out` (of the problem's logical shape) is right, else what is wrong."""
+        reasons = (self._check(out[part], self.expected[part], self.slack[part]) for part in self.parts)
+        return next((reason for reason in reasons if reason is not None), None)
+
+    def _check(self, out: Array, expected: Array, slack: Array) -> str | None:
         if self.items is None:
-            return disagreement(out, self.expected, self.dtype, self.bound, self.slack)
+            return disagreement(out, expected, self.dtype, self.bound, slack)
         first = np.unique(self.items, return_index=True)[1]
-        reason = disagreement(out[first], self.expected, self.dtype, self.bound, self.slack, first)
+        reason = disagreement(out[first], expected, self.dtype, self.bound, slack, first)
         if reason is not None:
             return reason
         # Equal items mostly come out bit for bit alike; only those that do not are compared as numbers.
         for start, odd in _unlike(out, first[self.items]):
             kinds = self.items[start + odd]
-            part, slack = out[start + odd], self.slack[kinds]
-            reason = disagreement(part, self.expected[kinds], self.dtype, self.bound, slack, start + odd)
+            reason = disagreement(out[start + odd], expected[kinds], self.dtype, self.bound, slack[kinds], start + odd)
             if reason is not None:
                 return reason
         return None
@@ -117,7 +128,29 @@ def make_trial(problem: Problem, *, special: bool = False, seconds: float = REFE
         more = rng.integers(0, count, problem.output.type.shape[0] - count)
         items = rng.permutation(np.concatenate([np.arange(count), more]))
     dtype = problem.output.type.dtype
-    return Trial(tuple(operands), batched, expected, slack, items, dtype, _bound(problem, special))
+    return Trial(
+        tuple(operands),
+        batched,
+        expected,
+        slack,
+        items,
+        dtype,
+        _bound(problem, special),
+        _parts(problem.body, expected),
+    )
+
+
+def _parts(body: Graph, expected: Array) -> tuple[_Index, ...]:
+    """What of the result the operands of the concat it ends in are, those that are large enough for a norm to mean
+    something; and all of it, unless they are."""
+    node = body.outputs[0].producer
+    if node is None or not isinstance(node.op, ops.Concat) or node.op.axis == 0:
+        return ((...,),)
+    stops = list(accumulate(value.type.shape[node.op.axis] for value in node.inputs))
+    before = (slice(None),) * node.op.axis
+    parts = [(*before, slice(start, stop)) for start, stop in zip([0, *stops], stops, strict=False)]
+    large: list[_Index] = [part for part in parts if expected[part].size >= _ENOUGH]
+    return tuple(large if len(large) == len(parts) else [*large, (...,)])
 
 
 # -- the reference -----------------------------------------------------------------------------------------------------

@@ -9,6 +9,7 @@ from jitrt.graph import DType, Graph, Layout, Op, TensorType, Value, f16, f32, i
 from jitrt.graph.ops import (
     Add,
     Cast,
+    Concat,
     Conv,
     Div,
     Exp,
@@ -74,6 +75,23 @@ def test_a_right_answer_passes_and_one_wrong_element_does_not(dtype: DType, seco
         spoiled = out.copy()
         spoiled[item, 3, 8, 8] = 1e3
         assert "1 of" in (trial.check(spoiled) or "")
+
+
+@pytest.mark.parametrize("seconds", [SHORT, 1.0])
+def test_a_small_branch_of_a_concat_is_not_lost_among_the_others(seconds: float) -> None:
+    """0.6 % in one channel of sixteen are 0.04 % of the whole: the least that a wrong kernel was seen to be off by."""
+    body = Graph("region")
+    x = body.add_input("x", TensorType(f16, (12, 8, 12, 12)))
+    weights = [body.add_input(f"w{k}", TensorType(f16, (k, 8, 3, 3))) for k in (15, 1)]
+    large, small = (body.add(CONV, x, w) for w in weights)
+    body.mark_output(body.add(Concat(1), large, body.add(Mul(), small, body.add_constant(np.float16(0.25)))))
+    trial = make_trial(Problem(body, (False, True, True), (16,) * 4), seconds=seconds)
+    out = trial.expected if trial.items is None else trial.expected[trial.items]
+    assert (trial.items is None) == (seconds == 1.0)
+    assert trial.check(out.astype(np.float16)) is None
+    wrong = out.copy()
+    wrong[:, 15] *= 1.006
+    assert "relative error 6.0e-03" in (trial.check(wrong.astype(np.float16)) or "")
 
 
 def test_two_items_exchanged_do_not_pass() -> None:
