@@ -150,6 +150,11 @@ class Plan:
     notes: dict[str, object] = field(default_factory=dict)
     version: int = VERSION
 
+    def __repr__(self) -> str:
+        """One line: all of it is what `jitrt inspect` and `Engine.inspect` are for."""
+        on = f"sm_{self.arch}" if self.arch else "numpy"
+        return f"Plan({self.name!r}, {on}, {len(self.layers)} layers, {len(self.launches)} launches)"
+
 
 @dataclass(frozen=True)
 class PlanFile:
@@ -160,6 +165,9 @@ class PlanFile:
     constants: memoryview | bytes
     images: dict[str, bytes]
     others: tuple[PlanFile, ...] = ()
+
+    def __repr__(self) -> str:
+        return f"PlanFile({', '.join(repr(file.plan) for file in (self, *self.others))})"
 
     @property
     def every(self) -> tuple[PlanFile, ...]:

@@ -107,6 +107,11 @@ def test_says_what_was_changed(path, file):
         assert f"was changed since it was written (in {what})" in refused(path)
 
 
+def test_a_prompt_shows_one_line(file, both):
+    assert repr(file) == "PlanFile(Plan('tiny', sm_90, 1 layers, 2 launches))"
+    assert repr(both) == f"PlanFile({file.plan!r}, Plan('tiny', sm_80, 1 layers, 2 launches))"
+
+
 def test_what_is_no_plan(tmp_path):
     path = tmp_path / "model.safetensors"
     save_file({"w": np.zeros(4)}, path)
