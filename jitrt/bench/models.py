@@ -57,7 +57,10 @@ def load_model(name: str, *, seed: int = 0, size: int | None = None, **arguments
     known = models.list_models(module=models)
     if name not in known:
         close = difflib.get_close_matches(name, known, n=3) or ["resnet50", "mobilenet_v3_large"]
-        raise OptionError(f"torchvision has no classification network {name!r}; did you mean {', '.join(close)}?")
+        raise OptionError(
+            f"torchvision has no classification network {name!r}; did you mean {', '.join(close)}? (your own "
+            "is module:callable)"
+        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = models.get_model(name, weights=None, **{**_ARGUMENTS.get(name, {}), **arguments}).eval()
