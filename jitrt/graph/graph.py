@@ -291,6 +291,11 @@ def _producers(node: Node) -> Iterator[Node]:
     return iter([v.producer for v in node.inputs if v.producer is not None])
 
 
+def anchors_of(graph: Graph) -> list[Node]:
+    """The nodes that do real work (trait ANCHOR), in order."""
+    return [node for node in graph.nodes if node.has(Trait.ANCHOR)]
+
+
 def live_nodes(graph: Graph, roots: Iterable[Value] | None = None) -> set[Node]:
     """The nodes that the outputs (or `roots`) depend on."""
     stack = [v.producer for v in (graph.outputs if roots is None else roots) if v.producer is not None]

@@ -18,8 +18,8 @@ from typing import Any, ClassVar, Literal
 
 from jitrt.codegen.target import TARGETS, Target
 from jitrt.errors import GraphError, JitrtWarning
-from jitrt.graph.graph import Graph, Node, Value
-from jitrt.graph.op import Array, Trait
+from jitrt.graph.graph import Graph, Node, Value, anchors_of
+from jitrt.graph.op import Array
 from jitrt.graph.ops import Region
 from jitrt.graph.rebuild import rebuild
 from jitrt.graph.text import to_text
@@ -86,11 +86,6 @@ def anchor_of(body: Graph) -> Node | None:
     then, which are neither elementwise ops before it nor after it."""
     anchors = anchors_of(body)
     return anchors[-1] if anchors else None
-
-
-def anchors_of(body: Graph) -> list[Node]:
-    """Every anchor of a region's body, in order."""
-    return [node for node in body.nodes if node.has(Trait.ANCHOR)]
 
 
 # -- what lower() returns --------------------------------------------------------------------------------------------

@@ -32,7 +32,15 @@ from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Conv, Linear
 from jitrt.graph.types import TensorType
 from jitrt.kernels.base import Argument, Config, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, pack_bundles, refuse_conv
+from jitrt.kernels.conv_shape import (
+    ConvShape,
+    describe,
+    operands_of,
+    output_space,
+    pack_bundles,
+    refuse_conv,
+    refuse_weights,
+)
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 from jitrt.kernels.split_k import split_launch, store_sum
 
@@ -258,9 +266,7 @@ class Conv2d(Template):
         anchor = problem.anchor
         assert anchor is not None
         grouped = isinstance(anchor.op, Conv) and anchor.op.groups > 1
-        if grouped and not problem.weights[operands_of(problem, anchor)[1]]:
-            return "a grouped convolution needs constant weights, which are packed when the plan is built"
-        return None
+        return refuse_weights(problem, anchor, "a grouped convolution") if grouped else None
 
     def spreads_nonfinite(self, problem: Problem) -> bool:
         return unpack(problem)[0].groups_a_bundle > 1

@@ -9,31 +9,19 @@ costs. Floors: those of its convolutions together.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from jitrt.codegen.epilogue import Epilogue
 from jitrt.codegen.source import function
 from jitrt.codegen.target import Target
-from jitrt.graph.dtype import DType
-from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.graph import Graph, Node, Value, anchors_of
 from jitrt.graph.ops import Concat, Conv
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.base import (
-    Config,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-    anchors_of,
-)
-from jitrt.kernels.conv2d import Conv2d, constexprs_of, conv2d_tile, tiles_of, unpack
+from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
+from jitrt.kernels.conv2d import Conv2d, constexprs_of, conv2d_tile, gemm_shape, tiles_of, unpack
 from jitrt.kernels.conv_shape import ConvShape, operands_of
-from jitrt.kernels.gemm_cost import GemmShape, rank_configs
+from jitrt.kernels.gemm_cost import rank_configs
 
 _KEEP, _ALL = 48, 1 << 20  # candidates
 _SHARED = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "FLATTEN", "PRECISION", "DEPENDENT", "EARLY")
@@ -81,17 +69,7 @@ class ConvGroup(Template):
         longest = max(parts, key=lambda part: part.shape.reduction)
         shape, anchor = longest.shape, longest.problem.anchor
         assert anchor is not None
-        dtype = anchor.output.type.dtype
-        gemm = GemmShape(
-            rows=shape.rows,
-            columns=sum(part.shape.filters for part in parts),
-            batches=1,
-            channels=shape.channels,
-            taps=shape.taps,
-            itemsize=dtype.itemsize,
-            ieee=dtype == DType.f32 and not anchor.op.tf32,  # type: ignore[attr-defined]
-            epilogue_reads=0,
-        )
+        gemm = replace(gemm_shape(shape, anchor, 0), columns=sum(part.shape.filters for part in parts))
         widest = max(part.shape.filters for part in parts)
         # Of all, not of the first: those may all be wider than any of the convolutions.
         ranked = rank_configs(gemm, target, keep=_ALL)

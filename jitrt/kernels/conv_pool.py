@@ -21,17 +21,17 @@ from jitrt.codegen.epilogue import Epilogue, make_epilogue, prologue_nodes
 from jitrt.codegen.pointwise import EXPRESSIONS
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
-from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.graph import Graph, Node, Value, anchors_of
 from jitrt.graph.op import Trait
-from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, Conv, MaxPool
-from jitrt.kernels.base import Config, Lowered, Problem, Template, anchors_of
+from jitrt.graph.ops import AdaptiveMaxPool, Conv, MaxPool
+from jitrt.kernels.base import Config, Lowered, Problem, Template
 from jitrt.kernels.conv2d import gemm_shape, lower_anchor
-from jitrt.kernels.conv_shape import ConvShape, operands_of, refuse_anchor
+from jitrt.kernels.conv_shape import ConvShape, operands_of, refuse_anchor, refuse_weights
 from jitrt.kernels.conv_shape import describe as describe_conv
 from jitrt.kernels.gemm_cost import rank_configs
+from jitrt.kernels.pool import POOLS
 from jitrt.kernels.pool import describe as describe_pool
 
-_POOLS = (MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool)
 _MOST_PIXELS = 16  # of a window: the rows of the smallest tile
 
 
@@ -43,7 +43,7 @@ class ConvPool(Template):
 
     def accepts(self, body: Graph) -> str | None:
         anchors = anchors_of(body)
-        if len(anchors) != 2 or not isinstance(anchors[0].op, Conv) or not isinstance(anchors[1].op, _POOLS):
+        if len(anchors) != 2 or not isinstance(anchors[0].op, Conv) or not isinstance(anchors[1].op, POOLS):
             return "anchor is no pool of a convolution"
         conv, pool = anchors
         assert isinstance(conv.op, Conv)
@@ -54,8 +54,9 @@ class ConvPool(Template):
     def supports(self, problem: Problem, target: Target) -> str | None:
         conv, _ = problem.anchors
         assert isinstance(conv.op, Conv)
-        if conv.op.groups > 1 and not problem.weights[operands_of(problem, conv)[1]]:
-            return "a grouped convolution needs constant weights, which are packed when the plan is built"
+        reason = refuse_weights(problem, conv, "a grouped convolution") if conv.op.groups > 1 else None
+        if reason is not None:
+            return reason
         if describe(problem).rows >= 2**31:
             return "the image has too many pixels for one 32-bit index"
         return None

@@ -180,6 +180,13 @@ def operands_of(problem: Problem, anchor: Node) -> tuple[int, int]:
     return found[0], found[1]
 
 
+def refuse_weights(problem: Problem, anchor: Node, what: str) -> str | None:
+    """Why the anchor's weights cannot be packed, or None: `what` needs them so."""
+    if problem.weights[operands_of(problem, anchor)[1]]:
+        return None
+    return f"{what} needs constant weights, which are packed when the plan is built"
+
+
 def output_space(anchor: Node) -> TileSpace:
     """Rows (n, spatial...), columns k: whatever the strides of the output are."""
     out = anchor.output.type  # of the same shape, or a half of it

@@ -36,7 +36,7 @@ from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import ConvTranspose
 from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchor_of
 from jitrt.kernels.conv2d import lower_conv
-from jitrt.kernels.conv_shape import operands_of, output_space, pack_bundles, refuse_conv
+from jitrt.kernels.conv_shape import operands_of, output_space, pack_bundles, refuse_conv, refuse_weights
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
 from jitrt.kernels.split_k import split_launch, store_sum
 from jitrt.kernels.transposed_shape import TransposedShape, describe_transposed
@@ -230,9 +230,7 @@ class ConvTransposeTemplate(Template):
 
     def supports(self, problem: Problem, target: Target) -> str | None:
         anchor, op, _ = _unpack(problem)
-        if op.groups > 1 and not problem.weights[operands_of(problem, anchor)[1]]:
-            return "a grouped transposed convolution needs constant weights, which are packed when the plan is built"
-        return None
+        return refuse_weights(problem, anchor, "a grouped transposed convolution") if op.groups > 1 else None
 
     def spreads_nonfinite(self, problem: Problem) -> bool:
         anchor, _, shape = _unpack(problem)

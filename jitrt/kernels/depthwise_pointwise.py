@@ -27,10 +27,10 @@ from jitrt.codegen.pointwise import EXPRESSIONS
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
 from jitrt.graph.dtype import DType
-from jitrt.graph.graph import Graph, Node
+from jitrt.graph.graph import Graph, Node, anchors_of
 from jitrt.graph.op import Array, Trait
 from jitrt.graph.ops import Conv
-from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchors_of
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template
 from jitrt.kernels.split_k import split_launch, store_sum
 
 _MOST_TAPS = 25

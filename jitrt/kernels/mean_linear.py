@@ -26,9 +26,9 @@ from jitrt.codegen.prologue import Prologue, layout_of, make_prologue, refuse_pr
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import ReductionSpace, TileSpace
 from jitrt.graph.dtype import DType
-from jitrt.graph.graph import Graph, Node
+from jitrt.graph.graph import Graph, Node, anchors_of
 from jitrt.graph.ops import Conv, Linear, ReduceMean
-from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchors_of
+from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template
 from jitrt.kernels.split_k import split_launch
 
 _KEEP = 24

@@ -15,8 +15,7 @@ import triton.language as tl
 from jitrt.codegen.epilogue import make_epilogue, refuse_epilogue
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import RowSpace, Space, TileSpace
-from jitrt.graph.graph import Graph
-from jitrt.graph.op import Trait
+from jitrt.graph.graph import Graph, anchors_of
 from jitrt.kernels.base import Config, Lowered, Problem, Template
 from jitrt.kernels.tiles import rank_tiles, tile_launch
 
@@ -52,7 +51,7 @@ class Pointwise(Template):
     in_place = True
 
     def accepts(self, body: Graph) -> str | None:
-        anchors = [node for node in body.nodes if node.has(Trait.ANCHOR)]
+        anchors = anchors_of(body)
         if anchors:
             return f"anchor {anchors[0].op.name} is not elementwise"
         return refuse_epilogue(body, None)

@@ -30,7 +30,7 @@ from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template, anchor_of
 from jitrt.kernels.tiles import tile_launch
 
-_POOLS = (MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool)
+POOLS = (MaxPool, AvgPool, AdaptiveMaxPool, AdaptiveAvgPool)
 _UNROLL = 32  # taps written out one by one; a larger window is a loop over its rows
 
 
@@ -210,7 +210,7 @@ class Pool(Template):
 
     def accepts(self, body: Graph) -> str | None:
         anchor = anchor_of(body)
-        if anchor is None or not isinstance(anchor.op, _POOLS):
+        if anchor is None or not isinstance(anchor.op, POOLS):
             return "anchor is no pool"
         x = anchor.inputs[0]
         if x.type.rank > 5:

@@ -28,7 +28,15 @@ from jitrt.graph.op import Array
 from jitrt.graph.ops import Conv
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Template, Workspace, anchor_of
 from jitrt.kernels.conv2d import lower_conv
-from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, packed_strides, refuse_conv
+from jitrt.kernels.conv_shape import (
+    ConvShape,
+    describe,
+    operands_of,
+    output_space,
+    packed_strides,
+    refuse_conv,
+    refuse_weights,
+)
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 
 _CHANNELS = 4
@@ -152,8 +160,9 @@ class Stem(Template):
     def supports(self, problem: Problem, target: Target) -> str | None:
         anchor = problem.anchor
         assert anchor is not None
-        if not problem.weights[operands_of(problem, anchor)[1]]:
-            return "a stem needs constant weights, which are packed when the plan is built"
+        reason = refuse_weights(problem, anchor, "a stem")
+        if reason is not None:
+            return reason
         if math.prod(_describe(problem).padded) * _CHANNELS >= 2**31:
             return "the padded input is too large for 32-bit offsets"
         return None

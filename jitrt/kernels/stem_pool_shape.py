@@ -8,11 +8,11 @@ from jitrt.codegen.epilogue import Epilogue, make_epilogue, prologue_nodes
 from jitrt.codegen.pointwise import EXPRESSIONS
 from jitrt.codegen.tile import TileSpace
 from jitrt.graph.dtype import DType
-from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.graph import Graph, Node, Value, anchors_of
 from jitrt.graph.op import Trait
 from jitrt.graph.ops import Add, Cast, Clamp, Conv, MaxPool, Relu, Sigmoid, Tanh
 from jitrt.graph.types import Layout, TensorType, row_major
-from jitrt.kernels.base import Problem, anchors_of
+from jitrt.kernels.base import Problem
 from jitrt.kernels.conv_shape import ConvShape, operands_of
 from jitrt.kernels.conv_shape import describe as describe_conv
 

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 from typing import Literal, get_args
 
 from jitrt.errors import OptionError
-from jitrt.graph.graph import Graph, Node
+from jitrt.graph.graph import Graph, Node, anchors_of
 from jitrt.graph.op import Trait
 from jitrt.passes.report import Decision, Report
 
@@ -22,7 +22,7 @@ Supports = Callable[[Node], str | None]
 def one_anchor(body: Graph) -> str | None:
     """The laxest `accepts`: at most one anchor, everything else elementwise. For the reference target, which runs any
     region, and for tests."""
-    anchors = [node for node in body.nodes if node.has(Trait.ANCHOR)]
+    anchors = anchors_of(body)
     if len(anchors) > 1:
         return f"{anchors[0].op.name} and {anchors[1].op.name} cannot share a kernel"
     return None

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.graph import Graph, Node, Value, anchors_of
 from jitrt.graph.op import Trait
 from jitrt.graph.ops import Cast, Contiguous
 from jitrt.graph.types import Layout, TensorType, row_major, strides_in_order
@@ -25,7 +25,7 @@ _LONGEST = 32  # nodes between a value with several readers and the node where i
 
 def fuse_vertical(graph: Graph, context: PassContext) -> None:
     """Turn every anchor, with all it can take along, into a region."""
-    anchors = [node for node in graph.nodes if node.has(Trait.ANCHOR)]
+    anchors = anchors_of(graph)
     for anchor in anchors:
         _ensure_kernel(graph, anchor, context)
     fusion = _Fusion(graph, context)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 
-from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.graph import Graph, Node, Value, anchors_of
 from jitrt.graph.op import Trait
 from jitrt.graph.ops import Region
 from jitrt.graph.rebuild import rebuild
@@ -42,7 +42,7 @@ def only_anchor(node: Node) -> Node | None:
     """The anchor of a region that has just one; None of any other node."""
     if not isinstance(node.op, Region):
         return None
-    anchors = [inner for inner in node.op.body.nodes if inner.has(Trait.ANCHOR)]
+    anchors = anchors_of(node.op.body)
     return anchors[0] if len(anchors) == 1 else None
 
 
