@@ -146,6 +146,7 @@ class Stranger:
     node: torch.fx.Node
     operator: str
     location: str
+    follows: bool = False  # it reads what another stranger made, whose sizes depend on values: that one is the cause
 
 
 class Importer:
@@ -169,8 +170,9 @@ class Importer:
     def outputs(self, values: Sequence[Any]) -> None:
         """Finish: mark the outputs, report what could not be imported, drop what is not read, check the graph."""
         if self.unsupported:
-            first = {found.operator: found.location for found in reversed(self.unsupported)}
-            counts = Counter(found.operator for found in self.unsupported)
+            told = [found for found in self.unsupported if not found.follows] or self.unsupported
+            first = {found.operator: found.location for found in reversed(told)}
+            counts = Counter(found.operator for found in told)
             raise UnsupportedOpError("torch", [(name, count, first[name]) for name, count in counts.most_common()])
         if self._refusals:
             raise ImportFailure(self._refusals[0])
@@ -233,6 +235,10 @@ class Importer:
             return
         if getattr(node.target, "__name__", "") == _SET_GRAD:
             scope.bind(node, self._inline(scope, node))
+            return
+        if any(_depends_on_values(read.meta.get("val")) for read in node.all_input_nodes):
+            self.unsupported.append(Stranger(node, str(node.target), ctx.loc, follows=True))
+            scope.bind(node, _stand_in(node.meta.get("val")))
             return
         importer = importer_of(node.target)
         if importer is None and (made_of := decompose(node)) is not None:
@@ -324,4 +330,14 @@ def _stand_in(example: Any) -> Any:
         return [_stand_in(x) for x in example]
     if not isinstance(example, torch.Tensor):
         return None
-    return Value("unsupported", TensorType(DTYPES.get(example.dtype, f32), tuple(example.shape)))
+    shape = tuple(size if isinstance(size, int) else 1 for size in example.shape)
+    return Value("unsupported", TensorType(DTYPES.get(example.dtype, f32), shape))
+
+
+def _depends_on_values(example: Any) -> bool:
+    """Whether it is a tensor whose sizes are known at run time only, or a number of that kind."""
+    if isinstance(example, (tuple, list)):
+        return any(map(_depends_on_values, example))
+    if isinstance(example, torch.Tensor):
+        return not all(isinstance(size, int) for size in example.shape)
+    return isinstance(example, torch.SymInt | torch.SymFloat | torch.SymBool)

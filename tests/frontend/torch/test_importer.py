@@ -343,6 +343,17 @@ def test_all_unsupported_operators_are_listed_with_counts_and_lines() -> None:
     assert "aten.logcumsumexp.default (x2)" in str(caught.value)
 
 
+def test_an_operator_whose_sizes_depend_on_values_is_named_without_what_follows_from_it() -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        chosen = x[x > 0] + 1
+        return torch.relu(chosen.reshape(-1, 1) @ x.reshape(1, -1)).sum(0) + torch.logcumsumexp(x.flatten(), 0)
+
+    with pytest.raises(UnsupportedOpError) as caught:
+        import_torch(model, (X,))
+    listed = [name.split(":")[0] for name, _, _ in caught.value.ops]
+    assert listed == ["aten.index.Tensor by a mask", "aten.logcumsumexp.default"]
+
+
 REFUSED = {
     "dropout_p=0.5": lambda x: F.scaled_dot_product_attention(x, x, x, dropout_p=0.5),
     "bags whose lengths differ": lambda x: F.embedding_bag(torch.arange(6), x[0, 0], torch.tensor([0, 1, 4])),
