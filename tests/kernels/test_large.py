@@ -17,6 +17,7 @@ from jitrt.testing import make_problem
 from jitrt.testing.corners import corners
 from tests.kernels.convolutions import computed_problem, conv_problem, linear_problem, transposed_problem
 from tests.kernels.test_conv_pool import pooled
+from tests.kernels.test_depthwise_pointwise import separable
 
 SAME = ((1, 1), (1, 1))
 BATCH = (4096, 64, 112, 112)  # 3.3e9 elements
@@ -68,6 +69,10 @@ def smallest(config: Config) -> int:
         pytest.param("conv_transpose", transposed_problem(CLIP, 8, (3, 2, 2), stride=(1, 2, 1)), id="transposed clip"),
         pytest.param("conv_pool", pooled(BATCH, 64), id="conv and pool"),
         pytest.param("conv_pool", pooled(CLIP, 16, (3, 3, 3), POOL3), id="conv and pool of one clip"),
+        pytest.param("depthwise_pointwise", separable((600, 16, 448, 448), 64), id="separable"),
+        pytest.param(
+            "depthwise_pointwise", separable((1, 24, 8192, 8192), 64, residual=True, nchw=True), id="separable image"
+        ),
         pytest.param("conv2d", linear_problem((600_000, 4096), 64), id="linear"),
         pytest.param("conv2d", linear_problem((16, 16384), 200_000), id="linear with large weights"),
         pytest.param("conv1x1", computed_problem("scale, shift and relu", BATCH, 64), id="conv of what is computed"),
@@ -89,7 +94,8 @@ def test_first_and_last_elements_are_reached(name: str, problem: Problem) -> Non
     types = {str(i): value.type for i, value in enumerate(problem.body.inputs)} | {"y": problem.output.type}
     assert set(reach) == set(types)
     for operand, extent in reach.items():
-        assert extent == (0, types[operand].span * 2 - 1), operand
+        type = types[operand]
+        assert extent == (0, type.span * type.dtype.itemsize - 1), operand
 
 
 def test_a_pad_writes_its_last_element() -> None:
