@@ -7,18 +7,21 @@ the plan in the cache.
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING
 
-from jitrt.errors import TargetError
+from jitrt.errors import TargetError, TuningError
 from jitrt.graph.graph import Graph
 from jitrt.passes.base import Accepts, Judge, PassContext, Supports, any_operands, fewer_kernels, one_anchor
-from jitrt.passes.pipeline import optimize
+from jitrt.passes.pipeline import RULES, optimize
 from jitrt.passes.report import Decision
 from jitrt.planner import Optimized, Options, check_buildable, plan_of, problems_of
+
+_log = logging.getLogger("jitrt")
 
 __all__ = ["Optimized", "Options", "build", "build_plan", "optimize_for_reference", "optimize_graph", "plan_of"]
 
@@ -99,10 +102,27 @@ def build(
         Tuner(chip, device, mode=options.tune, cache=options.cache, progress=shown) as tuner,
     ):
         judge = MeasuredJudge(tuner, options) if tuner.measures else fewer_kernels
-        file = build_plan(optimize_graph(graph, options, judge=judge, target=chip), tuner, options, structure=structure)
+        file = _plan_of_graph(graph, tuner, options, judge, structure)
     if plans and not shown.interrupted:
         plans.put(key, file)
     return Engine(file)
+
+
+def _plan_of_graph(graph: Graph, tuner: Tuner, options: Options, judge: Judge, structure: object) -> PlanFile:
+    """The plan of a graph. Should no candidate of some region survive, it is built once more without jitrt's rules,
+    whose kernels are the newest: said in the log and in the plan's report."""
+    optimized = optimize_graph(graph, options, judge=judge, target=tuner.target)
+    try:
+        return build_plan(optimized, tuner, options, structure=structure)
+    except TuningError as error:
+        plain = replace(options, without=tuple(dict.fromkeys((*options.without, *(rule.name for rule in RULES)))))
+        if plain == options:
+            raise
+        text = f"all rules are left out, since with them a region has no kernel: {str(error).splitlines()[0]}"
+        _log.warning("%s", text)
+        optimized = optimize_graph(graph, plain, judge=judge, target=tuner.target)
+        optimized.report.add(Decision("rules", "the graph", "", False, text))
+        return build_plan(optimized, tuner, plain, structure=structure)
 
 
 def _resolve(target: str | None) -> tuple[Target, int | None, str]:

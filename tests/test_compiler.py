@@ -5,18 +5,23 @@ from __future__ import annotations
 import errno
 import logging
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 
 from jitrt import compiler
 from jitrt.compiler import Options
-from jitrt.errors import CompileError, NoGpuError, OptionError, TargetError
+from jitrt.errors import CompileError, NoGpuError, OptionError, TargetError, TuningError
 from jitrt.graph import Graph, TensorType, f16, f64
 from jitrt.graph.ops import Add, Conv, MaxPool, Relu, Slice
+from jitrt.kernels.base import Problem
 from jitrt.plan.verify import problems
 from jitrt.plan_cache import PlanCache, plan_key
+from jitrt.tune.select import Choice
+from jitrt.tune.tuner import Tuner
 
 SAME = ((1, 1), (1, 1))
 HEURISTIC = Options(precision="fp16", tune="heuristic", without=("join_conv_pool",))
@@ -174,3 +179,26 @@ def test_one_value_returned_twice_is_one_output() -> None:
     assert plan.structure == [{"output": 0}, {"again": {"output": 0}}]
     unstructured = compiler.build(graph, HEURISTIC, target="sm_90").plan
     assert unstructured.structure == [{"output": 0}, {"output": 0}]
+
+
+def test_without_its_rules_a_graph_is_built_whose_joined_kernel_fails(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    whole = Tuner.select
+
+    def select(self: Tuner, problems: Sequence[Problem], **options: Any) -> list[Choice]:
+        if any(len(problem.anchors) > 1 for problem in problems):
+            raise TuningError("no candidate survives for this region:\n  each with its reason")
+        return whole(self, problems, **options)
+
+    monkeypatch.setattr(Tuner, "select", select)
+    options = Options("fp16", "heuristic", cache=False)
+    with caplog.at_level(logging.WARNING, "jitrt"):
+        plan = compiler.build(small_network(), options, target="sm_90").plan
+    told = "all rules are left out, since with them a region has no kernel: no candidate survives for this region:"
+    assert told in caplog.text
+    assert [layer.kind for layer in plan.layers] == ["conv", "max_pool"]
+    assert told in [decision["text"] for decision in plan.notes["decisions"]]  # type: ignore[attr-defined]
+    monkeypatch.setattr(Tuner, "select", lambda *_, **__: (_ for _ in ()).throw(TuningError("nothing survives")))
+    with pytest.raises(TuningError, match="nothing survives"):
+        compiler.build(small_network(), options, target="sm_90")
