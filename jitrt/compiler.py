@@ -157,7 +157,8 @@ def build_plan(optimized: Optimized, tuner: Tuner, options: Options, *, structur
         return plan_of(optimized, choices, tuner.target, chosen, structure=structure, started=started)
 
     file = plan(options.parallel)
-    if not tuner.measures or not any(len(launch.after) != 1 for launch in file.plan.launches[1:]):
+    in_line = [(number - 1,) if number else () for number in range(len(file.plan.launches))]
+    if not tuner.measures or [launch.after for launch in file.plan.launches] == in_line:
         return file
     return _faster(optimized, file, plan(False), tuner)
 

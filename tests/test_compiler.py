@@ -6,6 +6,7 @@ import errno
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,22 +14,25 @@ import numpy as np
 import pytest
 
 from jitrt import compiler
+from jitrt.codegen.target import target_of
 from jitrt.compiler import Options
 from jitrt.errors import CompileError, NoGpuError, OptionError, TargetError, TuningError
 from jitrt.graph import Graph, TensorType, f16, f64
 from jitrt.graph.ops import Add, Conv, MaxPool, Relu, Slice
 from jitrt.kernels.base import Problem
+from jitrt.plan.schema import Plan, PlanFile
 from jitrt.plan.verify import problems
 from jitrt.plan_cache import PlanCache, plan_key
 from jitrt.tune.select import Choice
 from jitrt.tune.tuner import Tuner
+from jitrt.tune.worker import WorkerFailure
 
 SAME = ((1, 1), (1, 1))
 HEURISTIC = Options(precision="fp16", tune="heuristic", without=("join_conv_pool",))
 
 
-def small_network(*, branches: bool = False, seed: int = 0) -> Graph:
-    """conv + bias + relu, a pool, and with `branches` two convolutions side by side that are added."""
+def small_network(*, seed: int = 0) -> Graph:
+    """conv + bias + relu and a pool."""
     rng = np.random.default_rng(seed)
     graph = Graph("small")
     x = graph.add_input("x", TensorType(f16, (1, 16, 8, 8)))
@@ -40,8 +44,6 @@ def small_network(*, branches: bool = False, seed: int = 0) -> Graph:
         return graph.add(Relu(), graph.add(Add(), graph.add(Conv((1, 1), SAME, (1, 1)), value, w), bias))
 
     value = conv(x, 32)
-    if branches:
-        value = graph.add(Add(), conv(value, 16), conv(value, 16))
     graph.mark_output(graph.add(MaxPool((2, 2), (2, 2), (0, 0)), value))
     return graph
 
@@ -60,14 +62,24 @@ def test_a_plan_is_whole_and_says_what_it_is() -> None:
         engine(np.zeros((1, 16, 8, 8), np.float16))
 
 
+def forked_network() -> Graph:
+    """A convolution that a pool and a convolution read, each for a result of its own."""
+    graph = small_network()
+    (pool,) = [node for node in graph.nodes if isinstance(node.op, MaxPool)]
+    w = graph.add_constant(np.random.default_rng(1).standard_normal((16, 32, 3, 3)).astype(np.float16))
+    graph.mark_output(graph.add(Conv((1, 1), SAME, (1, 1)), pool.inputs[0], w))
+    return graph
+
+
+def waits(plan: Plan) -> list[tuple[int, ...]]:
+    return [launch.after for launch in plan.launches]
+
+
 def test_branches_wait_only_for_what_they_read() -> None:
-    graph = small_network(branches=True)
-    parallel = compiler.build(graph, HEURISTIC, target="sm_90").plan
-    fork = [launch for launch in parallel.launches if launch.after == (0,)]
-    assert len(fork) >= 1
-    assert all(max(launch.after, default=-1) < i for i, launch in enumerate(parallel.launches))
-    serial = compiler.build(graph, Options("fp16", "heuristic", parallel=False), target="sm_90").plan
-    assert [launch.after for launch in serial.launches] == [(), *((i,) for i in range(len(serial.launches) - 1))]
+    graph = forked_network()
+    assert waits(compiler.build(graph, HEURISTIC, target="sm_90").plan) == [(), (0,), (0,)]
+    serial = replace(HEURISTIC, parallel=False)
+    assert waits(compiler.build(graph, serial, target="sm_90").plan) == [(), (0,), (1,)]
 
 
 def test_a_second_build_comes_from_the_cache(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -202,3 +214,47 @@ def test_without_its_rules_a_graph_is_built_whose_joined_kernel_fails(
     monkeypatch.setattr(Tuner, "select", lambda *_, **__: (_ for _ in ()).throw(TuningError("nothing survives")))
     with pytest.raises(TuningError, match="nothing survives"):
         compiler.build(small_network(), options, target="sm_90")
+
+
+class _Timed(Tuner):
+    """Plans take what `microseconds` says; tactics are first guesses, as without a GPU."""
+
+    measures = True  # type: ignore[assignment]
+
+    def __init__(self, microseconds: Any):
+        super().__init__(target_of("sm_90"), mode="heuristic", cache=False)
+        self.microseconds = microseconds
+
+    def _mode(self, share: float) -> str:
+        return "heuristic"
+
+    def contest(self, files: Sequence[PlanFile]) -> list[float]:
+        return self.microseconds(files)  # type: ignore[no-any-return]
+
+
+@pytest.mark.parametrize("parallel_wins", [True, False])
+def test_branches_run_side_by_side_only_where_that_is_faster(parallel_wins: bool) -> None:
+    optimized = compiler.optimize_graph(forked_network(), HEURISTIC)
+    with _Timed(lambda files: [5.0, 6.0] if parallel_wins else [6.0, 5.0]) as tuner:
+        plan = compiler.build_plan(optimized, tuner, HEURISTIC).plan
+    assert waits(plan) == [(), (0,), (0,) if parallel_wins else (1,)]
+    (told,) = optimized.report.of("parallel")
+    assert told.applied == parallel_wins
+    assert f"{5.0 if parallel_wins else 6.0} us side by side" in told.text
+    assert told.text in [decision["text"] for decision in plan.notes["decisions"]]  # type: ignore[attr-defined]
+
+
+def test_branches_that_cannot_be_timed_run_side_by_side_and_the_report_says_so() -> None:
+    def dies(files: Sequence[PlanFile]) -> list[float]:
+        raise WorkerFailure("the GPU worker died of SIGKILL")
+
+    optimized = compiler.optimize_graph(forked_network(), HEURISTIC)
+    with _Timed(dies) as tuner:
+        compiler.build_plan(optimized, tuner, HEURISTIC)
+    (told,) = optimized.report.of("parallel")
+    assert "could not be timed: the GPU worker died of SIGKILL" in told.text
+
+
+def test_a_tuner_without_a_gpu_times_no_plans() -> None:
+    with Tuner(target_of("sm_90"), cache=False) as tuner, pytest.raises(WorkerFailure, match="no GPU to time plans on"):
+        tuner.contest([])
