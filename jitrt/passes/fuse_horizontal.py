@@ -93,6 +93,8 @@ def _sibling(node: Node) -> _Sibling | None:
     for inner, outer in zip(body.inputs, node.inputs, strict=True):
         at = 0 if inner is anchor.inputs[1] else inner.type.rank - from_right
         if outer is live[0]:
+            if not _feeds_only(inner, anchor):
+                return None  # what is added again after the anchor would have to be as wide as the result
             axes.append(None)
         elif at < 0 or inner.type.shape[at] != channels or _feeds(inner, anchor) != (inner is anchor.inputs[1]):
             return None
@@ -105,6 +107,12 @@ def _sibling(node: Node) -> _Sibling | None:
 
 def _feeds(value: Value, anchor: Node) -> bool:
     return any(user is anchor or any(_feeds(v, anchor) for v in user.outputs) for user in value.users)
+
+
+def _feeds_only(value: Value, anchor: Node) -> bool:
+    """Whether all that is made of a value goes into the anchor; what has no reader is the region's result."""
+    users = value.users
+    return bool(users) and all(u is anchor or all(_feeds_only(v, anchor) for v in u.outputs) for u in users)
 
 
 def _key(body: Graph, anchor: Node, axis: int, axes: Sequence[int | None]) -> Hashable:

@@ -130,3 +130,37 @@ def test_the_judge_has_the_last_word(apply):
         ["conv+add+relu2", "conv+add+relu3"],
         ["conv+add+relu5"],
     ]
+
+
+def test_siblings_that_add_what_they_read_stay_apart(apply):
+    """Their input would have to be as wide as their results together."""
+    net = _Net()
+    a, b = (net(Add(), net.conv(net.x, 3, relu=False), net.x) for _ in range(2))
+    outcome, _ = net.run(apply, net(Softmax(1), a), net(Softmax(1), b))
+    assert outcome.done == []
+    assert kernels(outcome.graph) == ["conv+add+add3", "conv+add+add3", "softmax3", "softmax3"]
+
+
+@pytest.mark.parametrize("what", ["an output", "part of another"])
+def test_a_concat_that_has_its_place_already_keeps_its_operand_apart(apply, what):
+    net = _Net()
+    a, b, c = (net.conv(net.x, n, name=f"s{n}") for n in (2, 3, 4))
+    joined = net(Concat(1), a, net.pool(net.x))
+    outputs = [joined] if what == "an output" else [net(Softmax(1), net(Concat(1), net.pool(net.x), joined))]
+    outcome, _ = net.run(apply, *outputs, net(Softmax(1), b), net(Softmax(1), c))
+    reason = "not merged with its siblings: the concat it goes into is an output, or part of another concat"
+    assert reason in outcome.refused
+    assert "conv+add+relu7" in kernels(outcome.graph)
+
+
+def test_a_reader_without_a_kernel_for_the_strides_keeps_a_sibling_apart(apply):
+    def dense_only(body: Graph) -> str | None:
+        if body.nodes[0].op.name == "softmax" and not body.inputs[0].type.is_dense:
+            return "it reads dense tensors only"
+        return None
+
+    net = _Net()
+    a, b = net.conv(net.x, 2), net.conv(net.x, 3)
+    outcome, _ = net.run(apply, net(Softmax(1), a), net(Softmax(1), b), accepts=dense_only)
+    assert outcome.done == []
+    assert "not merged with its siblings: no kernel could read it there: it reads dense tensors only" in outcome.refused
