@@ -60,6 +60,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"tune": "soon"}, "tune is 'soon'"),
     ({"tune": "0s"}, "tune is '0s'"),
     ({"outputs": "relu"}, "outputs is 'relu'; give a sequence"),
+    ({"without": "parallel"}, "without is 'parallel'; give a sequence of names"),
+    ({"without": ["nothing"]}, "without names 'nothing'; what can be left out is fuse_horizontal"),
     ({"outputs": [3]}, "outputs is .3.; give a sequence"),
     ({"strict": 1}, "strict is 1; it can be True or False"),
     ({"cache": "no"}, "cache is 'no'; it can be True or False"),

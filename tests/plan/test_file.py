@@ -316,3 +316,9 @@ def test_two_cubins_of_one_name_are_refused(tmp_path, both):
 def test_the_plan_that_fits_a_device(both, device, chosen):
     """The first, if none does: the loader then says what it was built for."""
     assert both.fitting(device).plan.arch == chosen
+
+
+@pytest.mark.parametrize("others", [3, [3]])
+def test_a_list_of_further_plans_that_is_none(tmp_path, others):
+    with pytest.raises(PlanError, match="its list of further plans is none; build the plan again"):
+        file_module._parts(tmp_path / "both.plan", {"plan": {}, "others": others})
