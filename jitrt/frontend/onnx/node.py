@@ -1,0 +1,124 @@
+"""What an ONNX importer is given: the node, its attributes, and the builder to add through."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+import numpy as np
+import onnx
+
+from jitrt.frontend.builder import Builder
+from jitrt.frontend.onnx.registry import Unsupported
+from jitrt.graph.dtype import DType
+from jitrt.graph.graph import Graph, Value
+from jitrt.graph.op import Array, Op
+
+# Results of at most so many elements are computed at import where all operands are known: shapes and what is made of
+# them. Larger ones are weights, which the fold_constants pass takes care of.
+_SMALL = 1 << 16
+
+Item = Value | list[Value] | None  # a tensor, a sequence of tensors, an optional that is empty
+
+
+class Known(Unsupported):
+    """Raised where an importer needs the numbers in a tensor, not just its shape; `value` is that tensor."""
+
+    def __init__(self, value: Value, what: str):
+        super().__init__(f"{what} is computed at run time, and what is built depends on it")
+        self.value = value
+
+
+class FoldingBuilder(Builder):
+    """A builder that computes at once what only depends on small constants, as exporters compute shapes."""
+
+    def add(self, op: Op, *operands: Value) -> Value:
+        if not operands or any(operand.data is None for operand in operands):
+            return super().add(op, *operands)
+        types = op.infer(*(operand.type for operand in operands))
+        if len(types) != 1 or types[0].numel > _SMALL:
+            return super().add(op, *operands)
+        with np.errstate(all="ignore"):
+            (result,) = op.eval(*(operand.data for operand in operands if operand.data is not None))
+        return self.graph.add_constant(np.asarray(result).astype(types[0].dtype.numpy, copy=False))
+
+
+class Call:
+    """One ONNX node while it is imported.
+
+    `b` is the builder (with `loc` set to the node's name), `graph` what it builds, `opset` the version of the node's
+    domain, `name` what errors call the node. `outputs` are the names of its results, "" for one nobody wants.
+    `run(graph, operands)` imports a subgraph (a body of If, Loop or Scan) and returns its results.
+    """
+
+    def __init__(
+        self,
+        b: Builder,
+        node: onnx.NodeProto,
+        opset: int,
+        attributes: dict[str, Any],
+        run: Callable[[onnx.GraphProto, Sequence[Item]], list[Item]],
+        loc: str,
+    ):
+        self.b = b
+        self.node = node
+        self.opset = opset
+        self.attributes = attributes
+        self.run = run
+        self.loc = loc
+
+    @property
+    def graph(self) -> Graph:
+        return self.b.graph
+
+    @property
+    def op_type(self) -> str:
+        return self.node.op_type
+
+    @property
+    def domain(self) -> str:
+        return self.node.domain
+
+    @property
+    def outputs(self) -> list[str]:
+        return list(self.node.output)
+
+    def wants(self, index: int) -> bool:
+        """Whether the node names its result `index`."""
+        return index < len(self.node.output) and bool(self.node.output[index])
+
+    def attribute(self, name: str, default: Any = None) -> Any:
+        """An attribute: int, float, str, a list of those, a numpy array for a tensor, a GraphProto for a graph."""
+        return self.attributes.get(name, default)
+
+    def required(self, name: str) -> Any:
+        """An attribute that must be there. Raises Unsupported if it is not."""
+        if name not in self.attributes:
+            self.refuse(f"attribute {name!r} is missing")
+        return self.attributes[name]
+
+    def add(self, op: Op, *operands: Value) -> Value:
+        """Append a node (computed at once if it only depends on small constants) and return its output."""
+        return self.b.add(op, *operands)
+
+    def constant(self, data: Any, dtype: DType | None = None) -> Value:
+        """A constant, of its own dtype unless given."""
+        return self.b.constant(np.asarray(data), dtype)
+
+    def known(self, value: Value | None) -> Array | None:
+        """The numbers in a tensor, if they are known before anything runs."""
+        return None if value is None else value.data
+
+    def need(self, value: Value, what: str) -> Array:
+        """The numbers in a tensor. Raises Known, which names it, if they are only known at run time."""
+        if value.data is None:
+            raise Known(value, what)
+        return value.data
+
+    def ints(self, value: Value, what: str) -> tuple[int, ...]:
+        """The integers in a tensor, flat; as `need`."""
+        return tuple(int(number) for number in np.ravel(self.need(value, what)))
+
+    def refuse(self, text: str) -> NoReturn:
+        """Raise Unsupported: the operator is known, but not so."""
+        raise Unsupported(text)
