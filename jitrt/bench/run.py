@@ -86,7 +86,7 @@ def bench_models(
 
     All contestants of one model and batch are prepared first and then timed twice in turns, so that the difference
     between two equal runs is known. One that fails is reported with its error; the others go on. One that takes the
-    CUDA context with it ends the run with what was measured by then. `say` is told what happens.
+    CUDA context with it, or Ctrl-C, ends the run with what was measured by then. `say` is told what happens.
 
     Raises OptionError for an unknown precision or a batch that is no positive number.
     """
@@ -104,6 +104,9 @@ def bench_models(
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
+            except KeyboardInterrupt:
+                say("  interrupted; the report holds what was measured before")
+                break
             except RuntimeError as error:  # a contestant took the CUDA context with it; what was measured is kept
                 lost = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
                 say(f"  {lost}; the remaining models and batches are left out")

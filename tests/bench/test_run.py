@@ -87,8 +87,11 @@ def test_a_failure_is_reported_and_the_others_go_on(at: int) -> None:
     assert report.failures() == [broken]
 
 
-def test_a_lost_gpu_ends_the_run_and_keeps_what_was_measured(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = iter([None, RuntimeError("CUDA error: an illegal memory access was encountered")])
+@pytest.mark.parametrize("end", [RuntimeError("CUDA error: an illegal memory access"), KeyboardInterrupt()])
+def test_a_lost_gpu_or_ctrl_c_ends_the_run_and_keeps_what_was_measured(
+    end: BaseException, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    calls = iter([None, end])
 
     def empty_cache() -> None:
         error = next(calls)
