@@ -24,6 +24,9 @@ TRITON_TYPES = {
     DType.i32: "i32",
     DType.i16: "i16",
     DType.i8: "i8",
+    DType.u64: "u64",
+    DType.u32: "u32",
+    DType.u16: "u16",
     DType.u8: "u8",
     DType.b8: "i1",
 }
@@ -36,6 +39,9 @@ _LANGUAGE_TYPES = {
     DType.i32: "tl.int32",
     DType.i16: "tl.int16",
     DType.i8: "tl.int8",
+    DType.u64: "tl.uint64",
+    DType.u32: "tl.uint32",
+    DType.u16: "tl.uint16",
     DType.u8: "tl.uint8",
     DType.b8: "tl.int1",
 }

@@ -11,7 +11,7 @@ graph demo(%x: f32[2,3]) {
 }
 """
 
-from jitrt.graph.dtype import DType, b8, bf16, f16, f32, f64, i8, i16, i32, i64, u8
+from jitrt.graph.dtype import DType, b8, bf16, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.interpret import interpret
 from jitrt.graph.op import Op, Trait
@@ -40,5 +40,8 @@ __all__ = [
     "interpret",
     "parse",
     "u8",
+    "u16",
+    "u32",
+    "u64",
     "verify",
 ]

@@ -19,6 +19,9 @@ class DType(enum.Enum):
     i32 = "i32"
     i16 = "i16"
     i8 = "i8"
+    u64 = "u64"
+    u32 = "u32"
+    u16 = "u16"
     u8 = "u8"
     b8 = "b8"  # a boolean held in one byte
 
@@ -35,6 +38,11 @@ class DType(enum.Enum):
     @property
     def is_float(self) -> bool:
         return self in (DType.f64, DType.f32, DType.f16, DType.bf16)
+
+    @property
+    def is_unsigned(self) -> bool:
+        """Whether it is an integer type without negative numbers (booleans are no integers)."""
+        return self in (DType.u64, DType.u32, DType.u16, DType.u8)
 
     @classmethod
     def of(cls, dtype: np.dtype | type) -> DType:
@@ -54,20 +62,28 @@ _NUMPY = {
     DType.i32: np.dtype(np.int32),
     DType.i16: np.dtype(np.int16),
     DType.i8: np.dtype(np.int8),
+    DType.u64: np.dtype(np.uint64),
+    DType.u32: np.dtype(np.uint32),
+    DType.u16: np.dtype(np.uint16),
     DType.u8: np.dtype(np.uint8),
     DType.b8: np.dtype(np.bool_),
 }
 _FROM_NUMPY = {v: k for k, v in _NUMPY.items()}
 
 f64, f32, f16, bf16 = DType.f64, DType.f32, DType.f16, DType.bf16
-i64, i32, i16, i8, u8, b8 = DType.i64, DType.i32, DType.i16, DType.i8, DType.u8, DType.b8
-_ORDER = [b8, u8, i8, i16, i32, i64, bf16, f16, f32, f64]
+i64, i32, i16, i8, b8 = DType.i64, DType.i32, DType.i16, DType.i8, DType.b8
+u64, u32, u16, u8 = DType.u64, DType.u32, DType.u16, DType.u8
+_ORDER = [bf16, f16, f32, f64]
 
 
 def promote(a: DType, b: DType) -> DType:
-    """The dtype of an elementwise op over `a` and `b`, by PyTorch's rule for two tensors (f16 with bf16 gives f32)."""
+    """The dtype of an elementwise op over `a` and `b`, by PyTorch's rule for two tensors (f16 with bf16 gives f32).
+
+    Two integers give the smallest that holds both, by numpy's rule (PyTorch has none for most unsigned ones); f64 for
+    u64 with a signed one.
+    """
     if {a, b} == {f16, bf16}:
         return f32
-    if {a, b} == {u8, i8}:
-        return i16
-    return max(a, b, key=_ORDER.index)
+    if a.is_float or b.is_float:
+        return max((dtype for dtype in (a, b) if dtype.is_float), key=_ORDER.index)
+    return DType.of(np.promote_types(a.numpy, b.numpy))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.op import Op
@@ -9,16 +11,7 @@ from jitrt.graph.ops import Cast, Expand, Permute, Reshape, Slice
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass, is_no_op, remove_dead
 
-_EXACT_IN: dict[DType, set[DType]] = {  # every value of the key is a value of these
-    DType.b8: {DType.u8, DType.i8, DType.i16, DType.i32, DType.i64, DType.f16, DType.bf16, DType.f32, DType.f64},
-    DType.u8: {DType.i16, DType.i32, DType.i64, DType.f16, DType.bf16, DType.f32, DType.f64},
-    DType.i8: {DType.i16, DType.i32, DType.i64, DType.f16, DType.bf16, DType.f32, DType.f64},
-    DType.i16: {DType.i32, DType.i64, DType.f32, DType.f64},
-    DType.i32: {DType.i64, DType.f64},
-    DType.f16: {DType.f32, DType.f64},
-    DType.bf16: {DType.f32, DType.f64},
-    DType.f32: {DType.f64},
-}
+_DIGITS = {DType.f16: 11, DType.bf16: 8, DType.f32: 24, DType.f64: 53}  # binary, that a float holds exactly
 
 
 def merge_views(graph: Graph, context: PassContext) -> None:
@@ -46,8 +39,19 @@ def _merged(before: Node, node: Node) -> Op | None:
         case Slice(), Slice():
             return _merged_slices(before.op, node.op, node.output.type.shape)
         case Cast(dtype=middle), Cast():
-            return node.op if middle in _EXACT_IN.get(before.inputs[0].type.dtype, ()) else None
+            return node.op if _holds(middle, before.inputs[0].type.dtype) else None
     return None
+
+
+def _holds(wide: DType, narrow: DType) -> bool:
+    """Whether every value of `narrow` is one of `wide`."""
+    if narrow == DType.b8:
+        return True
+    if narrow.is_float:
+        return wide.is_float and wide.itemsize > narrow.itemsize
+    if wide.is_float:
+        return 8 * narrow.itemsize - (not narrow.is_unsigned) <= _DIGITS[wide]
+    return np.can_cast(narrow.numpy, wide.numpy)
 
 
 def _merged_slices(first: Slice, second: Slice, shape: tuple[int, ...]) -> Slice | None:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
-ITEMSIZE = {"f64": 8, "f32": 4, "f16": 2, "bf16": 2, "i64": 8, "i32": 4, "i16": 2, "i8": 1, "u8": 1, "b8": 1}
+_NAMES = ("f64", "f32", "f16", "bf16", "i64", "i32", "i16", "i8", "u64", "u32", "u16", "u8", "b8")
+ITEMSIZE = {name: int(name.lstrip("bfiu")) // 8 for name in _NAMES}
 
 _NUMPY = {
     "f64": "float64",
@@ -14,6 +15,9 @@ _NUMPY = {
     "i32": "int32",
     "i16": "int16",
     "i8": "int8",
+    "u64": "uint64",
+    "u32": "uint32",
+    "u16": "uint16",
     "u8": "uint8",
     "b8": "bool",
 }

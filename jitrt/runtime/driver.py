@@ -24,7 +24,8 @@ _PARAMETER_INFO = 12_040  # the first with cuFuncGetParamInfo
 _TENSOR_MAP_FIXED = 13_010  # drivers up to this one set a wrong bit in the maps of small tensors
 
 # CUtensorMapDataType
-_TENSOR_MAP_DTYPE = {"u8": 0, "i8": 0, "b8": 0, "i32": 3, "i64": 5, "f16": 6, "f32": 7, "f64": 8, "bf16": 9}
+_TENSOR_MAP_INTEGERS = {"u8": 0, "i8": 0, "b8": 0, "u16": 1, "i16": 1, "u32": 2, "i32": 3, "u64": 4, "i64": 5}
+_TENSOR_MAP_DTYPE = _TENSOR_MAP_INTEGERS | {"f16": 6, "f32": 7, "f64": 8, "bf16": 9}
 _TENSOR_MAP_SWIZZLE = {0: 0, 32: 1, 64: 2, 128: 3}  # CUtensorMapSwizzle
 _TENSOR_MAP_L2_128B = 2
 

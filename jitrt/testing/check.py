@@ -58,7 +58,7 @@ def _random(type: TensorType, rng: np.random.Generator, extreme: bool) -> Array:
     if type.dtype == DType.b8:
         data: Array = np.asarray(rng.integers(0, 2, shape)).astype(bool)
     elif not type.dtype.is_float:
-        data = np.asarray(rng.integers(0 if type.dtype == DType.u8 else -9, 10, shape))
+        data = np.asarray(rng.integers(0 if type.dtype.is_unsigned else -9, 10, shape))
     else:
         data = np.asarray(rng.standard_normal(shape))
         if extreme and data.size:

@@ -53,7 +53,7 @@ def draw(
     elif not type.dtype.is_float:
         limits = np.iinfo(type.dtype.numpy)
         low, high = (-span, span) if span else (-4, 5)
-        values = rng.integers(max(low, 0 if type.dtype == DType.u8 else limits.min), min(high, limits.max + 1), pool)
+        values = rng.integers(max(low, 0 if type.dtype.is_unsigned else limits.min), min(high, limits.max + 1), pool)
     elif positive:
         values = rng.uniform(0.5, 2.0, pool) * scale
     else:

@@ -324,6 +324,9 @@ _ELEMENTS: dict[DType, int] = {
     DType.i32: onnx.TensorProto.INT32,
     DType.i16: onnx.TensorProto.INT16,
     DType.i8: onnx.TensorProto.INT8,
+    DType.u64: onnx.TensorProto.UINT64,
+    DType.u32: onnx.TensorProto.UINT32,
+    DType.u16: onnx.TensorProto.UINT16,
     DType.u8: onnx.TensorProto.UINT8,
     DType.b8: onnx.TensorProto.BOOL,
 }
