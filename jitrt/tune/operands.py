@@ -86,10 +86,10 @@ def _scales(anchor: Node) -> dict[Value, float]:
 
 
 def _spans(anchor: Node) -> dict[Value, int]:
-    """A gather's positions are all over what it gathers from."""
-    if not isinstance(anchor.op, ops.Gather):
+    """A gather's positions are all over what it gathers from, a scatter's over what it scatters into."""
+    if not isinstance(anchor.op, ops.Gather | ops.Scatter):
         return {}
-    x, index = anchor.inputs
+    x, index = anchor.inputs[:2]
     return dict.fromkeys(sources_of(index), x.type.shape[anchor.op.axis])
 
 

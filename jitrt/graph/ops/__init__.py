@@ -65,6 +65,7 @@ from jitrt.graph.ops.reduce import LogSoftmax, ReduceMax, ReduceMean, ReduceMin,
 from jitrt.graph.ops.region import Region
 from jitrt.graph.ops.resample import Extend, Resize, Roll
 from jitrt.graph.ops.rnn import Recurrence
+from jitrt.graph.ops.scatter import Scatter
 from jitrt.graph.ops.shape import Concat, Contiguous, Dropout, Expand, Identity, Pad, Permute, Reshape, Slice
 
 __all__ = [name for name in dir() if name[0].isupper()]
