@@ -1,7 +1,7 @@
 """How kernels that compare elements order them: as 64-bit integers that hold an element and its position.
 
 The larger key is the better element, or, of equals, the earlier one. The two zeros are equal. Floats and integers of up
-to 32 bits have such keys.
+to 32 bits have such keys, but for u32.
 """
 
 from __future__ import annotations
@@ -38,6 +38,8 @@ def positions(key):
 
 def refuse_order(dtype: DType, what: str) -> str | None:
     """None if elements of `dtype` have keys, else why not."""
+    if dtype == DType.u32:
+        return f"{what} of u32 has no kernel: subtract 2^31 and cast to i32 first"
     if dtype.itemsize > 4:
         return f"{what} of {dtype.value} has no kernel: cast to {'f32' if dtype.is_float else 'i32'} first"
     return None

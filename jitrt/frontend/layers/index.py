@@ -80,6 +80,7 @@ def roll(b: Builder, x: Value, shifts: Sequence[int]) -> Value:
 def position(b: Builder, x: Value, axis: int, largest: bool = True, keepdims: bool = False) -> Value:
     """Where the largest (or smallest) element along `axis` is, the first of equals. Elements of 64 bits have no kernel
     that finds both at once: their extreme first, then the first place that holds it."""
+    x = _signed(b, x)
     if x.type.dtype.itemsize <= 4:
         return b.add(g.ArgMax(axis, keepdims) if largest else g.ArgMin(axis, keepdims), x)
     extreme = b.add((g.ReduceMax if largest else g.ReduceMin)((axis,), keepdims=True), x)
@@ -105,7 +106,9 @@ def best(b: Builder, x: Value, k: int, axis: int, largest: bool = True) -> Value
     """Where the k best elements are, best first, equals in their order.
 
     Rows too long for the kernel are cut into pieces: the best of each piece, then the best of those."""
-    size = x.type.shape[axis]
+    x, size = _signed(b, x), x.type.shape[axis]
+    if x.type.dtype in (DType.i64, DType.u64) and 0 < size <= _LONGEST:
+        return _best_of_halves(b, x, k, axis, largest)
     if size <= _LONGEST or not can_sort(size, k):  # the rest is for the kernel to refuse
         return b.add(g.TopK(axis, k, largest), x)
     pieces = -(-size // _LONGEST)
@@ -121,6 +124,25 @@ def best(b: Builder, x: Value, k: int, axis: int, largest: bool = True) -> Value
     chosen = b.reshape(b.add(g.Gather(axis + 1), cut, inner), (*before, pieces * k, *after))
     position = b.reshape(b.add(g.Add(), inner, b.constant(start)), chosen.type.shape)
     return b.add(g.Gather(axis), position, best(b, chosen, k, axis, largest))
+
+
+def _signed(b: Builder, x: Value) -> Value:
+    """Unsigned integers of 32 bits as signed ones in the same order, which is what kernels compare."""
+    if x.type.dtype != DType.u32:
+        return x
+    return b.operand(binary(b, g.Sub(), b.operand(x, DType.i64), 2**31, DType.i64), DType.i32)
+
+
+def _best_of_halves(b: Builder, x: Value, k: int, axis: int, largest: bool) -> Value:
+    """Of 64-bit integers, which no kernel sorts: by their low halves first, and then, since equals keep their order, by
+    their high ones."""
+    dtype = x.type.dtype
+    high = binary(b, g.FloorDiv(), x, 2**32, dtype)
+    low = b.operand(b.add(g.Sub(), x, binary(b, g.Mul(), high, 2**32, dtype)), DType.u32)
+    high = b.operand(high, DType.i32 if dtype == DType.i64 else DType.u32)
+    order = b.add(g.TopK(axis, x.type.shape[axis], largest), _signed(b, low))
+    after = b.add(g.TopK(axis, k, largest), _signed(b, b.add(g.Gather(axis), high, order)))
+    return b.add(g.Gather(axis), order, after)
 
 
 def _worst(dtype: DType, largest: bool) -> float:
