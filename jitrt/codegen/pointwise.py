@@ -73,20 +73,10 @@ def literal(number: float | int | bool) -> str:
     return repr(number)
 
 
-def _sign(x: str) -> str:
-    return f"tl.where({x} > 0, 1.0, tl.where({x} < 0, -1.0, {x}))"
-
-
 def _pow(a: str, b: str) -> str:
-    known = {"-1": f"1 / {a}", "0.5": f"tl.sqrt({a})", "2": f"{a} * {a}", "3": f"{a} * {a} * {a}"}
-    if b.strip("()").removesuffix(".0") in known:
-        return known[b.strip("()").removesuffix(".0")]
-    # |a|^b with the sign of an odd whole exponent; NaN for a negative finite base under any other.
-    size = f"tl.exp2({b} * tl.log2(tl.abs({a})))"
-    odd = f"(tl.floor({b} * 0.5) * 2 != {b})"
-    other = f'tl.where({a} == float("-inf"), {size}, float("nan"))'
-    signed = f"tl.where(tl.floor({b} + 0.0) == {b}, tl.where({odd}, -({size}), {size}), {other})"
-    return f"tl.where(({b} == 0) | ({a} == 1), 1.0, tl.where({a} < 0, {signed}, {size}))"
+    square, cube = f"{a} * {a}", f"{a} * {a} * {a}"
+    known = {"-1.0": f"1 / {a}", "0.5": f"tl.sqrt({a})", "2.0": square, "2": square, "3.0": cube, "3": cube}
+    return known.get(b.strip("()")) or _two("power", a, b)
 
 
 def _cast(dtype: DType, x: str) -> str:
@@ -94,10 +84,20 @@ def _cast(dtype: DType, x: str) -> str:
         return f"{x} != 0"
     if dtype in (DType.f16, DType.bf16):  # round, although the register stays float32
         return f"({x}).to({'tl.float16' if dtype == DType.f16 else 'tl.bfloat16'})"
+    if not dtype.is_float and dtype not in (DType.i32, DType.i64):
+        return f"special.to_integer({x}, {register_type(dtype)})"
     return x  # the result's register type does the rest
 
 
-def _divided(name: str, a: str, b: str) -> str:
+def _bit_cast(op: Any, x: str) -> str:
+    """16-bit floats are float32 in registers, and become what they are in memory for this."""
+    stored = {DType.f16: "tl.float16", DType.bf16: "tl.bfloat16"}
+    x = f"({x}).to({stored[op.source]})" if op.source in stored else x
+    return f"({x}).to({stored.get(op.dtype, register_type(op.dtype))}, bitcast=True)"
+
+
+def _two(name: str, a: str, b: str) -> str:
+    """A function of `special` of two operands, the first of which must be a tensor."""
     return f"special.{name}({a if a.isidentifier() else f'tl.zeros_like({b}) + {a}'}, {b})"
 
 
@@ -121,7 +121,7 @@ EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
     ops.Cos: lambda op, x: f"tl.cos({x})",
     ops.Abs: lambda op, x: f"tl.abs({x})",
     ops.Neg: lambda op, x: f"-{x}",
-    ops.Sign: lambda op, x: _sign(x),
+    ops.Sign: lambda op, x: f"special.sign({x})",
     ops.Floor: lambda op, x: f"tl.floor({x})",
     ops.Ceil: lambda op, x: f"tl.ceil({x})",
     ops.Add: lambda op, a, b: f"{a} + {b}",
@@ -153,12 +153,16 @@ EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
     ops.Log1p: lambda op, x: f"special.log1p({x})",
     ops.Expm1: lambda op, x: f"special.expm1({x})",
     ops.Atan: lambda op, x: f"special.atan({x})",
-    ops.FloorDiv: lambda op, a, b: _divided("floor_div", a, b),
-    ops.Remainder: lambda op, a, b: _divided("remainder", a, b),
-    ops.Fmod: lambda op, a, b: _divided("fmod", a, b),
+    ops.FloorDiv: lambda op, a, b: _two("floor_div", a, b),
+    ops.TruncDiv: lambda op, a, b: _two("trunc_div", a, b),
+    ops.Remainder: lambda op, a, b: _two("remainder", a, b),
+    ops.Fmod: lambda op, a, b: _two("fmod", a, b),
     ops.BitwiseAnd: lambda op, a, b: f"{a} & {b}",
     ops.BitwiseOr: lambda op, a, b: f"{a} | {b}",
     ops.BitwiseXor: lambda op, a, b: f"{a} ^ {b}",
+    ops.ShiftLeft: lambda op, a, b: _two("shift_left", a, b),
+    ops.ShiftRight: lambda op, a, b: _two("shift_right", a, b),
+    ops.BitCast: lambda op, x: _bit_cast(op, x),
     ops.Contiguous: lambda op, x: x,
     ops.Cast: lambda op, x: _cast(op.dtype, x),
 }

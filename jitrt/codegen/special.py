@@ -1,7 +1,7 @@
 """Functions too long for an expression, as `@triton.jit` functions that generated source calls.
 
 Made of what `triton.language` has on every target and in the interpreter. Operands are float32 or float64 tensors, or,
-for divisions, integers; a second operand may be a literal. All but those of windows are elementwise.
+where that says so, integers; a second operand may be a literal. All but those of windows are elementwise.
 """
 
 from __future__ import annotations
@@ -120,6 +120,82 @@ def fmod(a, b):
         divisor = tl.where(b == 0, 1, b)
         r = a - (a // divisor) * divisor
         return tl.where(b == 0, 0, r)
+
+
+@triton.jit
+def trunc_div(a, b):
+    """a / b without its fraction; 0 for integers where b is 0."""
+    b = tl.zeros_like(a) + b
+    if a.dtype.is_floating():
+        return _truncated(_quotient(a, b))
+    else:
+        return tl.where(b == 0, 0, a // tl.where(b == 0, 1, b))
+
+
+@triton.jit
+def sign(x):
+    """-1, 0 or 1; NaN stays."""
+    above = (x > 0).to(x.dtype)
+    if x.dtype.is_int_unsigned():
+        return above
+    else:
+        return tl.where(x == x, above - (x < 0).to(x.dtype), x)
+
+
+@triton.jit
+def power(a, b):
+    """a ** b. Of floats by way of logarithms: |a|^b with the sign of an odd whole exponent, NaN for a negative finite
+    base under any other. Of integers by squaring, which wraps around."""
+    b = tl.zeros_like(a) + b
+    if a.dtype.is_floating():
+        size = tl.exp2(b * tl.log2(tl.abs(a)))
+        odd = tl.floor(b * 0.5) * 2 != b
+        other = tl.where(a == float("-inf"), size, float("nan"))
+        signed = tl.where(tl.floor(b) == b, tl.where(odd, -size, size), other)
+        return tl.where((b == 0) | (a == 1), 1.0, tl.where(a < 0, signed, size))
+    else:
+        result = tl.full(a.shape, 1, a.dtype)
+        factor = a
+        for bit in tl.static_range(a.dtype.primitive_bitwidth):
+            result = tl.where(((b >> bit) & 1) == 1, result * factor, result)
+            factor = factor * factor
+        if not a.dtype.is_int_unsigned():
+            inverse = tl.where(a == 1, 1, tl.where(a == -1, 1 - 2 * (b & 1), 0))
+            result = tl.where(b < 0, inverse, result)
+        return result
+
+
+@triton.jit
+def shift_left(a, b):
+    """a << b, 0 where b is as large as there are bits."""
+    b = tl.zeros_like(a) + b
+    return tl.where((b >= 0) & (b < a.dtype.primitive_bitwidth), a << b, 0)
+
+
+@triton.jit
+def shift_right(a, b):
+    """a >> b: what shifts in are zeros, or copies of the sign of a signed a."""
+    b = tl.zeros_like(a) + b
+    most: tl.constexpr = a.dtype.primitive_bitwidth - 1
+    inside = (b >= 0) & (b <= most)
+    if a.dtype.is_int_unsigned():
+        return tl.where(inside, a >> b, 0)
+    else:
+        return a >> tl.where(inside, b, most)
+
+
+@triton.jit
+def to_integer(x, dtype: tl.constexpr):
+    """A number in an integer type: floats are truncated, and wrap around where the type does not hold them."""
+    if x.dtype.is_floating():
+        if dtype == tl.uint64:
+            return tl.where(x < 0, x.to(tl.int64).to(tl.uint64), x.to(tl.uint64))
+        elif dtype == tl.uint32:
+            return x.to(tl.int64).to(dtype)
+        else:
+            return x.to(tl.int32).to(dtype)
+    else:
+        return x.to(dtype)
 
 
 @triton.jit

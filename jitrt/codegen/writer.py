@@ -9,7 +9,7 @@ from jitrt.codegen.pointwise import EXPRESSIONS, expression, literal, register_t
 from jitrt.codegen.tile import Address, Space
 from jitrt.errors import GraphError
 from jitrt.graph.graph import Graph, Node, Value
-from jitrt.graph.ops import Cast
+from jitrt.graph.ops import BitCast, Cast
 from jitrt.graph.types import TensorType
 
 
@@ -66,7 +66,9 @@ class Writer:
         source, result = (register_type(v.type.dtype) for v in (node.inputs[-1], node.output))
         if not any(a.isidentifier() for a in arguments):
             text = f"tl.full([1, 1], {text}, {result})"
-        cast = f".to({result})" if source != result or isinstance(node.op, Cast) else ""
+        # A literal among them may have widened integers or float64, and a cast to 16 bits has rounded.
+        plain = source == result == "tl.float32" and not isinstance(node.op, Cast | BitCast)
+        cast = "" if plain else f".to({result})"
         name = f"v{len(self.names)}"
         self.steps.append(f"    {name} = ({text}){cast}")
         return name

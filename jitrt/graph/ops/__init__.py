@@ -2,6 +2,7 @@
 
 from jitrt.graph.ops.arithmetic import (
     Atan,
+    BitCast,
     BitwiseAnd,
     BitwiseOr,
     BitwiseXor,
@@ -11,6 +12,9 @@ from jitrt.graph.ops.arithmetic import (
     Log1p,
     Remainder,
     Round,
+    ShiftLeft,
+    ShiftRight,
+    TruncDiv,
 )
 from jitrt.graph.ops.conv import Conv, ConvTranspose
 from jitrt.graph.ops.elementwise import (

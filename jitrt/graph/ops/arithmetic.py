@@ -1,4 +1,4 @@
-"""Elementwise ops beyond the everyday ones: rounding, remainders, accurate exp and log near 0, bits.
+"""Elementwise ops beyond the everyday ones: rounding, integer division, accurate exp and log near 0, bits.
 
 What is missing here is made of these at import: sinh is (expm1(x) - expm1(-x)) / 2, arcsine an arctangent.
 """
@@ -11,6 +11,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 from jitrt.graph.ops.elementwise import Elementwise
 from jitrt.graph.types import TensorType
@@ -27,7 +28,14 @@ def _safe(function: Callable[[Array, Array], Array]) -> Callable[[Array, Array],
     return divide
 
 
+def _truncated_quotient(a: Array, b: Array) -> Array:
+    if np.result_type(a, b).kind == "f":
+        return np.trunc(a / b)
+    return np.asarray((a - np.fmod(a, b)) // b)
+
+
 _remainder, _fmod, _floor_divide = (_safe(f) for f in (np.remainder, np.fmod, np.floor_divide))
+_truncated_divide = _safe(_truncated_quotient)
 
 
 @dataclass(frozen=True)
@@ -79,6 +87,17 @@ class FloorDiv(Elementwise):
 
     def formula(self, *arrays: Array) -> Array:
         return _floor_divide(*arrays)
+
+
+@dataclass(frozen=True)
+class TruncDiv(Elementwise):
+    """a / b without its fraction, as C's / of integers; 0 for integers where b is 0."""
+
+    name: ClassVar[str] = "trunc_div"
+    arity: ClassVar[int] = 2
+
+    def formula(self, *arrays: Array) -> Array:
+        return _truncated_divide(*arrays)
 
 
 @dataclass(frozen=True)
@@ -143,3 +162,48 @@ class BitwiseXor(_Bits):
 
     def formula(self, *arrays: Array) -> Array:
         return np.bitwise_xor(*arrays)
+
+
+@dataclass(frozen=True)
+class ShiftLeft(_Bits):
+    """a << b, 0 where b is as large as there are bits."""
+
+    name: ClassVar[str] = "shift_left"
+
+    def formula(self, *arrays: Array) -> Array:
+        return np.left_shift(*arrays)
+
+
+@dataclass(frozen=True)
+class ShiftRight(_Bits):
+    """a >> b: what shifts in are zeros, or copies of the sign of a signed a."""
+
+    name: ClassVar[str] = "shift_right"
+
+    def formula(self, *arrays: Array) -> Array:
+        return np.right_shift(*arrays)
+
+
+@dataclass(frozen=True)
+class BitCast(Elementwise):
+    """The bits of elements of `source` read as `dtype`, which has as many."""
+
+    name: ClassVar[str] = "bit_cast"
+    source: DType
+    dtype: DType
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        (out,) = super().infer(*types)
+        self.check(out.dtype == self.source, f"of {out.dtype.value}, expected {self.source.value}")
+        self.check(DType.b8 not in (self.source, self.dtype), "booleans have one bit that counts: use cast")
+        self.check(
+            self.source.itemsize == self.dtype.itemsize,
+            f"{self.source.value} has not the bits of {self.dtype.value}",
+        )
+        return (out.with_dtype(self.dtype),)
+
+    def eval(self, *arrays: Array) -> tuple[Array, ...]:
+        return (arrays[0].astype(self.source.numpy, copy=False).view(self.dtype.numpy),)
+
+    def takes(self, dtype: DType) -> bool:
+        return dtype == self.source

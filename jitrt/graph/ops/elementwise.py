@@ -72,6 +72,15 @@ def _softplus(x: Array) -> Array:
     return np.maximum(x, 0) + np.log1p(np.exp(-np.abs(x)))
 
 
+def power(a: Array, b: Array) -> Array:
+    """a ** b. Integers wrap around, and negative exponents of integers give 0 but for 1 and -1."""
+    if np.result_type(a, b).kind == "f":
+        return np.power(a, b)
+    whole = np.power(a, np.maximum(b, 0))
+    inverse = np.where(a == 1, 1, np.where(a == -1, np.where(b % 2 == 0, 1, -1), 0))
+    return np.where(b < 0, inverse, whole) if np.any(b < 0) else whole
+
+
 Relu = _simple("relu", 1, lambda x: np.maximum(x, x.dtype.type(0)), "max(x, 0); NaN stays NaN")
 Sigmoid = _simple("sigmoid", 1, sigmoid, "1 / (1 + exp(-x))")
 Tanh = _simple("tanh", 1, np.tanh, "tanh(x)")
@@ -96,7 +105,7 @@ Add = _simple("add", 2, np.add, "a + b")
 Sub = _simple("sub", 2, np.subtract, "a - b")
 Mul = _simple("mul", 2, np.multiply, "a * b")
 Div = _simple("div", 2, np.divide, "a / b, true division")
-Pow = _simple("pow", 2, np.power, "a ** b")
+Pow = _simple("pow", 2, power, "a ** b; integers wrap around")
 Maximum = _simple("maximum", 2, np.maximum, "max(a, b); NaN if either is")
 Minimum = _simple("minimum", 2, np.minimum, "min(a, b); NaN if either is")
 Equal = _simple("equal", 2, np.equal, "a == b", DType.b8)
