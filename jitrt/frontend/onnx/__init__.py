@@ -6,6 +6,8 @@ model      reads a model safely: sizes, nesting, external data
 registry   which function imports which operator
 node       what such a function is given
 importer   walks the nodes, functions and subgraphs
+fallback   an operator without an importer, as a step on the host
+specialise a model's graph for the inputs of one call
 ops        the operators, a family a file
 """
 
@@ -25,13 +27,17 @@ __all__ = ["Imported", "NeedsInput", "import_onnx"]
 
 
 def import_onnx(
-    model: Any, *, shapes: Mapping[str, Sequence[int]] | None = None, constants: Mapping[str, Any] | None = None
+    model: Any,
+    *,
+    shapes: Mapping[str, Sequence[int]] | None = None,
+    constants: Mapping[str, Any] | None = None,
+    fallback: bool = False,
 ) -> Imported:
     """The graph of an ONNX model: a path, its bytes or a ModelProto.
 
     `shapes` gives the shapes of inputs that have dynamic ones (or others than the model says, where those are
     dynamic); `constants` the numbers of inputs that what is built depends on, such as the shape given to a Reshape.
-    Raises ImportFailure for a model that is malformed or leaves a shape open, UnsupportedOpError with all operators
+    With `fallback` an operator without an importer becomes a step on the host, if it can be one. Raises ImportFailure for a model that is malformed or leaves a shape open, UnsupportedOpError with all operators
     that have no importer, NeedsInput.
     """
     proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
@@ -42,7 +48,7 @@ def import_onnx(
         if info.name in held or info.name in constants:
             continue
         types[info.name] = _type(info, shapes.get(info.name))
-    return import_model(proto, types, constants)
+    return import_model(proto, types, constants, fallback=fallback)
 
 
 def _type(info: onnx.ValueInfoProto, shape: Sequence[int] | None) -> TensorType:

@@ -55,14 +55,16 @@ def import_model(
     read: Reader = numpy_helper.to_array,
     *,
     name: str = "",
+    fallback: bool = False,
 ) -> Imported:
     """The graph of a model that has been checked.
 
     `types` has a static type for every input that is not among `constants`, which become part of the graph. `read`
-    turns an initialiser into an array. Raises UnsupportedOpError with all operators that cannot be imported,
+    turns an initialiser into an array. With `fallback`, what has no importer becomes a step on the host, if it can be
+    one (`jitrt.frontend.onnx.fallback`). Raises UnsupportedOpError with all operators that cannot be imported,
     NeedsInput, ImportFailure for a model that contradicts itself.
     """
-    importer = Importer(model, read, name or model.graph.name or "onnx")
+    importer = Importer(model, read, name or model.graph.name or "onnx", fallback=fallback)
     scope: dict[str, Item] = {}
     names = []
     held = {tensor.name for tensor in model.graph.initializer}
@@ -70,7 +72,8 @@ def import_model(
         if info.name in constants:
             scope[info.name] = importer.graph.add_constant(constants[info.name], info.name)
         elif info.name in types:
-            scope[info.name] = importer.graph.add_input(info.name, types[info.name])
+            value = scope[info.name] = importer.graph.add_input(info.name, types[info.name])
+            importer.inputs[value.name] = info.name
             names.append(info.name)
         elif info.name not in held:
             raise ImportFailure(f"input {info.name!r} has no static shape; give one")
@@ -92,13 +95,15 @@ class Importer:
     `_LOST`, and nodes that read those are skipped.
     """
 
-    def __init__(self, model: onnx.ModelProto, read: Reader, name: str):
+    def __init__(self, model: onnx.ModelProto, read: Reader, name: str, *, fallback: bool = False):
+        self.fallback = fallback
         self.graph = Graph(name)
         self.b = FoldingBuilder(self.graph)
         self.read = read
         self.opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
         self.functions = {(_domain(f.domain), f.name, f.overload): f for f in model.functions}
         self.missing: dict[tuple[str, str], Missing] = {}
+        self.inputs: dict[str, str] = {}  # the model's names of the graph's inputs
         self.needed: dict[str, str] = {}  # inputs whose numbers are needed, and by what
 
     # -- a graph -----------------------------------------------------------------------------------------------
@@ -170,8 +175,7 @@ class Importer:
                 return self.call(body, operands, attributes, loc)
             raise Unsupported("no importer")
         except Unsupported as refusal:
-            self.miss(node, domain, refusal, loc)
-            return [_LOST] * len(node.output)
+            return self.instead(node, operands, domain, opset, refusal, loc)
         except ShapeError as error:
             raise ImportFailure(f"node {loc}: {error}") from error
 
@@ -205,10 +209,24 @@ class Importer:
 
     # -- what fails --------------------------------------------------------------------------------------------
 
+    def instead(
+        self, node: onnx.NodeProto, operands: Sequence[Any], domain: str, opset: int, refusal: Unsupported, loc: str
+    ) -> Sequence[Any]:
+        """The results of a node that cannot be imported: those of a step on the host, or `_LOST`."""
+        if self.fallback and not isinstance(refusal, Known):
+            from jitrt.frontend.onnx.fallback import host_step
+
+            try:
+                return host_step(self.graph, node, operands, domain, opset, str(refusal), loc)
+            except Unsupported as why:
+                refusal = Unsupported(f"{refusal}, and no step on the host: {why}")
+        self.miss(node, domain, refusal, loc)
+        return [_LOST] * len(node.output)
+
     def miss(self, node: onnx.NodeProto, domain: str, refusal: Unsupported, loc: str) -> None:
         if isinstance(refusal, Known):
             for source in _inputs_of(refusal.value):
-                self.needed.setdefault(source, f"node {loc}: {refusal}")
+                self.needed.setdefault(self.inputs.get(source, source), f"node {loc}: {refusal}")
         name = f"{domain}::{node.op_type}" if domain else node.op_type
         entry = self.missing.setdefault((name, str(refusal)), Missing(name, 0, loc, str(refusal)))
         entry.count += 1
