@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from jitrt.errors import ImportFailure, OptionError
+from jitrt.errors import OptionError
 from jitrt.request import Request
 
 if TYPE_CHECKING:
@@ -36,16 +37,21 @@ def compile(
 ) -> Engine | ReferenceEngine:
     """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.request.Request`.
 
-    `model` is a torch module in eval mode or a function of tensors, or, then without inputs, a `jitrt.Network` or a
-    `jitrt.graph.Graph`. `inputs` is a tuple of example arguments (one tensor may stand alone): torch, numpy or DLPack
-    tensors, nested as the model wants them, of which only shapes and dtypes matter. The engine takes its tensors flat,
-    in that order, and returns the model's nesting as lists and dicts; with `outputs=["logits"]` what is left of it.
-    Weights are frozen into it.
+    `model` is a torch module in eval mode or a function of tensors; an ONNX model (a path, its bytes or a ModelProto);
+    or, then without inputs, a `jitrt.Network` or a `jitrt.graph.Graph`. `inputs` is a tuple of example arguments (one
+    tensor may stand alone): torch, numpy or DLPack tensors, nested as the model wants them, of which only shapes and
+    dtypes matter. The engine takes its tensors flat, in that order, and returns the model's nesting as lists and dicts;
+    with `outputs=["logits"]` what is left of it. Weights are frozen into it.
+
+    An ONNX model needs inputs only if it leaves shapes open; then also a dict by name will do, and a shape in place of
+    an array. Where what is built depends on the numbers in an input, those of the example become part of the engine,
+    after a JitrtWarning. `outputs` are names of the file, in the order they are to come in.
 
     Raises OptionError, TargetError, ImportFailure, UnsupportedOpError, NoGpuError, CompileError or TuningError.
 
     >>> engine = jitrt.compile(model, (x,), precision="fp16")      # doctest: +SKIP
     >>> engine(x); engine.save("model.plan")                       # doctest: +SKIP
+    >>> jitrt.compile("model.onnx", {"x": (8, 3, 224, 224)})       # doctest: +SKIP
     """
     request = Request(
         precision=precision,
@@ -73,11 +79,12 @@ def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
         if not isinstance(inputs, tuple | list) or len(inputs):
             raise OptionError(f"a {type(model).__name__} knows its inputs' shapes; leave the example inputs out")
         return model if isinstance(model, Graph) else model.graph, None
-    if isinstance(model, str | os.PathLike):
-        raise ImportFailure(f"{model}: this version of jitrt reads no model files; give the PyTorch model itself")
+    if is_onnx(model):
+        return _import_onnx(model, inputs)
     if not callable(model):
         raise OptionError(
-            f"model is of type {type(model).__name__}; give a torch module, a function of tensors, a Network or a Graph"
+            f"model is of type {type(model).__name__}; give a torch module, a function of tensors, an ONNX model (its "
+            "path, its bytes or a ModelProto), a Network or a Graph"
         )
     from jitrt.frontend.torch import import_torch
     from jitrt.frontend.torch.arrays import is_tensor
@@ -86,6 +93,24 @@ def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
         raise OptionError(f"inputs is of type {type(inputs).__name__}; give a tuple of example arguments, such as (x,)")
     imported = import_torch(model, (inputs,) if is_tensor(inputs) else tuple(inputs))
     return imported.graph, imported.outputs
+
+
+def is_onnx(model: Any) -> bool:
+    """Whether a model is given as ONNX: a path, bytes, or a ModelProto (or what has one, as torch.onnx returns)."""
+    if isinstance(model, str | os.PathLike | bytes | bytearray | memoryview):
+        return True
+    onnx = sys.modules.get("onnx")  # whoever has a ModelProto has loaded it
+    return onnx is not None and isinstance(getattr(model, "model_proto", model), onnx.ModelProto)
+
+
+def _import_onnx(model: Any, inputs: Any) -> tuple[Graph, Tree]:
+    from jitrt.frontend.onnx.signature import import_bound, read
+    from jitrt.frontend.tree import Tree
+
+    bound = import_bound(read(model), inputs)
+    bound.warn(stacklevel=4)
+    names = bound.imported.outputs
+    return bound.imported.graph, Tree((), names, None, names, list)
 
 
 @overload

@@ -8,12 +8,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
 import jitrt
-from jitrt.errors import ImportFailure, InputError, NoGpuError, OptionError, TargetError
+from jitrt.errors import ImportFailure, InputError, JitrtWarning, NoGpuError, OptionError, TargetError
 from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Relu
 from jitrt.request import Request
@@ -168,11 +170,72 @@ def test_a_graph_is_a_model() -> None:
     assert np.array_equal(engine(np.array([-1, 0, 2], np.float32)), [0, 0, 2])
 
 
+def onnx_model(dims: Any) -> onnx.ModelProto:
+    """a = relu(x + y) and b = x + y."""
+    nodes = [helper.make_node("Add", ["x", "y"], ["b:0"]), helper.make_node("Relu", ["b:0"], ["a"])]
+    ports = [helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, dims) for name in ("x", "y", "a", "b:0")]
+    return helper.make_model(helper.make_graph(nodes, "onnx model", ports[:2], ports[2:]))
+
+
+def test_an_onnx_model_is_a_path_bytes_or_a_proto(tmp_path: Path) -> None:
+    proto, path = onnx_model((2, 3)), tmp_path / "m.onnx"
+    onnx.save(proto, path)
+    x = torch.randn(2, 3)
+    for model in (path, str(path), path.read_bytes(), proto):
+        engine = jitrt.compile(model, target="reference")
+        a, b = engine(x, -2 * x)
+        torch.testing.assert_close((a, b), (torch.relu(-x), -x))
+    assert [binding.name for binding in engine.plan.inputs] == ["x", "y"]
+
+
+def test_dynamic_dims_take_an_example_and_outputs_their_names() -> None:
+    x = np.ones((4, 3), np.float32)
+    with pytest.raises(OptionError, match=r"leaves shapes open: x \[n, 3\], y \[n, 3\]"):
+        jitrt.compile(onnx_model(("n", 3)), target="reference")
+    for inputs in ({"y": (4, 3), "x": x}, (x, x), (torch.ones(4, 3), (4, 3))):
+        engine = jitrt.compile(onnx_model(("n", 3)), inputs, target="reference", outputs=["b:0"])
+        np.testing.assert_array_equal(engine(x, x), 2 * x)
+    with pytest.raises(OptionError, match=r"there is no 'c'.*the outputs are a, b:0"):
+        jitrt.compile(onnx_model((2, 3)), target="reference", outputs=["c"])
+    engine = jitrt.compile(onnx_model((2, 3)), target="reference", outputs=["b:0", "a"])
+    assert [binding.name for binding in engine.plan.outputs] == ["b:0", "a"]
+
+
+def test_an_onnx_model_becomes_a_plan(tmp_path: Path) -> None:
+    engine = jitrt.compile(onnx_model((2, 3)), target="sm_90", tune="heuristic", precision="fp16", cache=False)
+    engine.save(tmp_path / "m.plan")
+    plan = jitrt.verify(tmp_path / "m.plan").plan
+    assert [(b.name, b.dtype) for b in (*plan.inputs, *plan.outputs)] == [
+        ("x", "f32"),
+        ("y", "f32"),
+        ("a", "f32"),
+        ("b:0", "f32"),
+    ]
+    assert jitrt.explain(onnx_model((2, 3))).kernels.total() == 2
+
+
+@pytest.mark.filterwarnings("error")
+def test_numbers_that_become_part_of_an_engine_are_named() -> None:
+    inputs = [
+        helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, (2, 3)),
+        helper.make_tensor_value_info("size", onnx.TensorProto.INT64, (1,)),
+    ]
+    node = helper.make_node("Reshape", ["x", "size"], ["y"])
+    output = helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, ("n",))
+    model = helper.make_model(helper.make_graph([node], "g", inputs, [output]))
+    x = np.ones((2, 3), np.float32)
+    with pytest.warns(JitrtWarning, match="numbers in 'size'.*it takes x") as caught:
+        engine = jitrt.compile(model, (x, np.array([6])), target="reference")
+    assert caught[0].filename == __file__
+    assert engine(x).shape == (6,)
+
+
 @pytest.mark.parametrize(
     ("model", "inputs", "error", "message"),
     [
         (3, (X,), OptionError, "model is of type int"),
-        ("model.onnx", (), ImportFailure, "model.onnx: this version of jitrt reads no model files"),
+        ("nowhere.onnx", (), ImportFailure, "there is no file nowhere.onnx"),
+        ("built.plan", (), ImportFailure, "built.plan is a plan, not a model: jitrt.load loads it"),
         (torch.relu, 3, OptionError, r"inputs is of type int; give a tuple of example arguments, such as \(x,\)"),
     ],
 )

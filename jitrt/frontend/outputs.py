@@ -24,7 +24,8 @@ def select_outputs(graph: Graph, names: Sequence[str], returned: Tree | None) ->
     Raises OptionError for a name that is neither.
     """
     places = {} if returned is None else dict(_places(returned.structure, "")) | _leaves(returned)
-    if names and all(name in places for name in names):
+    nested = returned is not None and returned.structure is not None  # an ONNX model's results have names, no nesting
+    if nested and names and all(name in places for name in names):
         assert returned is not None
         kept = sorted({index for name in names for index in places[name]})
         moved = {index: position for position, index in enumerate(kept)}
