@@ -117,6 +117,15 @@ def describe(anchor: Node) -> Product:
     return Product(a, b, batch, rows, columns, reduction, a.type.strides[-2])
 
 
+def refuse_operands(anchor: Node) -> str | None:
+    """None if nothing but a cast stands before each operand of a product, else what does."""
+    for value in anchor.inputs:
+        before = value.producer
+        if before is not None and (not isinstance(before.op, Cast) or before.inputs[0].producer is not None):
+            return f"{before.op.name} cannot run inside a matrix product's loop: only one cast can"
+    return None
+
+
 def _source(value: Value) -> Value:
     return value if value.producer is None else value.producer.inputs[0]
 
@@ -143,11 +152,7 @@ class MatmulTemplate(Template):
             return "anchor is no matrix product"
         if anchor.output.type.dtype not in (DType.f32, DType.f16, DType.bf16):
             return f"a matrix product of {anchor.output.type.dtype.value} has no kernel"
-        for value in anchor.inputs:
-            before = value.producer
-            if before is not None and (not isinstance(before.op, Cast) or before.inputs[0].producer is not None):
-                return f"{before.op.name} cannot run inside a matrix product's loop: only one cast can"
-        return refuse_epilogue(body, anchor)
+        return refuse_operands(anchor) or refuse_epilogue(body, anchor)
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
         anchor = problem.anchor
