@@ -108,9 +108,9 @@ def pool(
         if DIVISOR:
             acc = acc / DIVISOR
         else:
-            count = tl.minimum(d_end, COUNTED[0][1]) - tl.maximum(d, COUNTED[0][0])
-            count *= tl.minimum(h_end, COUNTED[1][1]) - tl.maximum(h, COUNTED[1][0])
-            count *= tl.minimum(w_end, COUNTED[2][1]) - tl.maximum(w, COUNTED[2][0])
+            count = _counted(d, d_end, COUNTED[0], DILATION[0])
+            count *= _counted(h, h_end, COUNTED[1], DILATION[1])
+            count *= _counted(w, w_end, COUNTED[2], DILATION[2])
             acc = acc / count
     STORE(y, APPLY(acc, aux, m, k, m_mask, k_mask), m, k, m_mask, k_mask)
 
@@ -133,6 +133,16 @@ def _window(
         start = out * STRIDE - PADDING
         end = start + WINDOW
     return start, end
+
+
+@triton.jit
+def _counted(start, end, COUNTED: tl.constexpr, DILATION: tl.constexpr):
+    """How many of the taps start, start + DILATION, ..., `end - start` of them, lie within COUNTED (first, end)."""
+    low, high = tl.maximum(COUNTED[0] - start, 0), COUNTED[1] - start
+    if DILATION != 1:
+        low = (low + DILATION - 1) // DILATION
+        high = (high + DILATION - 1) // DILATION
+    return tl.minimum(end - start, high) - low
 
 
 Triple = tuple[int, int, int]
@@ -164,7 +174,7 @@ def describe(anchor: Node) -> Windows:
     include_padding = False
     if isinstance(op, MaxPool | AvgPool):
         taps, stride, padding = list(op.kernel), list(op.stride), list(op.padding)
-        dilation = list(op.dilation) if isinstance(op, MaxPool) else one
+        dilation = list(op.dilation) or one
         include_padding = isinstance(op, AvgPool) and op.count_include_pad
     elif adaptive:
         taps = [max(-(-(i + 1) * s // o) - i * s // o for i in range(o)) for s, o in zip(size, out)]
@@ -175,8 +185,7 @@ def describe(anchor: Node) -> Windows:
     last = [(o - 1) * s - p + (t - 1) * e for o, s, p, t, e in zip(out, stride, padding, taps, dilation)]
     past = [p > 0 or end >= s for p, end, s in zip(padding, last, size)]
     counted = [(-p, s + p) if include_padding else (0, s) for s, p in zip(size, padding)]
-    ends = [(o - 1) * s - p + t for o, s, p, t in zip(out, stride, padding, taps)]
-    alike = not adaptive and all(-p >= low and end <= high for p, end, (low, high) in zip(padding, ends, counted))
+    alike = not adaptive and all(-p >= low and end < high for p, end, (low, high) in zip(padding, last, counted))
 
     def three(values: Sequence[Any], fill: Any) -> Any:
         return (*[fill] * (3 - dims), *values)

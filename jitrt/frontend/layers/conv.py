@@ -31,14 +31,15 @@ def convolve_transposed(
     w: Value,
     bias: Value | None,
     stride: int | Sequence[int],
-    padding: int | Sequence[int],
+    padding: int | Sequence[int | tuple[int, int]],
     output_padding: int | Sequence[int],
     dilation: int | Sequence[int],
     groups: int,
 ) -> Value:
-    """x (n, c, spatial...) or without its n; w (c, k / groups, filter...)."""
+    """x (n, c, spatial...) or without its n; w (c, k / groups, filter...); a padding or a pair a spatial dimension."""
     dims = w.type.rank - 2
-    pairs = tuple((p, p) for p in spread(padding, dims))
+    sides = [padding] * dims if isinstance(padding, int) else list(padding) * (dims if len(padding) == 1 else 1)
+    pairs = tuple((side, side) if isinstance(side, int) else side for side in sides)
     op = ConvTranspose(spread(stride, dims), pairs, spread(output_padding, dims), spread(dilation, dims), groups)
     return _biased(b, op, x, w, bias)
 

@@ -49,16 +49,20 @@ def rms_norm(b: Builder, x: Value, dims: int, weight: Value | None, eps: float |
     return b.add(g.RmsNorm(dims, epsilon), x, _or_full(b, weight, 1, x, shape))
 
 
-def local_response_norm(b: Builder, x: Value, size: int, alpha: float, beta: float, k: float) -> Value:
+def local_response_norm(
+    b: Builder, x: Value, size: int, alpha: float, beta: float, k: float, *, before: int | None = None
+) -> Value:
     """x / (k + alpha * mean of x * x over `size` neighbouring channels) ** beta, 0 standing beyond the first and last.
+    Of those `before` come before the own one, size // 2 unless given.
 
     The mean is an average pool over an image of its own, whose rows are the channels. x is (n, c, spatial...).
     """
     n, c, *spatial = x.type.shape
+    first = size // 2 if before is None else before
     inner = tuple(spatial) if len(spatial) == 1 else (spatial[0], math.prod(spatial[1:]))
     stay = (0, 0), (0, 0)
     rows = b.reshape(b.add(g.Mul(), x, x), (n, 1, c, *inner))
-    padded = b.add(g.Pad((*stay, (size // 2, (size - 1) // 2), *stay[: len(inner)])), rows)
+    padded = b.add(g.Pad((*stay, (first, size - 1 - first), *stay[: len(inner)])), rows)
     window, ones, none = (size, *[1] * len(inner)), (1,) * (1 + len(inner)), (0,) * (1 + len(inner))
     mean = b.reshape(b.add(g.AvgPool(window, ones, none), padded), x.type.shape)
     dtype = x.type.dtype

@@ -92,35 +92,36 @@ class MaxPool(_Window):
 
 @dataclass(frozen=True)
 class AvgPool(_Window):
-    """The mean under each window. The divisor is the window clipped to the padded input, or, without
-    `count_include_pad`, to the input itself."""
+    """The mean under each window. The divisor is the taps within the padded input, or, without `count_include_pad`,
+    within the input itself. No `dilation` is 1 everywhere."""
 
     name: ClassVar[str] = "avg_pool"
     count_include_pad: bool = True
+    dilation: tuple[int, ...] = ()
+
+    def _steps(self) -> tuple[int, ...]:
+        return self.dilation or super()._steps()
+
+    def infer(self, *types: TensorType) -> tuple[TensorType, ...]:
+        self.check(len(self.dilation) in (0, len(self.kernel)), f"dilation {self.dilation} of windows {self.kernel}")
+        return super().infer(*types)
 
     def eval(self, *arrays: Array) -> tuple[Array, ...]:
         x = wide(arrays[0])
-        counted = np.ones((1, 1, *x.shape[2:]), x.dtype)
-        if self.count_include_pad:
-            margin = [(p, p) for p in self.padding]
-            ones = np.pad(counted, [(0, 0), (0, 0), *margin], constant_values=1)
-            whole = AvgPool(self.kernel, self.stride, (0,) * len(self.kernel), self.ceil_mode)
-            out = self.out_sizes(x.shape)
-            count = _sum_windows(whole, ones, out)
-        else:
-            count = self.windows(counted, 0).sum(-1)
-        return (self.windows(x, 0).sum(-1) / count,)
+        return (self.windows(x, 0).sum(-1) / self.counts(x.shape).astype(x.dtype),)
 
-
-def _sum_windows(pool: AvgPool, ones: Array, out: Sequence[int]) -> Array:
-    """Elements of `ones` under each of `out` windows, windows clipped at the end."""
-    counts = ones[0, 0]
-    for d, size in enumerate(out):
-        starts = np.arange(size) * pool.stride[d]
-        ends = np.minimum(starts + pool.kernel[d], counts.shape[d])
-        total = np.concatenate([np.zeros_like(counts.take([0], d)), counts.cumsum(d)], d)
-        counts = total.take(ends, d) - total.take(starts, d)
-    return counts[None, None]
+    def counts(self, shape: Sequence[int]) -> Array:
+        """(out...): the divisor of every window of an input of `shape`."""
+        total = np.ones((), np.int64)
+        for d, (size, out) in enumerate(zip(shape[2:], self.out_sizes(shape), strict=True)):
+            margin = self.padding[d] if self.count_include_pad else 0
+            taps = (
+                np.arange(out)[:, None] * self.stride[d]
+                - self.padding[d]
+                + np.arange(self.kernel[d]) * self._steps()[d]
+            )
+            total = total[..., None] * ((taps >= -margin) & (taps < size + margin)).sum(1)
+        return total
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,159 @@
+"""Pools. What the graph's pools cannot say (more padding on one side, or more than half a window) is a `pad` before."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+
+from jitrt.frontend.layers.arithmetic import binary, scaled
+from jitrt.frontend.layers.index import take
+from jitrt.frontend.onnx.node import Call
+from jitrt.frontend.onnx.registry import onnx_op
+from jitrt.frontend.onnx.windows import Pairs, Windows, windows_of
+from jitrt.graph import DType, Value
+from jitrt.graph import ops as g
+from jitrt.graph.op import Array
+
+
+@onnx_op("MaxPool")
+def max_pool(n: Call, x: Value) -> tuple[Value, ...]:
+    windows = _windows(n, x)
+    # Integers of 8 bits as float32, which holds them; the casts run inside the kernel.
+    number = x if x.type.dtype.is_float else n.add(g.Cast(DType.f32), x)
+    if (own := _own_padding(windows, x)) is not None:
+        op = g.MaxPool(windows.kernel, windows.stride, own, dilation=windows.dilation)
+        y = n.add(op, number)
+    else:
+        op = g.MaxPool(windows.kernel, windows.stride, (0,) * len(windows.kernel), dilation=windows.dilation)
+        y = n.add(op, _padded(n, number, windows.whole_padding(x.type.shape[2:]), -math.inf))
+    y = n.b.operand(y, x.type.dtype)
+    return (y, _positions(n, number, windows)) if n.wants(1) else (y,)
+
+
+@onnx_op("AveragePool")
+def average_pool(n: Call, x: Value) -> Value:
+    windows, include = _windows(n, x), bool(n.attribute("count_include_pad", 0))
+    if (own := _own_padding(windows, x)) is not None:
+        op = g.AvgPool(windows.kernel, windows.stride, own, count_include_pad=include, dilation=windows.dilation)
+        return n.add(op, x)
+    mean = _whole_mean(n, x, windows)
+    factor = math.prod(windows.kernel) / _counts(windows, x, include)
+    if np.ptp(factor) == 0:
+        return scaled(n.b, mean, float(factor.flat[0]))
+    return n.add(g.Mul(), mean, n.constant(factor, x.type.dtype))
+
+
+@onnx_op("LpPool", since=2)
+def lp_pool(n: Call, x: Value) -> Value:
+    """(sum of |x|^p under each window)^(1/p): the mean over all taps, padding included, times their number."""
+    windows, power = _windows(n, x), n.attribute("p", 2)
+    mean = _whole_mean(n, _power(n, x, power), windows)
+    return _root(n, scaled(n.b, mean, math.prod(windows.kernel)), power)
+
+
+@onnx_op("GlobalAveragePool")
+def global_average_pool(n: Call, x: Value) -> Value:
+    return n.add(g.ReduceMean(_space(x), keepdims=True), x)
+
+
+@onnx_op("GlobalMaxPool")
+def global_max_pool(n: Call, x: Value) -> Value:
+    return n.add(g.ReduceMax(_space(x), keepdims=True), x)
+
+
+@onnx_op("GlobalLpPool", since=2)
+def global_lp_pool(n: Call, x: Value) -> Value:
+    power = n.attribute("p", 2)
+    return _root(n, n.add(g.ReduceSum(_space(x), keepdims=True), _power(n, x, power)), power)
+
+
+def _space(x: Value) -> tuple[int, ...]:
+    return tuple(range(2, x.type.rank))
+
+
+def _power(n: Call, x: Value, power: float) -> Value:
+    """|x| ** power."""
+    if power == 2:
+        return n.add(g.Mul(), x, x)
+    size = n.add(g.Abs(), x)
+    return size if power == 1 else binary(n.b, g.Pow(), size, power, x.type.dtype)
+
+
+def _root(n: Call, x: Value, power: float) -> Value:
+    if power == 2:
+        return n.add(g.Sqrt(), x)
+    return x if power == 1 else binary(n.b, g.Pow(), x, 1 / power, x.type.dtype)
+
+
+def _windows(n: Call, x: Value) -> Windows:
+    return windows_of(n, x, n.required("kernel_shape"))
+
+
+def _own_padding(windows: Windows, x: Value) -> tuple[int, ...] | None:
+    """The padding with which a pool of the graph has just these windows; None if there is none."""
+    op = g.AvgPool(windows.kernel, windows.stride, tuple(p for p, _ in windows.padding), dilation=windows.dilation)
+    if any(2 * p > k for p, k in zip(op.padding, op.kernel, strict=True)):
+        return None
+    alike = all(before == after for before, after in windows.padding)
+    return op.padding if alike and tuple(op.out_sizes(x.type.shape)) == windows.out else None
+
+
+def _padded(n: Call, x: Value, pairs: Pairs, fill: float) -> Value:
+    positive = tuple((before, max(after, 0)) for before, after in pairs)  # what is left over at the end stays unread
+    return n.add(g.Pad(((0, 0), (0, 0), *positive), fill), x) if any(map(any, positive)) else x
+
+
+def _whole_mean(n: Call, x: Value, windows: Windows) -> Value:
+    """The mean of all taps, those outside x being 0."""
+    padded = _padded(n, x, windows.whole_padding(x.type.shape[2:]), 0.0)
+    return n.add(
+        g.AvgPool(windows.kernel, windows.stride, (0,) * len(windows.kernel), dilation=windows.dilation), padded
+    )
+
+
+def _taps(windows: Windows, d: int) -> Array:
+    """(out, kernel): the positions under every window along spatial dimension d."""
+    first = np.arange(windows.out[d]) * windows.stride[d] - windows.padding[d][0]
+    return first[:, None] + np.arange(windows.kernel[d]) * windows.dilation[d]
+
+
+def _counts(windows: Windows, x: Value, include_padding: bool) -> Array:
+    """(out...): taps of every window within x, or within x and its padding."""
+    total = np.ones(())
+    for d, size in enumerate(x.type.shape[2:]):
+        before, after = windows.padding[d] if include_padding else (0, 0)
+        taps = _taps(windows, d)
+        total = total[..., None] * ((taps >= -before) & (taps < size + after)).sum(1)
+    return total
+
+
+def _positions(n: Call, x: Value, windows: Windows) -> Value:
+    """Where in all of x the first of the largest elements under every window is, counted in row-major order or, with
+    `storage_order`, with the first spatial dimension as the fastest."""
+    size, dims = x.type.shape[2:], len(windows.kernel)
+    inside = np.ones((1,) * 2 * dims, bool)
+    flat, named = np.zeros((1,) * 2 * dims, np.int64), np.zeros((1,) * 2 * dims, np.int64)
+    for d in range(dims):
+        taps = _taps(windows, d)
+        shape = [1] * (2 * dims)
+        shape[d], shape[dims + d] = taps.shape
+        place = taps.reshape(shape)
+        inside = inside & (place >= 0) & (place < size[d])
+        flat = flat * size[d] + place
+        named = named + place * (math.prod(size[:d]) if n.attribute("storage_order", 0) else math.prod(size[d + 1 :]))
+    pixels, taps_count = math.prod(windows.out), math.prod(windows.kernel)
+    inside, flat, named = (a.reshape(pixels, taps_count) for a in (inside, flat, named))
+    if not inside.any(1).all():
+        n.refuse("the positions of maxima under windows that lie outside the image")
+    # Taps outside repeat the first one inside, behind those inside: the first of equals is then an element of x.
+    order = np.argsort(~inside, axis=1, kind="stable")
+    inside, flat, named = (np.take_along_axis(a, order, 1) for a in (inside, flat, named))
+    flat, named = (np.where(inside, a, a[:, :1]) for a in (flat, named))
+    rows = n.b.reshape(x, (*x.type.shape[:2], math.prod(size)))
+    under = take(n.b, rows, n.constant(flat), 2)  # (n, c, pixels, taps)
+    best = n.add(g.ArgMax(3, keepdims=True), under)
+    found = n.add(g.Gather(3), n.constant(named[None, None]), best)
+    planes = np.arange(math.prod(x.type.shape[:2]), dtype=np.int64) * math.prod(size)
+    start = n.constant(planes.reshape(*x.type.shape[:2], 1, 1))
+    return n.b.reshape(n.add(g.Add(), found, start), (*x.type.shape[:2], *windows.out))
