@@ -165,14 +165,14 @@ class Importer:
         try:
             function = self.functions.get((domain, node.op_type, node.overload))
             if function is not None:
-                return self.call(function, operands, attributes, loc)
+                return self.call(function, operands, attributes, node.output, loc)
             importer = importer_of(domain, node.op_type, opset)
             if importer is not None:
                 result = importer(Call(self.b, node, opset, attributes, run, loc), *operands)
                 return result if isinstance(result, tuple) else (result,)
             body = _standard_body(node, operands, domain, opset)
             if body is not None:
-                return self.call(body, operands, attributes, loc)
+                return self.call(body, operands, attributes, node.output, loc)
             raise Unsupported("no importer")
         except Unsupported as refusal:
             return self.instead(node, operands, domain, opset, refusal, loc)
@@ -192,9 +192,15 @@ class Importer:
         return list(value) if isinstance(value, Sequence) and not isinstance(value, str) else value
 
     def call(
-        self, function: onnx.FunctionProto, operands: Sequence[Any], attributes: Mapping[str, Any], loc: str
+        self,
+        function: onnx.FunctionProto,
+        operands: Sequence[Any],
+        attributes: Mapping[str, Any],
+        wanted: Sequence[str],
+        loc: str,
     ) -> list[Any]:
-        """Inline a function: its body's nodes on these operands, attributes it refers to filled in."""
+        """Inline a function: its body's nodes on these operands, attributes it refers to filled in. A body may leave
+        out a result that the call has no name for: `wanted` are its names."""
         given = {attribute.name: attribute for attribute in function.attribute_proto}
         scope: dict[str, Any] = dict.fromkeys(function.input)
         scope |= dict(zip(function.input, operands, strict=False))
@@ -205,7 +211,8 @@ class Importer:
             self.nodes(nodes, scope, opsets)
         finally:
             self.opsets = outer
-        return [self.lookup(name, scope, f"{loc}, function {function.name}") for name in function.output]
+        where = f"{loc}, function {function.name}"
+        return [self.lookup(inner, scope, where) if name else None for inner, name in zip(function.output, wanted)]
 
     # -- what fails --------------------------------------------------------------------------------------------
 
@@ -312,18 +319,19 @@ def _attribute(name: str, value: Any, kind: int) -> onnx.AttributeProto:
 
 
 def _standard_body(node: onnx.NodeProto, operands: Sequence[Any], domain: str, opset: int) -> onnx.FunctionProto | None:
-    """The body that the standard itself defines an operator by, if it does."""
+    """The body that the standard itself defines an operator by, if it does. It says which opsets its nodes are of."""
     if not onnx.defs.has(node.op_type, opset, domain):
         return None
     schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)  # its stub leaves out what is asked below
-    if schema.has_function:
-        return schema.function_body
-    if not schema.has_context_dependent_function:
-        return None
-    types = [_proto(operand) for operand in operands]
-    text = schema.get_context_dependent_function(node.SerializeToString(), [t.SerializeToString() for t in types])
     body = onnx.FunctionProto()
-    body.ParseFromString(text)
+    if schema.has_function:
+        body.CopyFrom(schema.function_body)
+    elif schema.has_context_dependent_function:
+        types = [_proto(operand).SerializeToString() for operand in operands]
+        body.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), types))
+    # The body refers to attributes that the call may leave out; their defaults are in the schema alone.
+    defaults = [attribute.default_value for attribute in schema.attributes.values()]
+    body.attribute_proto.extend(default for default in defaults if default.type)
     return body if body.node else None
 
 
