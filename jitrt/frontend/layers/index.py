@@ -37,12 +37,18 @@ def take_several(b: Builder, x: Value, indices: Sequence[Value], first: int) -> 
     sizes = x.type.shape[first : first + len(indices)]
     if len(indices) == 1:
         return take(b, x, indices[0], first)
+    rest = x.type.shape[first + len(indices) :]
+    flat = b.reshape(x, (*x.type.shape[:first], math.prod(sizes), *rest))
+    return take(b, flat, flat_position(b, indices, sizes), first)
+
+
+def flat_position(b: Builder, indices: Sequence[Value], sizes: Sequence[int]) -> Value:
+    """The position, in a tensor of dimensions `sizes` made one, that an index for each of them names."""
     position = _counted(b, indices[0], sizes[0])
     for index, size in zip(indices[1:], sizes[1:], strict=True):
         row = binary(b, g.Mul(), position, size, DType.i64)
         position = b.add(g.Add(), row, _counted(b, index, size))
-    rest = x.type.shape[first + len(indices) :]
-    return take(b, b.reshape(x, (*x.type.shape[:first], math.prod(sizes), *rest)), position, first)
+    return position
 
 
 def _counted(b: Builder, index: Value, size: int) -> Value:

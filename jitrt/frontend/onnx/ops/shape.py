@@ -85,8 +85,13 @@ def unsqueeze(n: Call, x: Value, axes: Value | None = None) -> Value:
     new = {axis_of(n, axis, rank) for axis in given}
     if len(new) < len(given):
         n.refuse(f"axes {list(given)} name one twice")
+    return _with_axes(n, x, new)
+
+
+def _with_axes(n: Call, x: Value, new: set[int]) -> Value:
+    """x with dimensions of 1 where the result has the axes `new`."""
     sizes = iter(x.type.shape)
-    return n.b.reshape(x, tuple(1 if d in new else next(sizes) for d in range(rank)))
+    return n.b.reshape(x, tuple(1 if d in new else next(sizes) for d in range(x.type.rank + len(new))))
 
 
 @onnx_op("Transpose")
@@ -105,12 +110,19 @@ def joined(n: Call, parts: Sequence[Value], axis: int) -> Value:
     return full[0] if len(full) == 1 else n.add(g.Concat(axis), *full)
 
 
+def stacked(n: Call, parts: Sequence[Value], axis: int) -> Value:
+    """Tensors of one shape along a new axis."""
+    return joined(n, [_with_axes(n, part, {axis}) for part in parts], axis)
+
+
 @onnx_op("Split")
 def split(n: Call, x: Value, sizes: Value | None = None) -> tuple[Value, ...]:
     axis = axis_of(n, n.attribute("axis", 0), x.type.rank)
     lengths = numbers(n, "split", sizes)
     if lengths is None:
         count = n.attribute("num_outputs", len(n.outputs))
+        if count < 1:
+            n.refuse(f"a split into {count} parts")
         each = -(-x.type.shape[axis] // count)
         lengths = tuple(max(0, min(each, x.type.shape[axis] - each * part)) for part in range(count))
     if sum(lengths) != x.type.shape[axis] or min(lengths) < 0:
@@ -182,21 +194,27 @@ def tile(n: Call, x: Value, repeats: Value) -> Value:
 
 @onnx_op("DepthToSpace")
 def depth_to_space(n: Call, x: Value) -> Value:
+    by = _block(n, x)
     batch, c, h, w = x.type.shape
-    by = n.required("blocksize")
     depth = c // by**2
     if n.attribute("mode", "DCR") == "DCR":
-        order = (0, 3, 4, 1, 5, 2)
-        apart = (batch, by, by, depth, h, w)
+        apart, order = (batch, by, by, depth, h, w), (0, 3, 4, 1, 5, 2)
     else:
-        order = (0, 1, 4, 2, 5, 3)
-        apart = (batch, depth, by, by, h, w)
+        apart, order = (batch, depth, by, by, h, w), (0, 1, 4, 2, 5, 3)
     return n.b.reshape(n.b.permute(n.b.reshape(x, apart), order), (batch, depth, h * by, w * by))
 
 
 @onnx_op("SpaceToDepth")
 def space_to_depth(n: Call, x: Value) -> Value:
+    by = _block(n, x)
     batch, c, h, w = x.type.shape
-    by = n.required("blocksize")
     apart = n.b.reshape(x, (batch, c, h // by, by, w // by, by))
-    return n.b.reshape(n.b.permute(apart, (0, 3, 5, 1, 2, 4)), (batch, c * by * by, h // by, w // by))
+    order = (0, 3, 5, 1, 2, 4) if n.attribute("mode", "DCR") == "DCR" else (0, 1, 3, 5, 2, 4)
+    return n.b.reshape(n.b.permute(apart, order), (batch, c * by * by, h // by, w // by))
+
+
+def _block(n: Call, x: Value) -> int:
+    by = int(n.required("blocksize"))
+    if x.type.rank != 4 or by < 1:
+        n.refuse(f"blocks of {by} of {x.type}")
+    return by
