@@ -156,7 +156,8 @@ def power(a, b):
     else:
         result = tl.full(a.shape, 1, a.dtype)
         factor = a
-        for bit in tl.static_range(a.dtype.primitive_bitwidth):
+        bits: tl.constexpr = a.dtype.primitive_bitwidth
+        for bit in tl.static_range(bits):
             result = tl.where(((b >> bit) & 1) == 1, result * factor, result)
             factor = factor * factor
         if not a.dtype.is_int_unsigned():
