@@ -108,9 +108,9 @@ def pool(
         if DIVISOR:
             acc = acc / DIVISOR
         else:
-            count = _counted(d, d_end, COUNTED[0], DILATION[0])
-            count *= _counted(h, h_end, COUNTED[1], DILATION[1])
-            count *= _counted(w, w_end, COUNTED[2], DILATION[2])
+            count = _counted(d, d_end, COUNTED[0][0], COUNTED[0][1], DILATION[0])
+            count *= _counted(h, h_end, COUNTED[1][0], COUNTED[1][1], DILATION[1])
+            count *= _counted(w, w_end, COUNTED[2][0], COUNTED[2][1], DILATION[2])
             acc = acc / count
     STORE(y, APPLY(acc, aux, m, k, m_mask, k_mask), m, k, m_mask, k_mask)
 
@@ -136,9 +136,10 @@ def _window(
 
 
 @triton.jit
-def _counted(start, end, COUNTED: tl.constexpr, DILATION: tl.constexpr):
-    """How many of the taps start, start + DILATION, ..., `end - start` of them, lie within COUNTED (first, end)."""
-    low, high = tl.maximum(COUNTED[0] - start, 0), COUNTED[1] - start
+def _counted(start, end, FIRST: tl.constexpr, LAST: tl.constexpr, DILATION: tl.constexpr):
+    """How many of the taps start, start + DILATION, ..., `end - start` of them, lie from FIRST to before LAST."""
+    low = tl.maximum(FIRST - start, 0)
+    high = LAST - start
     if DILATION != 1:
         low = (low + DILATION - 1) // DILATION
         high = (high + DILATION - 1) // DILATION

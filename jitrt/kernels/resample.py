@@ -24,7 +24,7 @@ from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Extend, Resize, Roll
-from jitrt.graph.ops.resample import CUBIC
+from jitrt.graph.ops.resample import CUBIC, GRAIN
 from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template, anchor_of
 from jitrt.kernels.tiles import tile_configs, tile_launch
@@ -166,7 +166,7 @@ def _resized(op: Resize, d: int, size: int, index: str) -> tuple[list[str], list
         return [f"    i{d} = tl.minimum({place}, {size - 1})"], [(f"i{d}", "")]
     number = f"{index}.to(tl.float64)"
     place = f"{number} * {step!r}" if op.align_corners else f"({number} + 0.5) * {step!r} - 0.5"
-    lines = [f"    p{d} = {place}"]
+    lines = [f"    p{d} = tl.floor(({place}) * {GRAIN!r} + 0.5) * {1 / GRAIN!r}"]  # `snapped`: an FMA changes nothing
     if op.mode == "linear":
         lines.append(f"    p{d} = tl.maximum(p{d}, 0.0)")
     lines += [

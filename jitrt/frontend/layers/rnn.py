@@ -52,20 +52,23 @@ def recurrent(
     *,
     batch_first: bool = False,
     cell: bool = False,
+    reverse: bool = False,
 ) -> States:
-    """Layers on top of each other, each with one or two directions, the second of which reads from the end. x is (T, B,
-    inputs), or (B, T, inputs) if `batch_first`; h0 and c0 as in States; `cell` asks for the last c of an lstm."""
+    """Layers on top of each other, each with one or two directions, the second of which reads from the end; `reverse`
+    makes an only one read so. x is (T, B, inputs), or (B, T, inputs) if `batch_first`; h0 and c0 as in States; `cell`
+    asks for the last c of an lstm."""
     last_h, last_c = [], []
     turned = (1, 0, 2) if batch_first else (0, 1, 2)
     steps = x.type.shape[1 if batch_first else 0]
     for number, layer in enumerate(layers):
         first = number * len(layer)
+        backward = (reverse,) if len(layer) == 1 else (False, True)
         states = [None if s is None else _rows(b, s, first, first + len(layer)) for s in (h0, c0)]
-        out = _layer(b, kind, b.permute(_gates(b, kind, x, layer), turned), states[0], states[1], layer, cell)
+        out = _layer(b, kind, b.permute(_gates(b, kind, x, layer), turned), states[0], states[1], layer, cell, backward)
         h = _projected(b, b.slice(out, 0, 0, steps), layer)
         width = h.type.shape[2] // len(layer)
-        for d in range(len(layer)):
-            end = 0 if d else steps - 1
+        for d, from_the_end in enumerate(backward):
+            end = 0 if from_the_end else steps - 1
             last_h.append(b.slice(b.slice(h, 0, end, end + 1), 2, d * width, (d + 1) * width))
         if cell:
             c = b.slice(out, 0, steps, steps + 1)  # (1, B, D*H)
@@ -95,14 +98,21 @@ def _bias(b: Builder, kind: str, weights: Weights) -> Value:
 
 
 def _layer(
-    b: Builder, kind: str, gates: Value, h0: Value | None, c0: Value | None, layer: Sequence[Weights], cell: bool
+    b: Builder,
+    kind: str,
+    gates: Value,
+    h0: Value | None,
+    c0: Value | None,
+    layer: Sequence[Weights],
+    cell: bool,
+    reverse: tuple[bool, ...],
 ) -> Value:
     assert h0 is not None
     rows = layer[0].w_hh.type.shape[0]
     hidden = rows // GATES[kind]
     weights = [weights.w_hh for weights in layer]
     if layer[0].w_hr is not None:
-        gates = _with_first(b, gates, h0, weights)
+        gates = _with_first(b, gates, h0, weights, reverse)
         h0 = b.full((len(layer), gates.type.shape[1], hidden), 0, gates.type.dtype)
         weights = [_known(b, Matmul(), one.w_hh, one.w_hr) for one in layer if one.w_hr is not None]
     operands = [gates, _stacked(b, weights), h0]
@@ -111,7 +121,7 @@ def _layer(
         operands.append(c0)
     if kind == "gru":
         operands.append(_stacked(b, [_bias_of_n(b, one, hidden, gates) for one in layer]))
-    return b.add(Recurrence(kind, (False, True)[: len(layer)], cell), *operands)
+    return b.add(Recurrence(kind, reverse, cell), *operands)
 
 
 def _bias_of_n(b: Builder, weights: Weights, hidden: int, gates: Value) -> Value:
@@ -120,14 +130,14 @@ def _bias_of_n(b: Builder, weights: Weights, hidden: int, gates: Value) -> Value
     return _rows(b, weights.b_hh, 2 * hidden, 3 * hidden)
 
 
-def _with_first(b: Builder, gates: Value, h0: Value, weights: Sequence[Value]) -> Value:
+def _with_first(b: Builder, gates: Value, h0: Value, weights: Sequence[Value], reverse: tuple[bool, ...]) -> Value:
     """The gates of a projected layer with what h0, which did not come out of a projection, adds at the first step."""
     if h0.data is not None and not h0.data.any():
         return gates
     steps, batch, _ = gates.type.shape
     rows, width = weights[0].type.shape
     for d, w in enumerate(weights):
-        start = (steps - 1 if d else 0, 0, d * rows)
+        start = (steps - 1 if reverse[d] else 0, 0, d * rows)
         stop = (start[0] + 1, batch, start[2] + rows)
         own = b.add(Slice(start, stop, (1, 1, 1)), gates)
         h = b.reshape(b.slice(h0, 0, d, d + 1), (1, batch, width))

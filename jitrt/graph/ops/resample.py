@@ -15,6 +15,15 @@ from jitrt.graph.types import TensorType
 EXTENSIONS = {"reflect": "reflect", "replicate": "edge", "circular": "wrap"}  # and numpy's names for them
 _TAPS = {"nearest": 1, "nearest_exact": 1, "linear": 2, "cubic": 4}
 CUBIC = -0.75  # PyTorch's (and Keys' 1981 paper's) free parameter
+GRAIN = 2.0**32
+"""Source positions between elements are whole multiples of 1 / GRAIN. A multiply and an add that a compiler makes one
+(an FMA) round once less: without this a position that numpy puts on an element could lie just before it in a kernel,
+which then weighs the one before, and that may be a NaN."""
+
+
+def snapped(place: Array) -> Array:
+    """The nearest multiple of 1 / GRAIN."""
+    return np.asarray(np.floor(place * GRAIN + 0.5) / GRAIN)
 
 
 @dataclass(frozen=True)
@@ -115,7 +124,7 @@ class Resize(Op):
             start = np.float32(0.5 if self.mode == "nearest_exact" else 0)
             at = np.floor((out.astype(np.float32) + start) * np.float32(self.step(d, size)))
             return [(np.minimum(at.astype(np.int64), size - 1), np.ones(len(out)))]
-        place = out * self.step(d, size) if self.align_corners else (out + 0.5) * self.step(d, size) - 0.5
+        place = snapped(out * self.step(d, size) if self.align_corners else (out + 0.5) * self.step(d, size) - 0.5)
         if self.mode == "linear":
             place = np.maximum(place, 0)
         first = np.floor(place)
