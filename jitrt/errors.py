@@ -9,6 +9,14 @@ class JitrtError(Exception):
     """Base of every error raised on purpose."""
 
 
+_ADVICE = {
+    "ONNX": "Export the model without them, declare them with @jitrt.plugin(..., onnx=(domain, name)), or leave strict "
+    "out to have ONNX's reference run on the host what it can. jitrt doctor MODEL lists every node.",
+    "torch": "Rewrite those lines with supported operators, or use torch.compile(model, backend='jitrt'), which leaves "
+    "unsupported parts to PyTorch.",
+}
+
+
 class UnsupportedOpError(JitrtError):
     """The model uses operators no importer knows.
 
@@ -21,13 +29,16 @@ class UnsupportedOpError(JitrtError):
         super().__init__(
             f"{len(self.ops)} operator(s) of this model have no {front_end} importer:\n"
             + "\n".join(lines)
-            + "\nRewrite those lines with supported operators, or use torch.compile(model, backend='jitrt'), "
-            "which leaves unsupported parts to PyTorch."
+            + f"\n{_ADVICE.get(front_end, _ADVICE['torch'])}"
         )
 
 
 class ImportFailure(JitrtError):
     """A model could not be turned into a graph for a reason other than an unknown operator."""
+
+
+class ModelError(ImportFailure):
+    """A model file is broken, contradicts itself, or reaches for what it must not: the message names where."""
 
 
 class GraphError(JitrtError):
@@ -48,6 +59,10 @@ class PassError(GraphError):
 
 class InputError(JitrtError):
     """An engine was called with the wrong number, shape, dtype or device of inputs."""
+
+
+class FeedError(InputError, ValueError):
+    """An ONNX session is fed, or asked for, what its model does not have, or lacks an input."""
 
 
 class GradientError(InputError):
@@ -72,6 +87,21 @@ class NoGpuError(TargetError):
 
 class CompileError(JitrtError):
     """Triton or ptxas refused a generated kernel."""
+
+
+class FallbackError(JitrtError):
+    """strict=True, but parts of the model would run on the host: lists all of them, (what, reason, times, first at)."""
+
+    def __init__(self, steps: Sequence[tuple[str, str, int, str]]):
+        self.steps = list(steps)
+        lines = [
+            f"  {what} (x{count}) first at {where or 'unknown location'}: {why}" for what, why, count, where in steps
+        ]
+        super().__init__(
+            f"strict=True, but {len(self.steps)} kind(s) of step would run on the host:\n"
+            + "\n".join(lines)
+            + "\nLeave strict out to have them run there, or replace them in the model."
+        )
 
 
 class KernelError(JitrtError, AssertionError):

@@ -85,9 +85,12 @@ class Builder:
         """Drop constants nobody reads (of all, or `among` these); a reshaped parameter takes over the name of the one
         it replaced."""
         self.graph.drop_unused_constants(among)
+        kept = self.graph.constants
+        heirs: dict[str, Value] = {}
         for (parameter, _), value in self._reshaped.items():
-            if parameter.name not in self.graph.constants and value.name in self.graph.constants:
-                self.graph.rename(value, parameter.name)
+            if parameter.name not in kept and value.name in kept:
+                heirs.setdefault(parameter.name, value)
+        self.graph.rename_all({value: name for name, value in heirs.items()})
         self._reshaped.clear()
 
 

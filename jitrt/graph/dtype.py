@@ -49,6 +49,11 @@ class DType(enum.Enum):
         """The DType of a numpy dtype. Raises KeyError for one jitrt has no name for."""
         return _FROM_NUMPY[np.dtype(dtype)]
 
+    @classmethod
+    def knows(cls, dtype: np.dtype | type) -> bool:
+        """Whether a numpy dtype has a DType."""
+        return np.dtype(dtype) in _FROM_NUMPY
+
     def __repr__(self) -> str:
         return repr(self.value)  # a literal, so that op attributes parse back
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 
 import numpy as np
@@ -98,6 +98,7 @@ class Graph:
         self.constants: dict[str, Value] = {}
         self._names: set[str] = set()
         self._next = 0
+        self._suffixes: dict[str, int] = {}  # the first that may be free, for a name that is taken
 
     # -- building ----------------------------------------------------------------------------------------------
 
@@ -173,16 +174,17 @@ class Graph:
         for index, value in enumerate(node.inputs):
             value.uses.remove((node, index))
         for value in node.outputs:
-            self._names.discard(value.name)
+            self._discard(value.name)
         self.nodes.remove(node)
 
     def drop_unused_constants(self, among: Iterable[Value] | None = None) -> int:
         """Forget constants nobody reads (of all, or `among` these); returns how many."""
         candidates = list(self.constants.values() if among is None else among)
-        dead = [v for v in candidates if not v.uses and v not in self.outputs]
+        outputs = set(self.outputs)
+        dead = [v for v in candidates if not v.uses and v not in outputs]
         for value in dead:
             del self.constants[value.name]
-            self._names.discard(value.name)
+            self._discard(value.name)
         return len(dead)
 
     def sort(self) -> None:
@@ -212,15 +214,21 @@ class Graph:
 
     def rename(self, value: Value, name: str) -> None:
         """Give a value another name, with a suffix if that one is taken. Layouts that name its storage follow."""
-        old = value.name
-        self._names.discard(old)
-        value.name = self._fresh(name)
-        if value.is_constant:
-            self.constants = {v.name: v for v in self.constants.values()}
+        self.rename_all({value: name})
+
+    def rename_all(self, names: Mapping[Value, str]) -> None:
+        """Give values other names, one after the other as `rename` does, in one pass over the graph."""
+        changed = {}
+        for value, name in names.items():
+            old = value.name
+            self._discard(old)
+            value.name = self._fresh(name)
+            changed[old] = value.name
+        self.constants = {v.name: v for v in self.constants.values()}
         for other in self.values():
             layout = other.type.layout
-            if layout is not None and layout.storage == old:
-                other.type = other.type.with_layout(replace(layout, storage=value.name))
+            if layout is not None and layout.storage in changed:
+                other.type = other.type.with_layout(replace(layout, storage=changed[layout.storage]))
 
     def set_data(self, value: Value, data: Array) -> None:
         """Give a constant other contents; its type follows and loses its layout."""
@@ -280,11 +288,18 @@ class Graph:
                 self._next += 1
             wanted = str(self._next)
         wanted = _NOT_IN_NAMES.sub("_", wanted)
-        name, suffix = wanted, 1
+        name, suffix = wanted, self._suffixes.get(wanted, 1)
         while name in self._names:
             name, suffix = f"{wanted}_{suffix}", suffix + 1
+        if name != wanted:
+            self._suffixes[wanted] = suffix
         self._names.add(name)
         return name
+
+    def _discard(self, name: str) -> None:
+        """Make a name free again."""
+        self._names.discard(name)
+        self._suffixes.clear()
 
 
 def _producers(node: Node) -> Iterator[Node]:

@@ -7,7 +7,7 @@ registry   which function imports which operator
 node       what such a function is given
 importer   walks the nodes, functions and subgraphs
 fallback   an operator without an importer, as a step on the host
-specialise a model's graph for the inputs of one call
+signature  what goes into a model and comes out; the import for a caller's inputs
 ops        the operators, a family a file
 """
 
@@ -20,10 +20,15 @@ import numpy as np
 import onnx
 
 from jitrt.errors import ImportFailure
-from jitrt.frontend.onnx.importer import Imported, NeedsInput, dtype_of, import_model
+from jitrt.frontend.onnx.elements import dtype_of, element_of
+from jitrt.frontend.onnx.importer import Imported, NeedsInput, import_model
+from jitrt.frontend.onnx.model import Limits, Model, read_model
+from jitrt.frontend.onnx.tensors import elements
+from jitrt.graph.dtype import DType
+from jitrt.graph.op import Array
 from jitrt.graph.types import TensorType
 
-__all__ = ["Imported", "NeedsInput", "import_onnx"]
+__all__ = ["Imported", "Limits", "Model", "NeedsInput", "import_onnx", "read_model"]
 
 
 def import_onnx(
@@ -33,30 +38,59 @@ def import_onnx(
     constants: Mapping[str, Any] | None = None,
     fallback: bool = False,
 ) -> Imported:
-    """The graph of an ONNX model: a path, its bytes or a ModelProto.
+    """The graph of an ONNX model: a path, its bytes, a ModelProto or what `read_model` has made of one.
 
     `shapes` gives the shapes of inputs that have dynamic ones (or others than the model says, where those are
     dynamic); `constants` the numbers of inputs that what is built depends on, such as the shape given to a Reshape.
-    With `fallback` an operator without an importer becomes a step on the host, if it can be one. Raises ImportFailure for a model that is malformed or leaves a shape open, UnsupportedOpError with all operators
-    that have no importer, NeedsInput.
+    With `fallback` an operator without an importer becomes a step on the host, if it can be one.
+
+    Raises ImportFailure for a model that is malformed or leaves a shape open, and for what is given for inputs it does
+    not have or of another shape or dtype; UnsupportedOpError with all operators that have no importer; NeedsInput.
     """
-    proto = model if isinstance(model, onnx.ModelProto) else onnx.load(model)
+    source = read_model(model)
+    graph = source.proto.graph
     shapes, constants = dict(shapes or {}), {name: np.asarray(array) for name, array in (constants or {}).items()}
-    held = {tensor.name for tensor in proto.graph.initializer}
+    unknown = (shapes.keys() | constants.keys()) - {info.name for info in graph.input}
+    if unknown:
+        names = ", ".join(info.name for info in graph.input) or "none"
+        raise ImportFailure(f"the model has no input {min(unknown)!r}; its inputs: {names}")
+    held = {tensor.name for tensor in graph.initializer} | {sparse.values.name for sparse in graph.sparse_initializer}
     types = {}
-    for info in proto.graph.input:
-        if info.name in held or info.name in constants:
-            continue
-        types[info.name] = _type(info, shapes.get(info.name))
-    return import_model(proto, types, constants, fallback=fallback)
+    for info in graph.input:
+        if info.name in constants:
+            _check_constant(info, constants[info.name])
+        elif info.name not in held:
+            types[info.name] = _type(info, shapes.get(info.name))
+    return import_model(source.proto, types, constants, source.read, fallback=fallback, limits=source.limits)
 
 
 def _type(info: onnx.ValueInfoProto, shape: Sequence[int] | None) -> TensorType:
+    """The static type of an input, with the shape given for it if the model leaves that open."""
+    where = f"input {info.name!r}"
+    if not info.type.HasField("tensor_type"):
+        kind = (info.type.WhichOneof("value") or "of no type").removesuffix("_type")
+        raise ImportFailure(f"{where} is {kind}; jitrt's engines take tensors")
     tensor = info.type.tensor_type
+    dims = [dim.dim_value if _is_static(dim) else None for dim in tensor.shape.dim]
     if shape is None:
-        dims = list(tensor.shape.dim)
-        dynamic = [dim.dim_param or "?" for dim in dims if dim.WhichOneof("value") != "dim_value"]
+        dynamic = [dim.dim_param or "?" for dim in tensor.shape.dim if not _is_static(dim)]
         if dynamic or not tensor.HasField("shape"):
-            raise ImportFailure(f"input {info.name!r} has dynamic dims {', '.join(dynamic)}: give its shape")
-        shape = [dim.dim_value for dim in dims]
-    return TensorType(dtype_of(tensor.elem_type), tuple(shape))
+            raise ImportFailure(f"{where} has dynamic dims {', '.join(dynamic) or '?'}: give its shape")
+        shape = [size for size in dims if size is not None]
+    shape = tuple(int(size) for size in shape)
+    fits = len(shape) == len(dims) and all(own in (None, size) for own, size in zip(dims, shape))
+    if tensor.HasField("shape") and not fits:
+        declared = ", ".join("?" if size is None else str(size) for size in dims)
+        raise ImportFailure(f"{where} is [{declared}] in the model, {list(shape)} does not fit")
+    elements(shape, where)
+    return TensorType(dtype_of(tensor.elem_type), shape)
+
+
+def _check_constant(info: onnx.ValueInfoProto, array: Array) -> None:
+    if not DType.knows(array.dtype) or element_of(DType.of(array.dtype)) != info.type.tensor_type.elem_type:
+        raise ImportFailure(f"input {info.name!r} is not {array.dtype} in the model: give its numbers in its own dtype")
+
+
+def _is_static(dim: onnx.TensorShapeProto.Dimension) -> bool:
+    """Some exporters write a negative number where they mean a dynamic one."""
+    return bool(dim.WhichOneof("value") == "dim_value" and dim.dim_value >= 0)

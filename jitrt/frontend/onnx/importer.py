@@ -2,23 +2,35 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections import ChainMap
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from jitrt.errors import ImportFailure, ShapeError, UnsupportedOpError
+from jitrt.errors import GraphError, ImportFailure, JitrtError, UnsupportedOpError
+from jitrt.frontend.onnx.bodies import filled, standard_body
+from jitrt.frontend.onnx.check import Limits, called, domain_of
+from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.node import Call, FoldingBuilder, Item, Known
 from jitrt.frontend.onnx.registry import Unsupported, importer_of
+from jitrt.frontend.onnx.tensors import array_of, dense
 from jitrt.graph import Graph, TensorType, Value, verify
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 from jitrt.graph.ops import Identity
 
 Reader = Callable[[onnx.TensorProto], Array]
+Scope = ChainMap[str, Any]  # what names mean: a subgraph's own first, then those around it
+
+_MOST_BYTES = 1 << 40  # of one result: no machine holds more, so the sizes a model gives are wrong
+
+
+def read_inside(tensor: onnx.TensorProto) -> Array:
+    """The numbers in a tensor of a model that has all of them inside."""
+    return array_of(tensor, None)
 
 
 @dataclass(frozen=True)
@@ -52,22 +64,24 @@ def import_model(
     model: onnx.ModelProto,
     types: Mapping[str, TensorType],
     constants: Mapping[str, Array],
-    read: Reader = numpy_helper.to_array,
+    read: Reader = read_inside,
     *,
     name: str = "",
     fallback: bool = False,
+    limits: Limits | None = None,
 ) -> Imported:
     """The graph of a model that has been checked.
 
     `types` has a static type for every input that is not among `constants`, which become part of the graph. `read`
     turns an initialiser into an array. With `fallback`, what has no importer becomes a step on the host, if it can be
     one (`jitrt.frontend.onnx.fallback`). Raises UnsupportedOpError with all operators that cannot be imported,
-    NeedsInput, ImportFailure for a model that contradicts itself.
+    NeedsInput, ImportFailure for a model that contradicts itself or goes beyond `limits`.
     """
-    importer = Importer(model, read, name or model.graph.name or "onnx", fallback=fallback)
-    scope: dict[str, Item] = {}
+    importer = Importer(model, read, name or model.graph.name or "onnx", limits or Limits(), fallback=fallback)
+    scope: Scope = ChainMap()
     names = []
     held = {tensor.name for tensor in model.graph.initializer}
+    held |= {sparse.values.name for sparse in model.graph.sparse_initializer}
     for info in model.graph.input:
         if info.name in constants:
             scope[info.name] = importer.graph.add_constant(constants[info.name], info.name)
@@ -79,10 +93,7 @@ def import_model(
             raise ImportFailure(f"input {info.name!r} has no static shape; give one")
     results = importer.run(model.graph, scope)
     importer.refuse_missing()
-    for info, result in zip(model.graph.output, results, strict=True):
-        if not isinstance(result, Value):
-            raise ImportFailure(f"output {info.name!r} is a sequence or an optional; jitrt's engines return tensors")
-        importer.output(info.name, result)
+    importer.outputs([info.name for info in model.graph.output], results)
     importer.b.finish()
     verify(importer.graph)
     return Imported(importer.graph, tuple(names), tuple(info.name for info in model.graph.output))
@@ -95,50 +106,94 @@ class Importer:
     `_LOST`, and nodes that read those are skipped.
     """
 
-    def __init__(self, model: onnx.ModelProto, read: Reader, name: str, *, fallback: bool = False):
+    def __init__(self, model: onnx.ModelProto, read: Reader, name: str, limits: Limits, *, fallback: bool = False):
+        self.limits = limits
         self.fallback = fallback
         self.graph = Graph(name)
         self.b = FoldingBuilder(self.graph)
         self.read = read
-        self.opsets = {_domain(entry.domain): entry.version for entry in model.opset_import}
-        self.functions = {(_domain(f.domain), f.name, f.overload): f for f in model.functions}
+        self.opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
+        self.functions = {(domain_of(f.domain), f.name, f.overload): f for f in model.functions}
         self.missing: dict[tuple[str, str], Missing] = {}
         self.inputs: dict[str, str] = {}  # the model's names of the graph's inputs
         self.needed: dict[str, str] = {}  # inputs whose numbers are needed, and by what
+        self.traced: set[Value] = set()  # values whose inputs are in `needed`
+        self.given: Mapping[str, Any] = {}  # attributes of the call, in a function's body
+        self.arrays: dict[int, tuple[Any, Array]] = {}  # what was read, with its proto, whose address is the key
+        self.room = limits.grow
+        self.count = self.depth = 0
 
     # -- a graph -----------------------------------------------------------------------------------------------
 
-    def run(self, graph: onnx.GraphProto, scope: dict[str, Any]) -> list[Any]:
+    def run(self, graph: onnx.GraphProto, scope: Scope) -> list[Any]:
         """Import a graph, or a subgraph in the scope of the one around it; returns its results."""
+        own = scope.maps[0]
         for tensor in graph.initializer:
-            if tensor.name not in scope:
-                scope[tensor.name] = self.graph.add_constant(self.read(tensor), tensor.name)
+            if tensor.name not in own:
+                own[tensor.name] = self.constant(tensor, tensor.name)
         for sparse in graph.sparse_initializer:
-            scope[sparse.values.name] = self.graph.add_constant(_dense(sparse, self.read), sparse.values.name)
+            if sparse.values.name not in own:
+                own[sparse.values.name] = self.constant(sparse, sparse.values.name)
         self.nodes(graph.node, scope, self.opsets)
         return [self.lookup(info.name, scope, f"output of {graph.name or 'the graph'}") for info in graph.output]
 
-    def nodes(self, nodes: Sequence[onnx.NodeProto], scope: dict[str, Any], opsets: Mapping[str, int]) -> None:
+    def nodes(self, nodes: Sequence[onnx.NodeProto], scope: Scope, opsets: Mapping[str, int]) -> None:
+        self.depth += 1
         for position, node in enumerate(nodes):
-            loc = f"{node.name or node.output[0] if node.output else position} ({node.op_type})"
+            loc = called(node, position)
+            self.count += 1
+            if self.count > self.limits.nodes:
+                raise ImportFailure(f"node {loc}: with loops and functions written out, over {self.limits.nodes} nodes")
+            if self.depth > self.limits.depth:
+                raise ImportFailure(f"node {loc}: functions and subgraphs nest deeper than {self.limits.depth}")
             operands = [self.lookup(name, scope, loc) if name else None for name in node.input]
             results = self.node(node, operands, scope, opsets, loc)
             for name, result in zip(node.output, results, strict=False):
                 if name:
                     scope[name] = result
+        self.depth -= 1
 
     def lookup(self, name: str, scope: Mapping[str, Any], where: str) -> Any:
         if name not in scope:
             raise ImportFailure(f"{where} reads {name!r}, which nothing before it computes")
         return scope[name]
 
-    def output(self, name: str, value: Value) -> None:
-        """Make a value the graph's next output, called as in the model where it can be."""
-        if value.producer is None or value in self.graph.outputs:
-            value = self.graph.add(Identity(), value, loc=f"output {name}", name=name)
-        elif not any(other.name == name for other in self.graph.values()):
-            self.graph.rename(value, name)
-        self.graph.mark_output(value)
+    def constant(self, tensor: onnx.TensorProto | onnx.SparseTensorProto, name: str) -> Value | _Lost:
+        """An initialiser."""
+        array = self.array(tensor)
+        if DType.knows(array.dtype):
+            return self.graph.add_constant(array, name)
+        reason = f"jitrt has no element type {array.dtype.name.replace('object', 'string')}"
+        missing = self.missing.setdefault(("initialiser", reason), Missing("initialiser", 0, name, reason))
+        missing.count += 1
+        return _LOST
+
+    def array(self, tensor: onnx.TensorProto | onnx.SparseTensorProto) -> Array:
+        """The numbers in a tensor, read once however often a loop or a function comes by it."""
+        found = self.arrays.get(id(tensor))
+        if found is None:
+            if isinstance(tensor, onnx.SparseTensorProto):
+                array = dense(tensor, self.read, self.room)
+                self.room -= array.nbytes
+            else:
+                array = self.read(tensor)
+            found = self.arrays[id(tensor)] = tensor, array
+        return found[1]
+
+    def outputs(self, names: Sequence[str], results: Sequence[Any]) -> None:
+        """Make values the graph's outputs, called as in the model where they can be."""
+        taken = {value.name for value in self.graph.values()}
+        renamed: dict[Value, str] = {}
+        for name, value in zip(names, results, strict=True):
+            if not isinstance(value, Value):
+                raise ImportFailure(f"output {name!r} is a sequence or an optional; jitrt's engines return tensors")
+            if value.producer is None or value in renamed:
+                value = self.graph.add(Identity(), value, loc=f"output {name}", name=name)
+            renamed[value] = value.name if name in taken else name
+            taken.discard(value.name)
+            taken.add(renamed[value])
+            self.graph.mark_output(value)
+        self.graph.rename_all(renamed)
 
     # -- a node ------------------------------------------------------------------------------------------------
 
@@ -146,44 +201,75 @@ class Importer:
         self,
         node: onnx.NodeProto,
         operands: Sequence[Any],
-        scope: Mapping[str, Any],
+        scope: Scope,
         opsets: Mapping[str, int],
         loc: str,
     ) -> Sequence[Any]:
-        """The results of one node."""
+        """The results of one node. Whatever an importer meets in a node that is not as it should be (a string for a
+        number, an axis out of range) becomes an ImportFailure that names the node; `--debug` shows what it was."""
         if any(operand is _LOST for operand in operands):
             return [_LOST] * len(node.output)
-        domain = _domain(node.domain)
+        domain = domain_of(node.domain)
         opset = opsets.get(domain, 1)
-        attributes = {attribute.name: self.attribute(attribute) for attribute in node.attribute}
         self.b.loc = loc
 
         def run(graph: onnx.GraphProto, given: Sequence[Item]) -> list[Item]:
-            inner = dict(scope) | {info.name: value for info, value in zip(graph.input, given, strict=True)}
-            return self.run(graph, inner)
+            names = (info.name for info in graph.input)
+            return self.run(graph, scope.new_child(dict(zip(names, given, strict=True))))
 
         try:
-            function = self.functions.get((domain, node.op_type, node.overload))
-            if function is not None:
-                return self.call(function, operands, attributes, node.output, loc)
-            importer = importer_of(domain, node.op_type, opset)
-            if importer is not None:
-                result = importer(Call(self.b, node, opset, attributes, run, loc), *operands)
-                return result if isinstance(result, tuple) else (result,)
-            body = _standard_body(node, operands, domain, opset)
-            if body is not None:
-                return self.call(body, operands, attributes, node.output, loc)
-            raise Unsupported("no importer")
+            results = self.results(node, operands, domain, opset, run, loc)
         except Unsupported as refusal:
-            return self.instead(node, operands, domain, opset, refusal, loc)
-        except ShapeError as error:
+            return self.instead(filled(node, self.given), operands, domain, opset, refusal, loc)
+        except GraphError as error:
             raise ImportFailure(f"node {loc}: {error}") from error
+        except JitrtError:
+            raise
+        except Exception as error:
+            raise ImportFailure(f"node {loc}: {type(error).__name__}: {error}") from error
+        for value in results:
+            if isinstance(value, Value) and value.type.nbytes > _MOST_BYTES:
+                raise ImportFailure(f"node {loc}: a result of {value.type} is more than {_MOST_BYTES} bytes")
+        return results
+
+    def results(
+        self,
+        node: onnx.NodeProto,
+        operands: Sequence[Any],
+        domain: str,
+        opset: int,
+        run: Callable[[onnx.GraphProto, Sequence[Item]], list[Item]],
+        loc: str,
+    ) -> Sequence[Any]:
+        """What a node's function, its importer or the standard's own function makes of it."""
+        attributes = self.attributes(node)
+        function = self.functions.get((domain, node.op_type, node.overload))
+        if function is not None:
+            return self.call(function, operands, attributes, node.output, loc)
+        importer = importer_of(domain, node.op_type, opset)
+        if importer is not None:
+            result = importer(Call(self.b, node, opset, attributes, run, loc), *operands)
+            return result if isinstance(result, tuple) else (result,)
+        body = standard_body(filled(node, self.given), operands, domain, opset)
+        if body is not None:
+            return self.call(body, operands, attributes, node.output, loc)
+        raise Unsupported("no importer")
+
+    def attributes(self, node: onnx.NodeProto) -> dict[str, Any]:
+        """A node's attributes; those it takes from the call of the function it is in only where the call has them."""
+        found = {}
+        for attribute in node.attribute:
+            if not attribute.ref_attr_name:
+                found[attribute.name] = self.attribute(attribute)
+            elif attribute.ref_attr_name in self.given:
+                found[attribute.name] = self.given[attribute.ref_attr_name]
+        return found
 
     def attribute(self, attribute: onnx.AttributeProto) -> Any:
         if attribute.type == onnx.AttributeProto.TENSOR:
-            return self.read(attribute.t)
+            return self.array(attribute.t)
         if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
-            return _dense(attribute.sparse_tensor, self.read)
+            return self.array(attribute.sparse_tensor)
         value = helper.get_attribute_value(attribute)
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
@@ -201,16 +287,18 @@ class Importer:
     ) -> list[Any]:
         """Inline a function: its body's nodes on these operands, attributes it refers to filled in. A body may leave
         out a result that the call has no name for: `wanted` are its names."""
-        given = {attribute.name: attribute for attribute in function.attribute_proto}
-        scope: dict[str, Any] = dict.fromkeys(function.input)
-        scope |= dict(zip(function.input, operands, strict=False))
-        opsets = {_domain(entry.domain): entry.version for entry in function.opset_import}
-        nodes = [_filled(node, attributes, given) for node in function.node]
-        outer, self.opsets = self.opsets, opsets  # subgraphs of the body are in its opsets too
+        scope: Scope = ChainMap(dict.fromkeys(function.input))
+        if len(operands) > len(function.input):
+            raise ImportFailure(f"node {loc}: {len(operands)} inputs, function {function.name} takes fewer")
+        scope.update(zip(function.input, operands, strict=False))
+        opsets = {domain_of(entry.domain): entry.version for entry in function.opset_import}
+        defaults = {attribute.name: self.attribute(attribute) for attribute in function.attribute_proto}
+        outer = self.opsets, self.given
+        self.opsets, self.given = opsets, defaults | dict(attributes)  # subgraphs of the body have these too
         try:
-            self.nodes(nodes, scope, opsets)
+            self.nodes(function.node, scope, opsets)
         finally:
-            self.opsets = outer
+            self.opsets, self.given = outer
         where = f"{loc}, function {function.name}"
         return [self.lookup(inner, scope, where) if name else None for inner, name in zip(function.output, wanted)]
 
@@ -232,11 +320,23 @@ class Importer:
 
     def miss(self, node: onnx.NodeProto, domain: str, refusal: Unsupported, loc: str) -> None:
         if isinstance(refusal, Known):
-            for source in _inputs_of(refusal.value):
-                self.needed.setdefault(self.inputs.get(source, source), f"node {loc}: {refusal}")
+            self.trace(refusal.value, f"node {loc}: {refusal}")
         name = f"{domain}::{node.op_type}" if domain else node.op_type
         entry = self.missing.setdefault((name, str(refusal)), Missing(name, 0, loc, str(refusal)))
         entry.count += 1
+
+    def trace(self, value: Value, why: str) -> None:
+        """Put the graph inputs a value depends on into `needed`."""
+        waiting = [value]
+        while waiting:
+            current = waiting.pop()
+            if current in self.traced:
+                continue
+            self.traced.add(current)
+            if current.producer is not None:
+                waiting.extend(current.producer.inputs)
+            elif not current.is_constant:
+                self.needed.setdefault(self.inputs.get(current.name, current.name), why)
 
     def refuse_missing(self) -> None:
         """Raise what was collected, if anything was."""
@@ -255,122 +355,6 @@ class _Lost:
 
 
 _LOST = _Lost()
-
-
-def _domain(name: str) -> str:
-    return "" if name == "ai.onnx" else name
-
-
-def _inputs_of(value: Value) -> Iterator[str]:
-    """The graph inputs a value depends on."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        current = waiting.pop()
-        if current.producer is None:
-            if not current.is_constant:
-                yield current.name
-            continue
-        for operand in current.producer.inputs:
-            if operand not in seen:
-                seen.add(operand)
-                waiting.append(operand)
-
-
-def _dense(sparse: onnx.SparseTensorProto, read: Reader) -> Array:
-    """A sparse tensor with its zeros."""
-    values, indices, shape = read(sparse.values), read(sparse.indices), tuple(sparse.dims)
-    dense = np.zeros(shape, values.dtype)
-    places = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)
-    dense[places] = values
-    return dense
-
-
-def _filled(
-    node: onnx.NodeProto, attributes: Mapping[str, Any], defaults: Mapping[str, onnx.AttributeProto]
-) -> onnx.NodeProto:
-    """A function's node with the attributes it takes from the call put in (those the call leaves out, left out)."""
-    copy = onnx.NodeProto()
-    copy.CopyFrom(node)
-    del copy.attribute[:]
-    for attribute in node.attribute:
-        if attribute.type == onnx.AttributeProto.GRAPH and attribute.g.node:
-            graph = onnx.AttributeProto()
-            graph.CopyFrom(attribute)
-            inner = [_filled(each, attributes, defaults) for each in attribute.g.node]
-            del graph.g.node[:]
-            graph.g.node.extend(inner)
-            copy.attribute.append(graph)
-        elif not attribute.ref_attr_name:
-            copy.attribute.append(attribute)
-        elif attribute.ref_attr_name in attributes:
-            copy.attribute.append(_attribute(attribute.name, attributes[attribute.ref_attr_name], attribute.type))
-        elif attribute.ref_attr_name in defaults:
-            default = onnx.AttributeProto()
-            default.CopyFrom(defaults[attribute.ref_attr_name])
-            default.name = attribute.name
-            copy.attribute.append(default)
-    return copy
-
-
-def _attribute(name: str, value: Any, kind: int) -> onnx.AttributeProto:
-    if isinstance(value, np.ndarray):
-        value = numpy_helper.from_array(value)
-    return helper.make_attribute(name, value, attr_type=kind)
-
-
-def _standard_body(node: onnx.NodeProto, operands: Sequence[Any], domain: str, opset: int) -> onnx.FunctionProto | None:
-    """The body that the standard itself defines an operator by, if it does. It says which opsets its nodes are of."""
-    if not onnx.defs.has(node.op_type, opset, domain):
-        return None
-    schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)  # its stub leaves out what is asked below
-    body = onnx.FunctionProto()
-    if schema.has_function:
-        body.CopyFrom(schema.function_body)
-    elif schema.has_context_dependent_function:
-        types = [_proto(operand).SerializeToString() for operand in operands]
-        body.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), types))
-    # The body refers to attributes that the call may leave out; their defaults are in the schema alone.
-    defaults = [attribute.default_value for attribute in schema.attributes.values()]
-    body.attribute_proto.extend(default for default in defaults if default.type)
-    return body if body.node else None
-
-
-def _proto(operand: Any) -> onnx.TypeProto:
-    if not isinstance(operand, Value):
-        return onnx.TypeProto()
-    return helper.make_tensor_type_proto(element_of(operand.type.dtype), operand.type.shape)
-
-
-_ELEMENTS: dict[DType, int] = {
-    DType.f64: onnx.TensorProto.DOUBLE,
-    DType.f32: onnx.TensorProto.FLOAT,
-    DType.f16: onnx.TensorProto.FLOAT16,
-    DType.bf16: onnx.TensorProto.BFLOAT16,
-    DType.i64: onnx.TensorProto.INT64,
-    DType.i32: onnx.TensorProto.INT32,
-    DType.i16: onnx.TensorProto.INT16,
-    DType.i8: onnx.TensorProto.INT8,
-    DType.u64: onnx.TensorProto.UINT64,
-    DType.u32: onnx.TensorProto.UINT32,
-    DType.u16: onnx.TensorProto.UINT16,
-    DType.u8: onnx.TensorProto.UINT8,
-    DType.b8: onnx.TensorProto.BOOL,
-}
-_DTYPES = {element: dtype for dtype, element in _ELEMENTS.items()}
-
-
-def element_of(dtype: DType) -> int:
-    """ONNX's number for an element type."""
-    return _ELEMENTS[dtype]
-
-
-def dtype_of(element: int) -> DType:
-    """The element type of ONNX's number. Raises ImportFailure for one jitrt has none for."""
-    if element not in _DTYPES:
-        names = onnx.TensorProto.DataType
-        known = names.Name(element) if element in names.values() else f"number {element}"
-        raise ImportFailure(f"jitrt has no element type {known}")
-    return _DTYPES[element]
 
 
 __all__ = ["Imported", "Importer", "NeedsInput", "dtype_of", "element_of", "import_model"]

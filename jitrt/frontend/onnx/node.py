@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, NoReturn
 
 import numpy as np
 import onnx
 
-from jitrt.frontend.builder import Builder
+from jitrt.frontend.builder import Builder, Number
 from jitrt.frontend.onnx.registry import Unsupported
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Value
@@ -17,6 +18,8 @@ from jitrt.graph.op import Array, Op
 # Results of at most so many elements are computed at import where all operands are known: shapes and what is made of
 # them. Larger ones are weights, which the fold_constants pass takes care of.
 _SMALL = 1 << 16
+_WORK = 1 << 22  # and if that takes no more operations; what is folded is bounded in all as well, so that a model
+_FOLDED = 1 << 24  # of many nodes cannot take for ever
 
 Item = Value | list[Value] | None  # a tensor, a sequence of tensors, an optional that is empty
 
@@ -32,15 +35,27 @@ class Known(Unsupported):
 class FoldingBuilder(Builder):
     """A builder that computes at once what only depends on small constants, as exporters compute shapes."""
 
+    def __init__(self, graph: Graph):
+        super().__init__(graph)
+        self._left = _FOLDED
+
     def add(self, op: Op, *operands: Value) -> Value:
         if not operands or any(operand.data is None for operand in operands):
             return super().add(op, *operands)
-        types = op.infer(*(operand.type for operand in operands))
-        if len(types) != 1 or types[0].numel > _SMALL:
+        given = [operand.type for operand in operands]
+        types = op.infer(*given)
+        if len(types) != 1 or types[0].numel > min(_SMALL, self._left) or op.flops(given, types) > _WORK:
             return super().add(op, *operands)
+        self._left -= types[0].numel
         with np.errstate(all="ignore"):
             (result,) = op.eval(*(operand.data for operand in operands if operand.data is not None))
         return self.graph.add_constant(np.asarray(result).astype(types[0].dtype.numpy, copy=False))
+
+    def full(self, shape: tuple[int, ...], number: Number, dtype: DType) -> Value:
+        """A constant of one number; a large one takes the memory of that number."""
+        if math.prod(shape) <= _SMALL:
+            return super().full(shape, number, dtype)
+        return self.expand(self.graph.scalar(number, dtype), shape)
 
 
 class Call:
