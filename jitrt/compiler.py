@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from jitrt.codegen.target import Target
     from jitrt.plan.schema import PlanFile
     from jitrt.runtime import Engine
+    from jitrt.tune.compile_pool import Compiler
     from jitrt.tune.progress import Progress
     from jitrt.tune.tuner import Tuner
 
@@ -71,13 +72,15 @@ def build(
     target: str | Sequence[str] | None = None,
     structure: object = None,
     progress: Progress | None = None,
+    compiler: Compiler | None = None,
 ) -> Engine:
     """The engine of a graph for the GPU here (`target=None`) or an architecture ("sm_90"), from the cache if it was
     built before with the same graph, weights, options, code and device. Of several architectures the engine holds a
     plan each and runs the one that fits.
 
-    Progress is shown on stderr unless `progress` takes it. Raises NoGpuError or TargetError for a target that cannot
-    be, OptionError, CompileError or TuningError.
+    Progress is shown on stderr unless `progress` takes it. What compiles kernels is `compiler`, by default processes of
+    this build. Raises NoGpuError or TargetError for a target that cannot be, OptionError, CompileError or
+    TuningError.
     """
     from jitrt.judge import MeasuredJudge
     from jitrt.plan_cache import PlanCache, plan_key
@@ -89,9 +92,10 @@ def build(
         names = list(dict.fromkeys(target))
         if not names:
             raise TargetError("target is empty; name an architecture such as 'sm_90', or leave it out")
-        built = [build(graph, options, target=name, structure=structure, progress=progress).file for name in names]
+        once = partial(build, graph, options, structure=structure, progress=progress, compiler=compiler)
+        built = [once(target=name).file for name in names]
         return Engine(replace(built[0], others=tuple(built[1:])))
-    chip, device, description = _resolve(target)
+    chip, device, description = resolve(target)
     plans = PlanCache() if options.cache else None
     key = plan_key(graph, repr((options, structure)), chip, description) if plans else ""
     found = plans.get(key) if plans else None
@@ -99,7 +103,7 @@ def build(
         return Engine(found)
     with (
         TuningProgress(also=progress) as shown,
-        Tuner(chip, device, mode=options.tune, cache=options.cache, progress=shown) as tuner,
+        Tuner(chip, device, mode=options.tune, cache=options.cache, progress=shown, compiler=compiler) as tuner,
     ):
         judge = MeasuredJudge(tuner, options) if tuner.measures else fewer_kernels
         file = _plan_of_graph(graph, tuner, options, judge, structure)
@@ -125,7 +129,7 @@ def _plan_of_graph(graph: Graph, tuner: Tuner, options: Options, judge: Judge, s
         return build_plan(optimized, tuner, plain, structure=structure)
 
 
-def _resolve(target: str | None) -> tuple[Target, int | None, str]:
+def resolve(target: str | None) -> tuple[Target, int | None, str]:
     """(chip, GPU to measure on or None, text that identifies the device) of a target."""
     from jitrt.codegen.target import TARGETS, target_of
 

@@ -144,16 +144,23 @@ def _check_filled(graph: Graph) -> None:
                 )
 
 
-def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Target) -> None:
+def why_no_kernel(problem: Problem, target: Target) -> str | None:
+    """None if a template runs the problem on the target, else why none does."""
     from jitrt.kernels.base import accepts, templates
 
+    fitting = [t for t in templates().values() if t.accepts(problem.body) is None]
+    refusals = [t.supports(problem, target) for t in fitting]
+    if fitting and None in refusals:
+        return None
+    return next((r for r in refusals if r), None) or accepts(problem.body)
+
+
+def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Target) -> None:
     lines = []
     for problem, location in zip(problems, locations, strict=True):
-        fitting = [t for t in templates().values() if t.accepts(problem.body) is None]
-        refusals = [t.supports(problem, target) for t in fitting]
-        if fitting and None in refusals:
+        reason = why_no_kernel(problem, target)
+        if reason is None:
             continue
-        reason = next((r for r in refusals if r), None) or accepts(problem.body)
         ops = "+".join(node.op.name for node in problem.body.nodes)
         lines.append(f"  {ops} at {location or 'unknown location'}: {reason}")
     if lines:

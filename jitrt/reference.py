@@ -35,11 +35,11 @@ class ReferenceEngine:
         self.plan = Plan(
             name=graph.name,
             arch=0,
-            inputs=tuple(_binding(value.name, value.type) for value in graph.inputs),
-            outputs=tuple(_binding(value.name, value.type) for value in graph.outputs),
+            inputs=tuple(binding_of(value.name, value.type) for value in graph.inputs),
+            outputs=tuple(binding_of(value.name, value.type) for value in graph.outputs),
             kernels=(),
             launches=(),
-            layers=tuple(_layer(node) for node in graph.nodes),
+            layers=tuple(layer_of(node) for node in graph.nodes),
             constants=(),
             arena_bytes=0,
             zeros_bytes=0,
@@ -57,13 +57,13 @@ class ReferenceEngine:
 
     def call(self, inputs: Sequence[Any]) -> list[Any]:
         """Run on `inputs`; the outputs in the graph's order, not nested."""
-        back = _way_back(inputs[0] if inputs else None)
+        back = way_back(inputs[0] if inputs else None)
         # Copies: an output may be a view of an input, of a constant or of another output.
         return [back(np.array(output)) for output in interpret(self.graph, self._take(inputs))]
 
     def _take(self, inputs: Sequence[Any]) -> list[Array]:
         check_count(inputs, self.plan.inputs)
-        arrays = [_on_host(value, binding) for value, binding in zip(inputs, self.plan.inputs, strict=True)]
+        arrays = [on_host(value, binding) for value, binding in zip(inputs, self.plan.inputs, strict=True)]
         for array, binding, value in zip(arrays, self.plan.inputs, self.graph.inputs, strict=True):
             check_type(binding, array.shape, array.dtype.name, array.dtype == value.type.dtype.numpy)
         return arrays
@@ -81,7 +81,7 @@ class ReferenceEngine:
         totals = []
         for _ in range(repeats):
             marks = [time.perf_counter()]
-            interpret(self.graph, arrays, observe=_Stopwatch(marks))
+            interpret(self.graph, arrays, observe=Stopwatch(marks))
             totals.append(1e6 * (marks[-1] - marks[0]))
             for sample, start, end in zip(samples, marks, marks[1:]):
                 sample.append(1e6 * (end - start))
@@ -108,7 +108,7 @@ class ReferenceEngine:
 
 
 @dataclass(frozen=True)
-class _Stopwatch:
+class Stopwatch:
     """Notes the time after each node."""
 
     marks: list[float]
@@ -123,11 +123,11 @@ class _ReferenceInspection(Inspection):
         return [f"{self.plan.name}: reference target (numpy), {len(self.plan.layers)} layers", *rest]
 
 
-def _binding(name: str, type: TensorType) -> Binding:
+def binding_of(name: str, type: TensorType) -> Binding:
     return Binding(name, type.dtype.value, type.shape, type.strides)
 
 
-def _layer(node: Node) -> Layer:
+def layer_of(node: Node) -> Layer:
     nodes = node.op.body.nodes if isinstance(node.op, Region) else [node]
     types = [v.type for v in node.inputs], [v.type for v in node.outputs]
     return Layer(
@@ -146,7 +146,7 @@ def _bytes(value: Value) -> int:
     return math.prod(value.type.shape) * value.type.dtype.itemsize
 
 
-def _on_host(value: Any, binding: Binding) -> Array:
+def on_host(value: Any, binding: Binding) -> Array:
     """An input of any kind as a numpy array."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
@@ -170,7 +170,7 @@ def _on_host(value: Any, binding: Binding) -> Array:
     )
 
 
-def _way_back(first: Any) -> Callable[[Array], Any]:
+def way_back(first: Any) -> Callable[[Array], Any]:
     """What turns a numpy array into the kind of the first input."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(first, torch.Tensor):

@@ -26,6 +26,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("api",),
     ("jitted",),
     ("request",),
+    ("hybrid",),
     ("reference",),
     ("compiler",),
     ("judge", "plan_cache", "progress"),

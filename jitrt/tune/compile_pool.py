@@ -133,6 +133,22 @@ class CompilePool:
                 self._note(f"{error} (this build goes on without it)")
 
 
+class ThisProcess:
+    """Compiles at once, where it is: for whoever builds many small graphs in processes of their own, as starting one
+    takes longer than a small kernel does. A compiler that dies takes this process with it."""
+
+    workers = 1
+
+    def submit(self, problem: Problem, candidate: Candidate, target: Target) -> Future[Compiled]:
+        answer = compile_candidate(problem, candidate, target)
+        done: Future[Compiled] = Future()
+        done.set_result(Compiled(reason=answer, lasting=True) if isinstance(answer, str) else Compiled(answer))
+        return done
+
+    def close(self) -> None:
+        """Nothing to stop."""
+
+
 def compile_candidate(problem: Problem, candidate: Candidate, target: Target) -> tuple[Binary, ...] | str:
     """In a worker: the binaries of a candidate's launches, or what the compiler said."""
     try:

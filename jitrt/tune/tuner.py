@@ -13,7 +13,7 @@ from jitrt.kernels.base import Problem
 from jitrt.knobs import cache_dir
 from jitrt.plan.schema import PlanFile
 from jitrt.tune.budget import Budget, Clock
-from jitrt.tune.compile_pool import CompilePool
+from jitrt.tune.compile_pool import CompilePool, Compiler
 from jitrt.tune.cost import weight
 from jitrt.tune.kernel_cache import KernelCache
 from jitrt.tune.measure import GpuMeasurer
@@ -30,7 +30,8 @@ class Tuner:
     """Selects tactics for one build, on GPU `device` or, without one, by the cost model. A context manager.
 
     `mode` is the time for all selections together ("60s"), "heuristic" or "exhaustive". Timings and binaries are kept
-    in the user's cache, or with `cache=False` for as long as this object lives.
+    in the user's cache, or with `cache=False` for as long as this object lives. `compiler` takes the place of processes
+    of its own.
     """
 
     def __init__(
@@ -41,6 +42,7 @@ class Tuner:
         mode: str | float = "60s",
         cache: bool = True,
         progress: Progress | None = None,
+        compiler: Compiler | None = None,
     ):
         self.target = target
         self._budget = Budget.parse(mode)
@@ -51,8 +53,10 @@ class Tuner:
         self._measurer = None if device is None else self._stack.enter_context(closing(GpuMeasurer(device)))
         self._folder = cache_dir() if cache else Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
         note = Reporter(self._hear, self._clock).note
-        self._pool = CompilePool(None, KernelCache(self._folder), note)
-        self._stack.enter_context(closing(self._pool))
+        own = None if compiler else CompilePool(None, KernelCache(self._folder), note)
+        if own is not None:
+            self._stack.enter_context(closing(own))
+        self._compiler = compiler or own
 
     @property
     def measures(self) -> bool:
@@ -72,7 +76,7 @@ class Tuner:
             mode=self._mode(share),
             folder=self._folder,
             progress=self._hear,
-            compiler=self._pool,
+            compiler=self._compiler,
             measurer=self._measurer,
         )
 

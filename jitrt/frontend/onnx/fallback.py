@@ -20,7 +20,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from jitrt.errors import GraphError
-from jitrt.frontend.onnx.importer import dtype_of, element_of
+from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.registry import Unsupported
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Value
