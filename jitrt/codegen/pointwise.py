@@ -141,7 +141,7 @@ EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
     ops.LogicalOr: lambda op, a, b: f"({a} != 0) | ({b} != 0)",
     ops.LogicalNot: lambda op, x: f"{x} == 0",
     ops.Where: lambda op, c, a, b: f"tl.where({c}, {a}, {b})",
-    ops.Clamp: lambda op, x: f"tl.minimum(tl.maximum({x}, {literal(op.low)}, {_NAN}), {literal(op.high)}, {_NAN})",
+    ops.Clamp: lambda op, x: f"special.clamp({x}, {literal(op.low)}, {literal(op.high)})",
     ops.LeakyRelu: lambda op, x: f"tl.where({x} > 0, {x}, {literal(op.slope)} * {x})",
     ops.Elu: lambda op, x: f"tl.where({x} > 0, {x}, {literal(op.alpha)} * (tl.exp({x}) - 1))",
     ops.Gelu: lambda op, x: (

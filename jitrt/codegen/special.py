@@ -11,6 +11,15 @@ import triton.language as tl
 
 
 @triton.jit
+def clamp(x, low, high):
+    """min(max(x, low), high); NaN stays."""
+    if x.dtype == tl.float64:  # a literal is a float32 to tl.maximum
+        return tl.where(x < low, low, tl.where(x > high, high, x))
+    else:
+        return tl.minimum(tl.maximum(x, low, tl.PropagateNan.ALL), high, tl.PropagateNan.ALL)
+
+
+@triton.jit
 def round(x):
     """Nearest integer, ties to even; infinities and NaN stay."""
     low = tl.floor(x)

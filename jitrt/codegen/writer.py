@@ -5,9 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+
 from jitrt.codegen.pointwise import EXPRESSIONS, expression, literal, register_type
 from jitrt.codegen.tile import Address, Space
 from jitrt.errors import GraphError
+from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.ops import BitCast, Cast
 from jitrt.graph.types import TensorType
@@ -37,7 +40,7 @@ class Writer:
         """A name or literal for `value` at the kernel's position. Raises GraphError if it is not elementwise."""
         if value not in self.names:
             if value.is_constant:
-                self.names[value] = _number(value)
+                self.names[value] = self._number(value)
             elif value.producer is None:
                 self.names[value] = self._load(value)
             else:
@@ -61,11 +64,11 @@ class Writer:
         if type(node.op) not in EXPRESSIONS and node not in self.written:
             raise GraphError(f"{node!r} is not elementwise")
         arguments = [self.read(v) for v in node.inputs]
+        if not any(a.isidentifier() for a in arguments):
+            arguments = [self._held(a, v) for a, v in zip(arguments, node.inputs, strict=True)]
         terms = [a if a.isidentifier() else f"({a})" for a in arguments]
         text = self.written[node].format(*terms) if node in self.written else expression(node.op, *terms)
         source, result = (register_type(v.type.dtype) for v in (node.inputs[-1], node.output))
-        if not any(a.isidentifier() for a in arguments):
-            text = f"tl.full([1, 1], {text}, {result})"
         # A literal among them may have widened integers or float64, and a cast to 16 bits has rounded.
         plain = source == result == "tl.float32" and not isinstance(node.op, Cast | BitCast)
         cast = "" if plain else f".to({result})"
@@ -73,7 +76,15 @@ class Writer:
         self.steps.append(f"    {name} = ({text}){cast}")
         return name
 
+    def _number(self, value: Value) -> str:
+        """A literal, or a name where Triton would round it: it takes a number of `tl.maximum` for a float32."""
+        assert value.data is not None
+        number = value.data.item() if value.type.dtype.numpy.kind != "V" else float(value.data)
+        exact = value.type.dtype != DType.f64 or number != number or float(np.float32(number)) == number
+        return literal(number) if exact else self._held(literal(number), value)
 
-def _number(value: Value) -> str:
-    assert value.data is not None
-    return literal(value.data.item() if value.type.dtype.numpy.kind != "V" else float(value.data))
+    def _held(self, number: str, value: Value) -> str:
+        """A name for a literal."""
+        name = f"c{len(self.steps)}"
+        self.steps.append(f"    {name} = tl.full([1, 1], {number}, {register_type(value.type.dtype)})")
+        return name

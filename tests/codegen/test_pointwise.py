@@ -7,7 +7,7 @@ import pytest
 
 from jitrt.codegen.pointwise import EXPRESSIONS, TRITON_TYPES, literal, register_type
 from jitrt.codegen.target import TARGETS
-from jitrt.graph import DType, Graph, TensorType, b8, bf16, f16, f32, f64, i32, i64, u8
+from jitrt.graph import DType, Graph, TensorType, b8, bf16, f16, f32, f64, i8, i16, i32, i64, u8, u16, u32, u64
 from jitrt.graph import ops as o
 from jitrt.graph.op import OPS, Op, Trait
 from jitrt.graph.ops.elementwise import Elementwise
@@ -16,6 +16,7 @@ from jitrt.kernels.pointwise import Pointwise
 from jitrt.testing import check_problem, compiles, make_problem, run_interpreted
 
 ATTRIBUTES = {
+    "bit_cast": [{"source": i32, "dtype": f32}],
     "cast": [{"dtype": b8}],
     "clamp": [{"low": -0.5, "high": 1.5}, {"low": float("-inf"), "high": 0.0}],
     "leaky_relu": [{"slope": 0.2}],
@@ -30,9 +31,12 @@ ELEMENTWISE = [
 ]
 COMPARISONS = (o.Equal, o.NotEqual, o.Less, o.LessEqual, o.Greater, o.GreaterEqual)
 LOGICAL = (o.Where, o.LogicalAnd, o.LogicalOr, o.LogicalNot)
-BITS = (o.BitwiseAnd, o.BitwiseOr, o.BitwiseXor)
-DIVISIONS = (o.FloorDiv, o.Remainder, o.Fmod)
-INTEGER = (*COMPARISONS, *LOGICAL, o.Add, o.Sub, o.Mul, o.Maximum, o.Minimum, o.Relu, o.Abs, o.Neg, *BITS, *DIVISIONS)
+LOGIC = (o.BitwiseAnd, o.BitwiseOr, o.BitwiseXor)
+BITS = (*LOGIC, o.ShiftLeft, o.ShiftRight, o.BitCast)
+DIVISIONS = (o.FloorDiv, o.TruncDiv, o.Remainder, o.Fmod)
+ARITHMETIC = (o.Add, o.Sub, o.Mul, o.Pow, o.Maximum, o.Minimum, o.Relu, o.Abs, o.Neg, o.Sign)
+INTEGER = (*COMPARISONS, *LOGICAL, *ARITHMETIC, *BITS[:-1], *DIVISIONS)
+INTEGERS = (i32, i64, i16, i8, u8, u16, u32, u64)
 UNLIKE_IN_FLOAT32 = (o.Pow, *DIVISIONS)  # far from what float64 says of large operands
 
 
@@ -66,28 +70,52 @@ def test_16_bit_operands_are_computed_in_float32(op: Elementwise, dtype: DType) 
     check_problem(apply(op, operands(op, dtype)), Pointwise())
 
 
-@pytest.mark.parametrize("dtype", [i32, i64, u8], ids=str)
-@pytest.mark.parametrize(
-    "op",
-    [op for op in ELEMENTWISE if isinstance(op, INTEGER)],
-    ids=str,
-)
-def test_integers_are_exact(op: Elementwise, dtype: DType) -> None:
-    check_problem(apply(op, operands(op, dtype)), Pointwise())
+@pytest.mark.parametrize("op", [op for op in ELEMENTWISE if isinstance(op, INTEGER)], ids=str)
+def test_integers_are_exact(op: Elementwise) -> None:
+    for dtype in INTEGERS:
+        check_problem(apply(op, operands(op, dtype), 7), Pointwise(), seed=INTEGERS.index(dtype))
 
 
-@pytest.mark.parametrize("op", [kind() for kind in (*LOGICAL[1:], *BITS, o.Equal, o.NotEqual)], ids=str)
+@pytest.mark.parametrize("dtype", INTEGERS, ids=str)
+def test_integers_wrap_around_in_the_middle_of_a_kernel(dtype: DType) -> None:
+    """Also where a literal of another width comes in between."""
+    g = Graph()
+    x = g.add_input("x", TensorType(dtype, (3, 7)))
+    large = g.add(o.Maximum(), g.add(o.Mul(), x, x), g.scalar(100, dtype))
+    g.mark_output(g.add(o.FloorDiv(), g.add(o.Add(), large, g.add(o.Mul(), large, x)), g.scalar(3, dtype)))
+    check_problem(make_problem(g), Pointwise())
+
+
+@pytest.mark.parametrize(("source", "to"), [(f16, bf16), (bf16, i16), (u16, f16), (f32, u32), (i64, f64), (u8, i8)])
+def test_bits_stay(source: DType, to: DType) -> None:
+    check_problem(apply(o.BitCast(source, to), [source]), Pointwise())
+
+
+@pytest.mark.parametrize("op", [kind() for kind in (*LOGICAL[1:], *LOGIC, o.Equal, o.NotEqual)], ids=str)
 def test_booleans(op: Elementwise) -> None:
     check_problem(apply(op, [b8] * op.arity), Pointwise())
 
 
 @pytest.mark.parametrize(
     ("source", "to"),
-    [(f32, f16), (f32, bf16), (f16, f32), (bf16, f16), (f32, i32), (f16, i64), (i32, f16), (i64, i32), (b8, f32)],
+    [
+        *[(f32, f16), (f32, bf16), (f16, f32), (bf16, f16), (f32, i32), (f16, i64), (i32, f16), (i64, i32), (b8, f32)],
+        *[(f32, i8), (f64, u16), (i64, u8), (i8, u32), (u32, f32), (u64, f64), (b8, u64), (u16, b8)],
+    ],
 )
 def test_casts_round_and_truncate(source: DType, to: DType) -> None:
     extremes = to.is_float  # what an infinity is as an integer is nobody's promise
     check_problem(apply(o.Cast(to), [source]), Pointwise(), extremes=extremes)
+
+
+@pytest.mark.parametrize("to", [u8, u16, u32, u64, i8, i16], ids=str)
+def test_negative_floats_wrap_around_in_small_and_unsigned_integers(to: DType) -> None:
+    """As in numpy on x86, where a compiler's own conversion would saturate."""
+    problem = apply(o.Cast(to), [f32], 4)
+    tactic = Tactic.make(Pointwise(), Pointwise().candidates(problem, TARGETS[90])[0])
+    x = np.array([-1, -2.7, 300, 3e4] * 3, np.float32).reshape(3, 4)
+    got = run_interpreted(problem, tactic, [x])
+    np.testing.assert_array_equal(got, x.astype(np.int64).astype(to.numpy))
 
 
 @pytest.mark.parametrize("mixed", [(f32, f16), (i32, f32), (f16, bf16), (b8, f32)], ids=str)
@@ -109,6 +137,25 @@ def test_a_number_on_the_left(op: Elementwise) -> None:
     x = g.add_input("x", TensorType(f32, (3, 33)))
     g.mark_output(g.add(op, g.scalar(2.5, f32), x))
     check_problem(make_problem(g), Pointwise(), extremes=False)
+    compiles(make_problem(g), Pointwise(), targets=(90,))
+
+
+@pytest.mark.parametrize("op", [o.Maximum(), o.Add(), o.Clamp(0.1, 0.3)], ids=str)
+def test_float64_literals_keep_all_their_digits(op: Elementwise) -> None:
+    g = Graph()
+    x = g.add_input("x", TensorType(f64, (3, 4)))
+    g.mark_output(g.add(op, *[x, g.scalar(0.1, f64)][: op.arity]))
+    problem = make_problem(g)
+    tactic = Tactic.make(Pointwise(), Pointwise().candidates(problem, TARGETS[90])[0])
+    assert run_interpreted(problem, tactic, [np.zeros((3, 4))])[0, 0] == 0.1
+
+
+def test_a_function_of_numbers_alone() -> None:
+    g = Graph()
+    x = g.add_input("x", TensorType(f32, (3, 4)))
+    number = g.add(o.Round(), g.add(o.Sub(), g.scalar(4.0, f32), g.scalar(1.4, f32)))
+    g.mark_output(g.add(o.Add(), x, number))
+    check_problem(make_problem(g), Pointwise())
     compiles(make_problem(g), Pointwise(), targets=(90,))
 
 
@@ -134,7 +181,7 @@ def test_every_dtype_has_a_pointer_and_a_register_type(dtype: DType) -> None:
     assert register_type(dtype).startswith("tl.")
 
 
-@pytest.mark.parametrize("dtype", [f32, f16, i32], ids=str)
+@pytest.mark.parametrize("dtype", [f32, f16, i32, i8, u16, u64], ids=str)
 def test_every_expression_compiles(dtype: DType) -> None:
     """All ops in one kernel: the interpreter lets pass what the compiler's types do not."""
     g = Graph()
@@ -142,7 +189,7 @@ def test_every_expression_compiles(dtype: DType) -> None:
     condition = g.add_input("c", TensorType(b8, (3, 33)))
     total = g.add(o.Cast(f32), inputs[0])
     for op in ELEMENTWISE:
-        if isinstance(op, BITS) and dtype.is_float:
+        if isinstance(op, o.BitCast) or (isinstance(op, BITS) and dtype.is_float):
             continue
         if dtype.is_float or isinstance(op, INTEGER):
             operands = [condition, *inputs] if isinstance(op, o.Where) else inputs[: op.arity]
