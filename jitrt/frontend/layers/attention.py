@@ -8,6 +8,7 @@ import numpy as np
 
 from jitrt.frontend.builder import Builder
 from jitrt.frontend.layers.arithmetic import binary
+from jitrt.frontend.layers.reduce import softmax
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 
@@ -34,19 +35,23 @@ def attention(
         mask = b.constant(np.tril(np.ones((q.type.shape[-2], k.type.shape[-2]), bool)))
     if groups == 1:
         return _attend(b, q, k, v, mask, factor)
-    grouped = _attend(b, *_grouped(b, q, k, v, mask, groups), factor)
-    return b.reshape(grouped, (*q.type.shape[:-1], v.type.shape[-1]))
+    y = _attend(b, *grouped(b, q, k, v, mask, groups), factor)
+    return b.reshape(y, (*q.type.shape[:-1], v.type.shape[-1]))
 
 
 def _attend(b: Builder, q: Value, k: Value, v: Value, mask: Value | None, factor: float) -> Value:
-    rank = k.type.rank
-    turned = b.permute(k, (*range(rank - 2), rank - 1, rank - 2))
-    scores = b.add(g.Matmul(), q, turned)
+    scores = products(b, q, k)
     scores = binary(b, g.Mul(), scores, factor, scores.type.dtype)
-    return b.add(g.Matmul(), _masked_softmax(b, scores, mask), v)
+    return b.add(g.Matmul(), masked_softmax(b, masked(b, scores, mask), mask), v)
 
 
-def _grouped(
+def products(b: Builder, q: Value, k: Value) -> Value:
+    """q @ k.T."""
+    rank = k.type.rank
+    return b.add(g.Matmul(), q, b.permute(k, (*range(rank - 2), rank - 1, rank - 2)))
+
+
+def grouped(
     b: Builder, q: Value, k: Value, v: Value, mask: Value | None, groups: int
 ) -> tuple[Value, Value, Value, Value | None]:
     """Heads of q as (heads of k, groups), so that k and v broadcast over the groups."""
@@ -61,21 +66,25 @@ def _grouped(
     return split(q, heads, groups), split(k, heads, 1), split(v, heads, 1), mask
 
 
-def _masked_softmax(b: Builder, scores: Value, mask: Value | None) -> Value:
-    last, dtype = scores.type.rank - 1, scores.type.dtype
+def masked(b: Builder, scores: Value, mask: Value | None) -> Value:
+    """The scores with -inf where a boolean mask hides them, or a mask of numbers added."""
     if mask is None:
-        return b.add(g.Softmax(last), scores)
+        return scores
+    dtype = scores.type.dtype
     if mask.type.dtype == DType.b8:
-        scores = b.add(g.Where(), mask, scores, b.graph.scalar(-math.inf, dtype))
-    else:
-        scores = b.add(g.Add(), scores, b.operand(mask, dtype))
-    weights = b.add(g.Softmax(last), scores)
-    if mask.data is not None and _shown(mask.data).any(-1).all():
+        return b.add(g.Where(), mask, scores, b.graph.scalar(-math.inf, dtype))
+    return b.add(g.Add(), scores, b.operand(mask, dtype))
+
+
+def masked_softmax(b: Builder, scores: Value, mask: Value | None) -> Value:
+    """The softmax along the last dimension of scores that `mask` was applied to; 0 in a row that it hides wholly."""
+    weights = softmax(b, scores, scores.type.rank - 1)
+    if mask is None or (mask.data is not None and _shown(mask.data).any(-1).all()):
         return weights
     shown = mask if mask.type.dtype == DType.b8 else binary(b, g.Greater(), mask, -math.inf, mask.type.dtype)
     row = b.add(g.ReduceMax((mask.type.rank - 1,), keepdims=True), b.operand(shown, DType.i32))
     some = binary(b, g.Greater(), row, 0, DType.i32)
-    return b.add(g.Where(), some, weights, b.graph.scalar(0, dtype))
+    return b.add(g.Where(), some, weights, b.graph.scalar(0, weights.type.dtype))
 
 
 def _shown(mask: np.ndarray) -> np.ndarray:
