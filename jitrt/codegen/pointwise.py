@@ -106,11 +106,11 @@ _GELU_TANH = "0.7978845608028654 * ({x} + 0.044715 * {x} * {x} * {x})"
 EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
     ops.Relu: lambda op, x: f"tl.maximum({x}, 0, {_NAN})",
     ops.Sigmoid: lambda op, x: f"1 / (1 + tl.exp(-{x}))",
-    ops.Tanh: lambda op, x: f"1 - 2 / (tl.exp(2 * {x}) + 1)",
+    ops.Tanh: lambda op, x: f"special.tanh({x})",
     ops.Silu: lambda op, x: f"{x} / (1 + tl.exp(-{x}))",
     ops.HardSigmoid: lambda op, x: f"tl.minimum(tl.maximum({x} + 3, 0.0, {_NAN}), 6.0, {_NAN}) / 6",
     ops.HardSwish: lambda op, x: f"{x} * tl.minimum(tl.maximum({x} + 3, 0.0, {_NAN}), 6.0, {_NAN}) / 6",
-    ops.Softplus: lambda op, x: f"tl.maximum({x}, 0.0, {_NAN}) + tl.log(1 + tl.exp(-tl.abs({x})))",
+    ops.Softplus: lambda op, x: f"tl.maximum({x}, 0.0, {_NAN}) + special.log1p(tl.exp(-tl.abs({x})))",
     ops.Exp: lambda op, x: f"tl.exp({x})",
     ops.Log: lambda op, x: f"tl.log({x})",
     ops.Sqrt: lambda op, x: f"tl.sqrt({x})",

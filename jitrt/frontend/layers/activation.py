@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from jitrt.frontend.builder import Builder
 from jitrt.frontend.layers.arithmetic import binary, choose, scaled
-from jitrt.graph import Value
+from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 
 
@@ -26,7 +26,12 @@ def celu(b: Builder, x: Value, alpha: float = 1.0) -> Value:
 
 
 def mish(b: Builder, x: Value) -> Value:
-    return b.add(g.Mul(), x, b.add(g.Tanh(), b.add(g.Softplus(), x)))
+    """x * tanh(log(1 + e^x)) = x * n / (n + 2) with n = e^x (e^x + 2): one exponential, and nothing cancels."""
+    dtype = x.type.dtype
+    limit = 5 if dtype == DType.f16 else 20  # where n / (n + 2) is 1, and n not yet infinite
+    e = b.add(g.Exp(), binary(b, g.Minimum(), x, limit, dtype))
+    n = b.add(g.Mul(), e, binary(b, g.Add(), e, 2, dtype))
+    return b.add(g.Mul(), x, b.add(g.Div(), n, binary(b, g.Add(), n, 2, dtype)))
 
 
 def log_sigmoid(b: Builder, x: Value) -> Value:
