@@ -291,7 +291,7 @@ class Importer:
         if len(operands) > len(function.input):
             raise ImportFailure(f"node {loc}: {len(operands)} inputs, function {function.name} takes fewer")
         scope.update(zip(function.input, operands, strict=False))
-        opsets = {domain_of(entry.domain): entry.version for entry in function.opset_import}
+        opsets = self.opsets | {domain_of(entry.domain): entry.version for entry in function.opset_import}
         defaults = {attribute.name: self.attribute(attribute) for attribute in function.attribute_proto}
         outer = self.opsets, self.given
         self.opsets, self.given = opsets, defaults | dict(attributes)  # subgraphs of the body have these too

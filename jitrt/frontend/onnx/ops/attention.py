@@ -50,9 +50,8 @@ def attention(
     if past_key is not None and past_value is not None:
         past = past_key.type.shape[2]
         k, v = n.add(g.Concat(2), past_key, k), n.add(g.Concat(2), past_value, v)
-    batch, count, rows, _ = q.type.shape
-    if count % k.type.shape[1]:
-        n.refuse(f"{count} heads of q share {k.type.shape[1]} of k")
+    if q.type.shape[1] % k.type.shape[1]:
+        n.refuse(f"{q.type.shape[1]} heads of q share {k.type.shape[1]} of k")
     bias = _bias(n, q, k, mask, lengths, past)
     y, scores = _attend(n, q, k, v, bias)
     return unheaded(n.b, y) if flat else y, k, v, scores
