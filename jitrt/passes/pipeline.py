@@ -16,6 +16,7 @@ from jitrt.passes.eliminate_unused import eliminate_unused
 from jitrt.passes.flatten_channels_last import flatten_channels_last
 from jitrt.passes.fold_batch_norm import fold_batch_norm
 from jitrt.passes.fold_constants import fold_constants
+from jitrt.passes.fold_norm_scale import fold_norm_scale
 from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_prologue import FusePrologue
@@ -32,6 +33,10 @@ from jitrt.passes.merge_views import merge_views
 from jitrt.passes.pair_copies import pair_copies
 from jitrt.passes.precision import precision
 from jitrt.passes.proposal import Rule, judged
+from jitrt.passes.raise_activations import raise_activations
+from jitrt.passes.raise_group_norms import raise_group_norms
+from jitrt.passes.raise_linears import raise_linears
+from jitrt.passes.raise_norms import raise_norms
 from jitrt.passes.regroup_views import regroup_views
 from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
@@ -55,6 +60,11 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", regroup_views),
     Pass("normalize", keep_rows),
     Pass("normalize", simplify),
+    Pass("normalize", raise_activations),
+    Pass("normalize", raise_norms),
+    Pass("normalize", raise_group_norms),
+    Pass("normalize", raise_linears),
+    Pass("normalize", fold_norm_scale),
     Pass("normalize", untranspose),
     Pass("normalize", fold_batch_norm),
     Pass("normalize", absorb_padding),

@@ -156,20 +156,23 @@ def _scale_after(graph: Graph, node: Node) -> str | None:
     kernel. (Sums are float32 inside a kernel, so that nothing overflows that did not before.)"""
     if not isinstance(node.op, Matmul):
         return None
+    operands, factors = list(node.inputs), []
     for index, operand in enumerate(node.inputs):
         scale = operand.producer
         if scale is None or not isinstance(scale.op, Mul) or only_reader(graph, operand) is not node:
             continue
-        factors = [v for v in scale.inputs if v.is_constant and v.type.rank == 0]
-        rest = [v for v in scale.inputs if v not in factors]
-        if len(rest) != 1 or rest[0].type.dtype != operand.type.dtype:
-            continue
-        operands = [rest[0] if i == index else v for i, v in enumerate(node.inputs)]
-        product = graph.append(node.op, operands, loc=node.loc, before=node)
-        scaled = graph.append(Mul(), [product.output, factors[0]], loc=scale.loc, before=node)
-        if bypass(graph, node, scaled.output):
-            return "a factor before the product moved behind it"
-    return None
+        numbers = [v for v in scale.inputs if v.is_constant and v.type.rank == 0]
+        rest = [v for v in scale.inputs if v not in numbers]
+        if len(rest) == 1 and rest[0].type.dtype == operand.type.dtype:
+            operands[index] = rest[0]
+            factors.append(numbers[0])
+    if not factors:
+        return None
+    scaled = graph.append(node.op, operands, loc=node.loc, before=node)
+    for factor in factors:
+        scaled = graph.append(Mul(), [scaled.output, factor], loc=node.loc, before=node)
+    bypass(graph, node, scaled.output)
+    return "a factor before the product moved behind it"
 
 
 _RULES: tuple[Callable[[Graph, Node], str | None], ...] = (
