@@ -67,6 +67,17 @@ class JitrtRep(BackendRep):
         outputs: tuple[Any, ...] = namedtupledict("Outputs", self._outputs)(*results)
         return outputs
 
+    def build_for(self, inputs: Any) -> tuple[Step, ...]:
+        """Build for these inputs, as `run` does before it runs; what will run on the host."""
+        self._engine(self._given(inputs))
+        return self.steps
+
+    def close(self) -> None:
+        """Free what the builds hold on the device; the next run builds anew."""
+        for _, engine in self._engines.values():
+            engine.close()
+        self._engines.clear()
+
     @property
     def steps(self) -> tuple[Step, ...]:
         """What runs on the host in the model as it was run last; nothing before."""
