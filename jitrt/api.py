@@ -7,7 +7,7 @@ import sys
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
-from jitrt.errors import OptionError
+from jitrt.errors import ImportFailure, OptionError
 from jitrt.request import Request
 
 if TYPE_CHECKING:
@@ -65,13 +65,14 @@ def compile(
         cache=cache,
         without=without,
     )
-    graph, returned = import_model(model, inputs)
+    graph, returned = import_model(model, inputs, fallback=not strict)
     request, structure = request.selecting(graph, returned)
     return request.engine(graph, structure)
 
 
-def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
-    """The graph of a model of any kind, and how its result nests around the graph's outputs; None if it does not."""
+def import_model(model: Any, inputs: Any, *, fallback: bool = True) -> tuple[Graph, Tree | None]:
+    """The graph of a model of any kind, and how its result nests around the graph's outputs; None if it does not. With
+    `fallback`, ONNX operators that jitrt has no ops for are steps on the host."""
     from jitrt.frontend.network import Network
     from jitrt.graph import Graph
 
@@ -80,7 +81,7 @@ def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
             raise OptionError(f"a {type(model).__name__} knows its inputs' shapes; leave the example inputs out")
         return model if isinstance(model, Graph) else model.graph, None
     if is_onnx(model):
-        return _import_onnx(model, inputs)
+        return _import_onnx(model, inputs, fallback)
     if not callable(model):
         raise OptionError(
             f"model is of type {type(model).__name__}; give a torch module, a function of tensors, an ONNX model (its "
@@ -103,11 +104,13 @@ def is_onnx(model: Any) -> bool:
     return onnx is not None and isinstance(getattr(model, "model_proto", model), onnx.ModelProto)
 
 
-def _import_onnx(model: Any, inputs: Any) -> tuple[Graph, Tree]:
-    from jitrt.frontend.onnx.signature import import_bound, read
+def _import_onnx(model: Any, inputs: Any, fallback: bool) -> tuple[Graph, Tree]:
+    from jitrt.frontend.onnx.signature import import_bound
     from jitrt.frontend.tree import Tree
 
-    bound = import_bound(read(model), inputs)
+    if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".plan"):
+        raise ImportFailure(f"{model} is a plan, not a model: jitrt.load loads it")
+    bound = import_bound(model, inputs, fallback=fallback)
     bound.warn(stacklevel=4)
     names = bound.imported.outputs
     return bound.imported.graph, Tree((), names, None, names, list)

@@ -234,7 +234,7 @@ def test_numbers_that_become_part_of_an_engine_are_named() -> None:
     ("model", "inputs", "error", "message"),
     [
         (3, (X,), OptionError, "model is of type int"),
-        ("nowhere.onnx", (), ImportFailure, "there is no file nowhere.onnx"),
+        ("nowhere.onnx", (), ImportFailure, "cannot read nowhere.onnx: No such file"),
         ("built.plan", (), ImportFailure, "built.plan is a plan, not a model: jitrt.load loads it"),
         (torch.relu, 3, OptionError, r"inputs is of type int; give a tuple of example arguments, such as \(x,\)"),
     ],

@@ -22,7 +22,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("cli",),
     ("integrations", "bench"),
     ("__init__", "testing"),
-    ("explanation",),
+    ("explanation", "onnx"),
     ("api",),
     ("jitted",),
     ("request",),

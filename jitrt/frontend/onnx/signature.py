@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import onnx
 
-from jitrt.errors import ImportFailure, JitrtWarning, OptionError
-from jitrt.frontend.onnx.importer import Imported, NeedsInput, dtype_of
+from jitrt.errors import JitrtWarning, OptionError
+from jitrt.frontend.onnx.elements import dtype_of
+from jitrt.frontend.onnx.importer import Imported, NeedsInput
 from jitrt.graph.op import Array
 
 Dims = tuple[int | str | None, ...]
@@ -128,34 +127,23 @@ class Bound:
             )
 
 
-def read(model: Any) -> onnx.ModelProto:
-    """An ONNX model: a path, its bytes, a ModelProto, or what has one as `model_proto`. Raises ImportFailure."""
-    if isinstance(model, bytes | bytearray | memoryview):
-        return onnx.load_from_string(bytes(model))
-    if isinstance(model, str | os.PathLike):
-        if str(model).endswith(".plan"):
-            raise ImportFailure(f"{model} is a plan, not a model: jitrt.load loads it")
-        if not Path(model).is_file():
-            raise ImportFailure(f"there is no file {model}")
-        return onnx.load(os.fspath(model))
-    proto: onnx.ModelProto = getattr(model, "model_proto", model)
-    return proto
-
-
-def import_bound(model: onnx.ModelProto, inputs: Any = ()) -> Bound:
-    """The graph of a model for what a caller gave for its inputs, see `Signature.given`.
+def import_bound(source: Any, inputs: Any = (), *, fallback: bool = False) -> Bound:
+    """The graph of a model (a path, bytes, a ModelProto, or what `read_model` made of one) for what a caller gave for
+    its inputs, see `Signature.given`.
 
     Where what is built depends on an input's numbers (the shape given to a Reshape, say) they are taken from the array
-    given for it. Raises NeedsInput if there is none, and what `import_onnx` and `Signature.given` raise.
+    given for it. `fallback` is that of `import_onnx`. Raises NeedsInput if there is none, and what `import_onnx` and
+    `Signature.given` raise.
     """
-    from jitrt.frontend.onnx import import_onnx
+    from jitrt.frontend.onnx import import_onnx, read_model
 
-    given = Signature.of(model).given(inputs)
+    model = read_model(source)
+    given = Signature.of(model.proto).given(inputs)
     shapes = {name: shape_of(value) for name, value in given.items()}
     fixed: dict[str, Array] = {}
     while True:
         try:
-            return Bound(import_onnx(model, shapes=shapes, constants=fixed), fixed)
+            return Bound(import_onnx(model, shapes=shapes, constants=fixed, fallback=fallback), fixed)
         except NeedsInput as need:
             new = {n: numbers(given[n]) for n in need.names if n in given and not is_shape(given[n]) and n not in fixed}
             if not new:

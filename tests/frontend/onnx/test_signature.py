@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -10,9 +9,9 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
-from jitrt.errors import ImportFailure, JitrtWarning, OptionError
+from jitrt.errors import JitrtWarning, OptionError
 from jitrt.frontend.onnx import NeedsInput
-from jitrt.frontend.onnx.signature import Port, Signature, import_bound, kind_of, read
+from jitrt.frontend.onnx.signature import Port, Signature, import_bound, kind_of
 from jitrt.graph import interpret
 
 
@@ -118,19 +117,3 @@ def test_numbers_that_decide_what_is_built_come_from_the_example() -> None:
         with pytest.raises(NeedsInput, match="give the values of input to size at the build") as caught:
             import_bound(reshaped(), inputs)
         assert caught.value.names == ("to size",)
-
-
-def test_a_model_is_a_path_bytes_or_a_proto(tmp_path: Path) -> None:
-    proto = added()
-    path = tmp_path / "m.onnx"
-    path.write_bytes(proto.SerializeToString())
-
-    class Program:
-        model_proto = proto
-
-    for given in (path, str(path), path.read_bytes(), memoryview(path.read_bytes()), proto, Program()):
-        assert read(given) == proto
-    with pytest.raises(ImportFailure, match=r"there is no file /nowhere/m.onnx"):
-        read("/nowhere/m.onnx")
-    with pytest.raises(ImportFailure, match=r"m.plan is a plan, not a model: jitrt.load loads it"):
-        read(tmp_path / "m.plan")
