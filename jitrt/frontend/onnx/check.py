@@ -41,7 +41,7 @@ _MESSAGES = frozenset({"t", "g", "sparse_tensor", "tp"})  # some writers leave o
 class Limits:
     """How much of a model is walked: `depth` subgraphs and functions inside each other; `nodes` in all, those of a
     function counted at each call and those of a loop's body each time it is unrolled; bytes of the model's `file`;
-    bytes that sparse tensors may `grow` to."""
+    bytes to which what is written out (sparse tensors, ranges, masks) may `grow` in all."""
 
     depth: int = 48
     nodes: int = 250_000
@@ -105,8 +105,10 @@ class _Walk:
         """Check nodes in order; their results join the innermost scope."""
         own = scopes[-1]
         for position, node in enumerate(nodes):
-            if not isinstance(node.name, str) or not isinstance(node.op_type, str) or not node.op_type:
-                raise ModelError(f"node {position}: its name or operator is no text")
+            if not all(isinstance(text, str) for text in (node.name, node.op_type, node.domain, node.overload)):
+                raise ModelError(f"node {position}: its name, operator or domain is no text")
+            if not node.op_type:
+                raise ModelError(f"node {called(node, position)} has no operator")
             for name in node.input:
                 if name and not any(name in scope for scope in scopes):
                     raise ModelError(f"node {called(node, position)} reads {_unseen(name, nodes[position:])}")

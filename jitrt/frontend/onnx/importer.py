@@ -15,6 +15,7 @@ from jitrt.frontend.onnx.bodies import filled, standard_body
 from jitrt.frontend.onnx.check import Limits, called, domain_of
 from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.node import Call, FoldingBuilder, Item, Known
+from jitrt.frontend.onnx.plugins import plugin_importer
 from jitrt.frontend.onnx.registry import Unsupported, importer_of
 from jitrt.frontend.onnx.tensors import array_of, dense
 from jitrt.graph import Graph, TensorType, Value, verify
@@ -110,7 +111,7 @@ class Importer:
         self.limits = limits
         self.fallback = fallback
         self.graph = Graph(name)
-        self.b = FoldingBuilder(self.graph)
+        self.b = FoldingBuilder(self.graph, limits.grow)
         self.read = read
         self.opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
         self.functions = {(domain_of(f.domain), f.name, f.overload): f for f in model.functions}
@@ -120,7 +121,6 @@ class Importer:
         self.traced: set[Value] = set()  # values whose inputs are in `needed`
         self.given: Mapping[str, Any] = {}  # attributes of the call, in a function's body
         self.arrays: dict[int, tuple[Any, Array]] = {}  # what was read, with its proto, whose address is the key
-        self.room = limits.grow
         self.count = self.depth = 0
 
     # -- a graph -----------------------------------------------------------------------------------------------
@@ -173,8 +173,7 @@ class Importer:
         found = self.arrays.get(id(tensor))
         if found is None:
             if isinstance(tensor, onnx.SparseTensorProto):
-                array = dense(tensor, self.read, self.room)
-                self.room -= array.nbytes
+                array = dense(tensor, self.read, self.b.claim)
             else:
                 array = self.read(tensor)
             found = self.arrays[id(tensor)] = tensor, array
@@ -218,9 +217,10 @@ class Importer:
             return self.run(graph, scope.new_child(dict(zip(names, given, strict=True))))
 
         try:
-            results = self.results(node, operands, domain, opset, run, loc)
-        except Unsupported as refusal:
-            return self.instead(filled(node, self.given), operands, domain, opset, refusal, loc)
+            try:
+                results = self.results(node, operands, domain, opset, run, loc)
+            except Unsupported as refusal:
+                results = self.instead(filled(node, self.given), operands, domain, opset, refusal, loc)
         except GraphError as error:
             raise ImportFailure(f"node {loc}: {error}") from error
         except JitrtError:
@@ -241,12 +241,14 @@ class Importer:
         run: Callable[[onnx.GraphProto, Sequence[Item]], list[Item]],
         loc: str,
     ) -> Sequence[Any]:
-        """What a node's function, its importer or the standard's own function makes of it."""
+        """What a plugin, a node's function, its importer or the standard's own function makes of it, the first of them
+        there is."""
         attributes = self.attributes(node)
         function = self.functions.get((domain, node.op_type, node.overload))
-        if function is not None:
+        importer = plugin_importer(domain, node.op_type)
+        if function is not None and importer is None:
             return self.call(function, operands, attributes, node.output, loc)
-        importer = importer_of(domain, node.op_type, opset)
+        importer = importer or importer_of(domain, node.op_type, opset)
         if importer is not None:
             result = importer(Call(self.b, node, opset, attributes, run, loc), *operands)
             return result if isinstance(result, tuple) else (result,)

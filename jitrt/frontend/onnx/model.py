@@ -31,7 +31,7 @@ _LFS = b"version https://git-lfs"
 @dataclass(frozen=True)
 class Model:
     """A model that has been checked. `folder` is where the files with its external data may lie; None if the model did
-    not come from a file, and then it can have none."""
+    not come from a file, and then it may have none."""
 
     proto: onnx.ModelProto
     folder: Path | None
@@ -42,8 +42,9 @@ class Model:
         return array_of(tensor, self.folder)
 
 
-def read_model(source: Any, limits: Limits | None = None) -> Model:
-    """The model in a file, in bytes, in a ModelProto, or in what has one as `model_proto`.
+def read_model(source: Any, limits: Limits | None = None, *, folder: Path | None = None) -> Model:
+    """The model in a file, in bytes, in a ModelProto, or in what has one as `model_proto`. `folder` is where the
+    external data of a model may lie that is not given as a file.
 
     Raises ModelError for a file that cannot be read or is no ONNX model, and for a model that does not hold together.
     """
@@ -54,9 +55,9 @@ def read_model(source: Any, limits: Limits | None = None) -> Model:
         path = Path(source)
         proto, folder = _parse(_bytes_of(path, limits), str(path)), path.parent
     elif isinstance(source, bytes | bytearray | memoryview):
-        proto, folder = _parse(bytes(source), "the model"), None
+        proto = _parse(bytes(source), "the model")
     else:
-        proto, folder = getattr(source, "model_proto", source), None
+        proto = getattr(source, "model_proto", source)
         if not isinstance(proto, onnx.ModelProto):
             raise ModelError(f"a {type(source).__name__} is no model: give a path, bytes or a ModelProto")
     check(proto, limits)

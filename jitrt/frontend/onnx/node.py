@@ -9,6 +9,7 @@ from typing import Any, NoReturn
 import numpy as np
 import onnx
 
+from jitrt.errors import ImportFailure
 from jitrt.frontend.builder import Builder, Number
 from jitrt.frontend.onnx.registry import Unsupported
 from jitrt.graph.dtype import DType
@@ -35,9 +36,17 @@ class Known(Unsupported):
 class FoldingBuilder(Builder):
     """A builder that computes at once what only depends on small constants, as exporters compute shapes."""
 
-    def __init__(self, graph: Graph):
+    def __init__(self, graph: Graph, grow: int):
         super().__init__(graph)
         self._left = _FOLDED
+        self._room = grow
+
+    def claim(self, shape: Sequence[int], itemsize: int = 8) -> None:
+        """Announce an array whose size comes from numbers in the model, before it is made. Raises ImportFailure where
+        all of these together would take more memory than `Limits.grow`: a file of a few bytes can ask for any size."""
+        self._room -= math.prod(shape) * itemsize
+        if self._room < 0:
+            raise ImportFailure(f"node {self.loc}: a tensor of {list(shape)}, written out, takes too much memory")
 
     def add(self, op: Op, *operands: Value) -> Value:
         if not operands or any(operand.data is None for operand in operands):
@@ -68,7 +77,7 @@ class Call:
 
     def __init__(
         self,
-        b: Builder,
+        b: FoldingBuilder,
         node: onnx.NodeProto,
         opset: int,
         attributes: dict[str, Any],
@@ -115,6 +124,11 @@ class Call:
     def add(self, op: Op, *operands: Value) -> Value:
         """Append a node (computed at once if it only depends on small constants) and return its output."""
         return self.b.add(op, *operands)
+
+    def claim(self, *shape: int) -> None:
+        """Announce that an array of a shape that the model's numbers or attributes give is about to be made. Raises
+        ImportFailure for one that is too large."""
+        self.b.claim(shape)
 
     def constant(self, data: Any, dtype: DType | None = None) -> Value:
         """A constant, of its own dtype unless given."""

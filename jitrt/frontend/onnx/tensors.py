@@ -65,8 +65,13 @@ def array_of(tensor: onnx.TensorProto, folder: Path | None) -> Array:
     return numpy_helper.to_array(tensor)
 
 
-def dense(sparse: onnx.SparseTensorProto, read: Callable[[onnx.TensorProto], Array], room: int) -> Array:
-    """A sparse tensor with its zeros, if that takes no more than `room` bytes. Raises ModelError."""
+def dense(
+    sparse: onnx.SparseTensorProto,
+    read: Callable[[onnx.TensorProto], Array],
+    claim: Callable[[Sequence[int], int], None],
+) -> Array:
+    """A sparse tensor with its zeros. `claim` is told shape and bytes an element before the memory is taken, and may
+    refuse. Raises ModelError."""
     name = sparse.values.name
     values, indices, shape = read(sparse.values), read(sparse.indices), tuple(sparse.dims)
     count = elements(shape, f"sparse tensor {name!r}")
@@ -77,8 +82,7 @@ def dense(sparse: onnx.SparseTensorProto, read: Callable[[onnx.TensorProto], Arr
     limits = np.asarray(shape if indices.ndim == 2 else count, np.int64)
     if ((indices < 0) | (indices >= limits)).any():
         raise ModelError(f"sparse tensor {name!r}: an index outside its shape {list(shape)}")
-    if count * values.dtype.itemsize > room:
-        raise ModelError(f"sparse tensor {name!r}: {list(shape)} is more than the {room} bytes left for such tensors")
+    claim(shape, values.dtype.itemsize)
     full = np.zeros(shape, values.dtype)
     places = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)
     full[places] = values
