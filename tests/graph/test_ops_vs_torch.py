@@ -13,8 +13,9 @@ import torch.nn.functional as F
 
 from jitrt.errors import ShapeError
 from jitrt.frontend.torch.arrays import DTYPES, from_numpy, to_numpy
-from jitrt.graph import Graph, TensorType, interpret
+from jitrt.graph import DType, Graph, TensorType, interpret
 from jitrt.graph import ops as g
+from jitrt.graph.dtype import promote
 from jitrt.graph.op import OPS, Op
 
 # Relative to the largest element: sums are of up to a few hundred terms.
@@ -378,7 +379,7 @@ def test_promotion_of_two_tensors(name: str, a_dtype: torch.dtype) -> None:
             check(run(OPS[name](), [a, b])[0], expected, 0)
 
 
-CASTS = (*FLOATS, torch.float64, *INTEGERS, torch.bool)
+CASTS = (*FLOATS, torch.float64, *INTEGERS, torch.uint16, torch.uint32, torch.uint64, torch.bool)
 
 
 @pytest.mark.parametrize("target", CASTS, ids=lambda d: str(d).removeprefix("torch."))
@@ -408,6 +409,51 @@ def test_logic_and_where() -> None:
         run(g.Where(), [x, x, x])
 
 
+UNSIGNED = (torch.uint16, torch.uint32, torch.uint64)
+
+
+@pytest.mark.parametrize("dtype", [*INTEGERS, *UNSIGNED], ids=lambda d: str(d).removeprefix("torch."))
+def test_integer_division_powers_and_shifts(dtype: torch.dtype) -> None:
+    a, b = torch.arange(1, 7).to(dtype), torch.tensor([[2], [3]]).to(dtype)
+    wide = a.long(), b.long()
+    check(run(g.TruncDiv(), [a, b])[0], torch.div(*wide, rounding_mode="trunc").to(dtype), 0)
+    check(run(g.ShiftLeft(), [a, b])[0], torch.bitwise_left_shift(*wide).to(dtype), 0)
+    check(run(g.ShiftRight(), [a, b])[0], torch.bitwise_right_shift(*wide).to(dtype), 0)
+    check(run(g.Pow(), [a, b])[0], torch.pow(*wide).to(dtype), 0)
+
+
+def test_signed_integer_division_powers_and_shifts() -> None:
+    a, b = torch.arange(-7, 8), torch.tensor([[-3], [2], [0]])
+    want = torch.where(b == 0, 0, torch.div(a, torch.where(b == 0, 1, b), rounding_mode="trunc"))
+    check(run(g.TruncDiv(), [a, b])[0], want, 0)
+    check(run(g.ShiftRight(), [a, b[1]])[0], torch.bitwise_right_shift(a, b[1]), 0)
+    ones, odd = torch.tensor([1, -1, 2]), torch.tensor([[-1], [-2], [3]])
+    check(run(g.Pow(), [ones, odd])[0], torch.tensor([[1, -1, 0], [1, 1, 0], [1, -1, 8]]), 0)
+    check(run(g.TruncDiv(), [a.double(), b[:2].double()])[0], torch.div(a, b[:2].double(), rounding_mode="trunc"), 0)
+
+
+def test_bits_in_another_type() -> None:
+    for source, target in [(torch.float32, torch.int32), (torch.int16, torch.bfloat16), (torch.float16, torch.uint16)]:
+        x = torch.tensor([1, 2, 300]).to(source)
+        check(run(g.BitCast(DTYPES[source], DTYPES[target]), [x])[0], x.view(target), 0)
+    for op, x, text in [
+        (g.BitCast(DType.f32, DType.i32), torch.zeros(2).double(), "of f64, expected f32"),
+        (g.BitCast(DType.f32, DType.i64), torch.zeros(2), "f32 has not the bits of i64"),
+        (g.BitCast(DType.b8, DType.u8), torch.zeros(2).bool(), "use cast"),
+    ]:
+        with pytest.raises(ShapeError, match=text):
+            run(op, [x])
+
+
+def test_two_integers_are_promoted_to_what_holds_both() -> None:
+    assert promote(DType.u8, DType.u32) == DType.u32
+    assert promote(DType.u32, DType.i32) == DType.i64
+    assert promote(DType.u16, DType.i8) == DType.i32
+    assert promote(DType.u64, DType.i8) == DType.f64
+    assert promote(DType.b8, DType.u64) == DType.u64
+    assert promote(DType.u64, DType.f16) == DType.f16
+
+
 @pytest.mark.parametrize("dtype", INTEGERS, ids=lambda d: str(d).removeprefix("torch."))
 def test_integers_in_unary_ops_and_pooling(dtype: torch.dtype) -> None:
     x = torch.randint(0, 100, (1, 2, 6, 6), generator=torch.Generator().manual_seed(2)).to(dtype)
@@ -419,7 +465,7 @@ def test_integers_in_unary_ops_and_pooling(dtype: torch.dtype) -> None:
 
 COVERED_ELSEWHERE = {"cast", "where", "logical_and", "logical_or", "logical_not", "max_pool", "avg_pool"}
 COVERED_ELSEWHERE |= {"gather", "recurrence"}  # tests/graph/test_index.py, tests/frontend/torch/test_rnn.py
-COVERED_ELSEWHERE |= {"bitwise_and", "bitwise_or", "bitwise_xor"}
+COVERED_ELSEWHERE |= {"bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right", "bit_cast", "trunc_div"}
 COVERED_ELSEWHERE |= {"adaptive_avg_pool", "adaptive_max_pool", "region"}  # the last: tests/graph/test_ops.py
 
 
