@@ -111,7 +111,7 @@ class Importer:
         self.limits = limits
         self.fallback = fallback
         self.graph = Graph(name)
-        self.b = FoldingBuilder(self.graph, limits.grow)
+        self.b = FoldingBuilder(self.graph, limits.grow, limits.nodes * 4)
         self.read = read
         self.opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
         self.functions = {(domain_of(f.domain), f.name, f.overload): f for f in model.functions}
@@ -128,6 +128,7 @@ class Importer:
     def run(self, graph: onnx.GraphProto, scope: Scope) -> list[Any]:
         """Import a graph, or a subgraph in the scope of the one around it; returns its results."""
         own = scope.maps[0]
+        self.count += 1  # a body without nodes, run for ever, is bounded too
         for tensor in graph.initializer:
             if tensor.name not in own:
                 own[tensor.name] = self.constant(tensor, tensor.name)
@@ -176,6 +177,7 @@ class Importer:
                 array = dense(tensor, self.read, self.b.claim)
             else:
                 array = self.read(tensor)
+                self.b.earn(2 * array.nbytes)
             found = self.arrays[id(tensor)] = tensor, array
         return found[1]
 
