@@ -16,7 +16,7 @@ from jitrt.graph.ops.arithmetic import (
     ShiftRight,
     TruncDiv,
 )
-from jitrt.graph.ops.conv import Conv, ConvTranspose
+from jitrt.graph.ops.conv import Conv, ConvTranspose, ExactConv
 from jitrt.graph.ops.elementwise import (
     Abs,
     Add,

@@ -9,6 +9,7 @@ from typing import ClassVar
 
 import numpy as np
 
+from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array, Op, Trait, wide
 from jitrt.graph.types import TensorType
 
@@ -80,6 +81,17 @@ class Conv(Op):
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return 2 * outputs[0].numel * math.prod(inputs[1].shape[1:])
+
+
+@dataclass(frozen=True)
+class ExactConv(Conv):
+    """A `conv` of whole numbers held as float32, so small that every sum is exact: it stays in float32 in a graph that
+    changes to 16-bit floats, which could not hold the sums."""
+
+    name: ClassVar[str] = "exact_conv"
+
+    def takes(self, dtype: DType) -> bool:
+        return dtype.itemsize >= 4
 
 
 @dataclass(frozen=True)

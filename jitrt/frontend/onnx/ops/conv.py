@@ -1,28 +1,127 @@
-"""Convolutions, plain, transposed, deformable and of integers."""
+"""Convolutions: plain, transposed, and of integers.
+
+A convolution of 8-bit integers is one of float32, which is exact as long as no sum passes 2^24: of more channels there
+are several, whose sums are added as int32. What has no such kernel (float64) is a matrix product of columns.
+"""
 
 from __future__ import annotations
 
+import math
+from collections.abc import Iterator
+
+import numpy as np
+
 from jitrt.frontend.layers.conv import convolve, convolve_transposed
+from jitrt.frontend.layers.index import take
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
-from jitrt.frontend.onnx.windows import numbers, paddings, split_padding, windows_of
-from jitrt.graph import Graph, Value
+from jitrt.frontend.onnx.windows import Windows, numbers, paddings, split_padding, windows_of
+from jitrt.graph import DType, Graph, Value
 from jitrt.graph import ops as g
 from jitrt.graph.graph import live_nodes
+from jitrt.graph.op import Array
 
 
 @onnx_op("Conv")
 def conv(n: Call, x: Value, w: Value, bias: Value | None = None) -> Value:
     windows = windows_of(n, x, w.type.shape[2:])
     _check_groups(n, x, w, w.type.shape[1])
-    stride, padding, dilation = windows.stride, windows.whole_padding(x.type.shape[2:]), windows.dilation
-    padding = tuple((before, max(after, 0)) for before, after in padding)
+    if x.type.dtype == DType.f64:
+        y = _product(n, x, w, windows)
+        return y if bias is None else n.add(g.Add(), y, n.b.per_channel(bias, y.type.rank))
+    stride, padding, dilation = windows.stride, _padding(windows, x), windows.dilation
     depthwise = w.type.shape[1] == 1  # whose kernel takes any filters
     parts = [(x, w)] if depthwise else _groups(n, x, w)
     if len(parts) == 1:
         return convolve(n.b, x, w, bias, stride, padding, dilation, n.attribute("group", 1))
     y = n.add(g.Concat(1), *(convolve(n.b, *part, None, stride, padding, dilation, 1) for part in parts))
     return y if bias is None else n.add(g.Add(), y, n.b.per_channel(bias, y.type.rank))
+
+
+def _padding(windows: Windows, x: Value) -> tuple[tuple[int, int], ...]:
+    return tuple((before, max(after, 0)) for before, after in windows.whole_padding(x.type.shape[2:]))
+
+
+def _product(n: Call, x: Value, w: Value, windows: Windows) -> Value:
+    """The convolution as filters (g, k / g, c * taps) times columns (n, g, c * taps, pixels)."""
+    groups, (batch, channels), filters = n.attribute("group", 1), x.type.shape[:2], w.type.shape[0]
+    padding = ((0, 0), (0, 0), *_padding(windows, x))
+    padded = n.add(g.Pad(padding), x) if any(map(any, padding)) else x
+    size = padded.type.shape[2:]
+    place: Array = np.zeros((), np.int64)
+    for d, (out, taps) in enumerate(zip(windows.out, windows.kernel, strict=True)):
+        line = np.arange(taps)[:, None] * windows.dilation[d] + np.arange(out) * windows.stride[d]
+        place = place[..., None, None] * size[d] + line  # (taps, out, taps, out, ...)
+    dims = len(size)
+    place = place.transpose(*range(0, 2 * dims, 2), *range(1, 2 * dims, 2)).reshape(-1)
+    columns = take(n.b, n.b.reshape(padded, (batch, channels, math.prod(size))), n.constant(place), 2)
+    rows = math.prod(w.type.shape[1:])
+    columns = n.b.reshape(columns, (batch, groups, rows, math.prod(windows.out)))
+    y = n.add(g.Matmul(), n.b.reshape(w, (groups, filters // groups, rows)), columns)
+    return n.b.reshape(y, (batch, filters, *windows.out))
+
+
+@onnx_op("ConvInteger", since=10)
+def conv_integer(n: Call, x: Value, w: Value, x_zero: Value | None = None, w_zero: Value | None = None) -> Value:
+    """The convolution of (x - x_zero) with (w - w_zero), in int32."""
+    _check_groups(n, x, w, w.type.shape[1])
+    values, filters = (n.b.operand(v, DType.f32) for v in (x, w))
+    if x_zero is not None:
+        values = n.add(g.Sub(), values, n.b.reshape(n.b.operand(x_zero, DType.f32), ()))
+    if w_zero is not None:
+        each = (-1, *[1] * (w.type.rank - 1)) if w_zero.type.numel > 1 else ()
+        shape = tuple(w_zero.type.numel if size == -1 else size for size in each)
+        filters = n.add(g.Sub(), filters, n.b.reshape(n.b.operand(w_zero, DType.f32), shape))
+    windows = windows_of(n, x, w.type.shape[2:])
+    stride, padding, dilation, groups = windows.stride, _padding(windows, x), windows.dilation, n.attribute("group", 1)
+    cuts = list(_exact_channels(w))
+    if len(cuts) > 1 and (groups > 1 or not cuts[0]):
+        return _product(n, n.b.operand(values, DType.i32), n.b.operand(filters, DType.i32), windows)
+    total: Value | None = None
+    for start, stop in zip([0, *cuts], cuts):
+        part, own = n.b.slice(values, 1, start, stop) if groups == 1 else values, n.b.slice(filters, 1, start, stop)
+        summed = n.add(g.Cast(DType.i32), n.add(g.ExactConv(stride, padding, dilation, groups), part, own))
+        total = summed if total is None else n.add(g.Add(), total, summed)
+    assert total is not None
+    return total
+
+
+def _exact_channels(w: Value) -> Iterator[int]:
+    """Where to cut the channels so that no sum of products of 8-bit integers passes 2^24; 0 first if one does."""
+    taps, channels = math.prod(w.type.shape[2:]), w.type.shape[1]
+    each = (2**24 - 1) // (255 * 255 * taps)
+    yield from range(each, channels, each) if each else (0,)
+    yield channels
+
+
+@onnx_op("QLinearConv", since=10)
+def q_linear_conv(
+    n: Call,
+    x: Value,
+    x_scale: Value,
+    x_zero: Value,
+    w: Value,
+    w_scale: Value,
+    w_zero: Value,
+    y_scale: Value,
+    y_zero: Value,
+    bias: Value | None = None,
+) -> Value:
+    """y_zero + round((conv of x and w without their zeros, plus bias) * x_scale * w_scale / y_scale), saturated."""
+    total = conv_integer(n, x, w, x_zero, w_zero)
+    rank = total.type.rank
+    if bias is not None:
+        total = n.add(g.Add(), total, n.b.per_channel(bias, rank))
+    scale = n.add(g.Div(), n.add(g.Mul(), x_scale, w_scale), y_scale)
+    scale = (
+        n.b.reshape(scale, ())
+        if scale.type.numel == 1
+        else n.b.per_channel(n.b.reshape(scale, (scale.type.numel,)), rank)
+    )
+    y = n.add(g.Round(), n.add(g.Mul(), n.b.operand(total, DType.f32), n.b.operand(scale, DType.f32)))
+    y = n.add(g.Add(), y, n.b.reshape(n.b.operand(y_zero, DType.f32), ()))
+    limits = np.iinfo(y_zero.type.dtype.numpy)
+    return n.add(g.Cast(y_zero.type.dtype), n.add(g.Clamp(float(limits.min), float(limits.max)), y))
 
 
 @onnx_op("ConvTranspose")

@@ -10,7 +10,7 @@ from jitrt.frontend.layers.arithmetic import binary, scaled
 from jitrt.frontend.layers.index import take
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
-from jitrt.frontend.onnx.windows import Pairs, Windows, windows_of
+from jitrt.frontend.onnx.windows import Pairs, Windows, numbers, paddings, windows_of
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 from jitrt.graph.op import Array
@@ -29,6 +29,28 @@ def max_pool(n: Call, x: Value) -> tuple[Value, ...]:
         y = n.add(op, _padded(n, number, windows.whole_padding(x.type.shape[2:]), -math.inf))
     y = n.b.operand(y, x.type.dtype)
     return (y, _positions(n, number, windows)) if n.wants(1) else (y,)
+
+
+@onnx_op("MaxUnpool", since=9)
+def max_unpool(n: Call, x: Value, positions: Value, output_shape: Value | None = None) -> Value:
+    """x at the positions that a MaxPool gave, 0 elsewhere; in the upper left corner of a larger `output_shape`."""
+    dims = x.type.rank - 2
+    kernel, stride, padding = n.required("kernel_shape"), numbers(n, "strides", dims), paddings(n, dims)
+    size = [
+        (s - 1) * step - sum(cut) + k for s, step, cut, k in zip(x.type.shape[2:], stride, padding, kernel, strict=True)
+    ]
+    (batch, channels), pixels = x.type.shape[:2], math.prod(size)
+    planes = (batch * channels, math.prod(x.type.shape[2:]))
+    start = n.constant(np.arange(planes[0], dtype=np.int64)[:, None] * pixels)
+    index = n.add(g.Sub(), n.b.reshape(positions, planes), start)
+    empty = n.b.full((planes[0], pixels), 0, x.type.dtype)
+    y = n.b.reshape(n.add(g.Scatter(1), empty, index, n.b.reshape(x, planes)), (batch, channels, *size))
+    if output_shape is None:
+        return y
+    shape = n.ints(output_shape, "the output's shape")
+    if len(shape) != x.type.rank or any(wanted < own for wanted, own in zip(shape, y.type.shape)):
+        n.refuse(f"output_shape {list(shape)} for {list(y.type.shape)} elements")
+    return n.add(g.Pad(tuple((0, wanted - own) for wanted, own in zip(shape, y.type.shape))), y)
 
 
 @onnx_op("AveragePool")
@@ -132,6 +154,8 @@ def _positions(n: Call, x: Value, windows: Windows) -> Value:
     """Where in all of x the first of the largest elements under every window is, counted in row-major order or, with
     `storage_order`, with the first spatial dimension as the fastest."""
     size, dims = x.type.shape[2:], len(windows.kernel)
+    n.claim(*windows.out, *windows.kernel)
+    n.claim(*x.type.shape[:2])
     inside = np.ones((1,) * 2 * dims, bool)
     flat, named = np.zeros((1,) * 2 * dims, np.int64), np.zeros((1,) * 2 * dims, np.int64)
     for d in range(dims):

@@ -134,6 +134,7 @@ class _Sampling:
 
     def places(self, n: Call, axis: _Axis) -> Array:
         """(out): where output positions lie in the input."""
+        n.claim(axis.out, 1 if self.mode == "nearest" else axis.size)
         size, out = axis.size, np.arange(axis.out, dtype=np.float64)
         length = axis.scale * size  # of the output, before it is rounded down
         if self.coordinates in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "tf_half_pixel_for_nn"):
@@ -251,11 +252,7 @@ def _matrix_of(op: g.Resize, d: int, shape: tuple[int, ...]) -> Array:
 def _multiplied(n: Call, x: Value, matrix: Array, d: int) -> Value:
     """x with dimension d multiplied by a matrix (out, size): a linear layer, or a product from the left."""
     weights, shape = n.constant(matrix, x.type.dtype), x.type.shape
-    if x.type.dtype == DType.f64:  # for which products have no kernel
-        rows = n.b.reshape(x, (*shape[:d], 1, *shape[d:]))
-        column = n.constant(matrix.reshape(*matrix.shape, *[1] * (x.type.rank - 1 - d)))
-        return n.add(g.ReduceSum((d + 1,)), n.add(g.Mul(), rows, column))
-    if d == x.type.rank - 1:
+    if d == x.type.rank - 1 and x.type.dtype != DType.f64:  # which only a product has a kernel for
         return n.add(g.Linear(), x, weights)
     rows = n.b.reshape(x, (math.prod(shape[:d]), shape[d], math.prod(shape[d + 1 :])))
     return n.b.reshape(n.add(g.Matmul(), weights, rows), (*shape[:d], len(matrix), *shape[d + 1 :]))

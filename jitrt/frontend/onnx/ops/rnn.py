@@ -12,13 +12,13 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jitrt.frontend.layers import linear as layers
 from jitrt.frontend.layers.activation import softsign
 from jitrt.frontend.layers.arithmetic import binary, choose, scaled
-from jitrt.frontend.layers.linear import linear
 from jitrt.frontend.layers.rnn import Weights, recurrent
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
-from jitrt.graph import Value
+from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 
 _MOST_STEPS = 256  # that are written out: each is a few kernels
@@ -96,7 +96,8 @@ def _recurrent(
         lengths = None
     state = (len(reverse), batch, hidden)
     h0, c0 = (n.b.full(state, 0, x.type.dtype) if s is None else s for s in (h0, c0))
-    cell = _plain_kind(n, kind, len(reverse)) if lengths is None and peepholes is None else None
+    plain = lengths is None and peepholes is None and x.type.dtype != DType.f64
+    cell = _plain_kind(n, kind, len(reverse)) if plain else None
     if cell is not None:
         layer = [_weights(n, kind, w, r, bias, d) for d in range(len(reverse))]
         c0 = c0 if kind == "lstm" else None
@@ -155,6 +156,13 @@ def _gates(n: Call, weights: Value, d: int, order: Sequence[int], hidden: int) -
     return n.add(g.Concat(0), *(n.b.slice(own, 0, gate * hidden, (gate + 1) * hidden) for gate in order))
 
 
+def _linear(n: Call, x: Value, w: Value, bias: Value | None) -> Value:
+    if x.type.dtype != DType.f64:
+        return layers.linear(n.b, x, w, bias)
+    y = layers.matmul(n.b, x, n.b.permute(w, (1, 0)))  # which has a kernel for it
+    return y if bias is None else n.add(g.Add(), y, bias)
+
+
 def _joined(n: Call, parts: Sequence[Value], axis: int) -> Value:
     return parts[0] if len(parts) == 1 else n.add(g.Concat(axis), *parts)
 
@@ -192,7 +200,7 @@ class _Cell:
         ours, theirs = None, None
         if bias is not None:
             ours, theirs = (_gates(n, bias, d, [gate + f for gate in order], hidden) for f in (0, count))
-        gates = linear(n.b, x, _gates(n, w, d, order, hidden), ours)
+        gates = _linear(n, x, _gates(n, w, d, order, hidden), ours)
         looks = () if peepholes is None else tuple(_gates(n, peepholes, d, (i,), hidden) for i in range(3))
         return cls(n, kind, gates, _gates(n, r, d, order, hidden), theirs, looks, functions)
 
@@ -201,7 +209,7 @@ class _Cell:
         add, own = self.n.add, self.n.b.reshape(self.n.b.slice(self.gates, 0, t, t + 1), self.gates.type.shape[1:])
         if self.kind == "gru":
             return self._gru(own, h), c
-        total = add(g.Add(), own, linear(self.n.b, h, self.r, self.bias))
+        total = add(g.Add(), own, _linear(self.n, h, self.r, self.bias))
         if self.kind == "rnn":
             return self.functions[0](total), c
         f, cell, out = self.functions
@@ -218,7 +226,7 @@ class _Cell:
         add, hidden = self.n.add, self.r.type.shape[1]
         f, cell = self.functions
         if self.n.attribute("linear_before_reset", 0):
-            past = linear(self.n.b, h, self.r, self.bias)
+            past = _linear(self.n, h, self.r, self.bias)
             z, r = (f(add(g.Add(), self._part(own, gate), self._part(past, gate))) for gate in (0, 1))
             new = cell(add(g.Add(), self._part(own, 2), add(g.Mul(), r, self._part(past, 2))))
         else:
@@ -226,9 +234,9 @@ class _Cell:
             biases = [
                 None if self.bias is None else self.n.b.slice(self.bias, 0, a * hidden, b * hidden) for _, a, b in rows
             ]
-            past = linear(self.n.b, h, rows[0][0], biases[0])
+            past = _linear(self.n, h, rows[0][0], biases[0])
             z, r = (f(add(g.Add(), self._part(own, gate), self._part(past, gate))) for gate in (0, 1))
-            past = linear(self.n.b, add(g.Mul(), r, h), rows[1][0], biases[1])
+            past = _linear(self.n, add(g.Mul(), r, h), rows[1][0], biases[1])
             new = cell(add(g.Add(), self._part(own, 2), past))
         rest = add(g.Sub(), self.n.graph.scalar(1, z.type.dtype), z)
         return add(g.Add(), add(g.Mul(), rest, new), add(g.Mul(), z, h))
