@@ -1,7 +1,12 @@
 from __future__ import annotations
 
+import ml_dtypes
+import numpy as np
 import pytest
 
+from jitrt.graph import DType, Graph, TensorType
+from jitrt.graph.ops import Cast
+from jitrt.passes.base import PassContext
 from jitrt.passes.merge_views import merge_views
 
 
@@ -49,6 +54,30 @@ def test_a_cast_that_loses_nothing_is_skipped(rewrites):
         ),
         _graph("%out = relu(%x) : f16[2]", "f16[2]"),
     )
+
+
+@pytest.mark.parametrize("narrow", DType, ids=str)
+def test_a_cast_to_what_holds_every_value_is_skipped(narrow):
+    """And to nothing else: the extremes of a type tell."""
+    if narrow == DType.b8:
+        extremes = np.array([False, True])
+    elif narrow.is_float:
+        info = ml_dtypes.finfo(narrow.numpy)
+        extremes = np.array([info.max, info.smallest_subnormal, 1 + info.eps], narrow.numpy)
+    else:
+        info = np.iinfo(narrow.numpy)
+        extremes = np.array([info.min, info.max, info.max - 1], narrow.numpy)
+    for middle in set(DType) - {narrow, DType.f64, DType.b8}:
+        graph = Graph("casts")
+        x = graph.add_input("x", TensorType(narrow, (3,)))
+        graph.mark_output(graph.add(Cast(DType.f64), graph.add(Cast(middle), x)))
+        merge_views(graph, PassContext())
+        with np.errstate(all="ignore"):
+            there = extremes.astype(middle.numpy)
+            lossless = [int(n) if there.dtype.kind in "iu" else float(n) for n in there] == [
+                int(n) if extremes.dtype.kind in "iub" else float(n) for n in extremes
+            ]
+        assert len(graph.nodes) == (1 if lossless else 2), middle
 
 
 @pytest.mark.parametrize(
