@@ -29,6 +29,10 @@ class Builder:
         """Append a node and return its output."""
         return self.graph.add(op, *operands, loc=self.loc)
 
+    def claim(self, *shape: int) -> None:
+        """Announce that an array of this shape, which the model's numbers give, is about to be made for a constant. A
+        front end whose models come from outside refuses those that are too large."""
+
     def constant(self, data: Array, dtype: DType | None = None) -> Value:
         """A constant, of its own dtype unless given."""
         return self.graph.add_constant(data if dtype is None else np.asarray(data).astype(dtype.numpy))

@@ -32,6 +32,7 @@ def attention(
     groups = q.type.shape[-3] // k.type.shape[-3] if min(q.type.rank, k.type.rank) > 2 else 1
     factor = 1 / math.sqrt(q.type.shape[-1]) if scale is None else scale
     if causal:
+        b.claim(q.type.shape[-2], k.type.shape[-2])
         mask = b.constant(np.tril(np.ones((q.type.shape[-2], k.type.shape[-2]), bool)))
     if groups == 1:
         return _attend(b, q, k, v, mask, factor)

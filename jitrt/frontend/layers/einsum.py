@@ -82,6 +82,7 @@ def _diagonal(b: Builder, value: Value, letters: str) -> _Term:
             others = [d for d in range(value.type.rank) if d not in (first, second)]
             rest = tuple(value.type.shape[d] for d in others)
             flat = b.reshape(b.permute(value, (first, second, *others)), (size * size, *rest))
+            b.claim(size)
             value = take(b, flat, b.constant(np.arange(size, dtype=np.int64) * (size + 1)), 0)
             letters = letter + "".join(letters[d] for d in others)
     return _Term(value, letters)

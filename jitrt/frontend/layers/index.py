@@ -73,6 +73,7 @@ def flip(b: Builder, x: Value, axes: Sequence[int]) -> Value:
     for axis in axes:
         size = x.type.shape[axis]
         if size > 1:
+            b.claim(size)
             x = take(b, x, b.constant(np.arange(size - 1, -1, -1, dtype=np.int64)), axis)
     return x
 
@@ -92,6 +93,7 @@ def position(b: Builder, x: Value, axis: int, largest: bool = True, keepdims: bo
     extreme = b.add((g.ReduceMax if largest else g.ReduceMin)((axis,), keepdims=True), x)
     there = b.add(g.LogicalOr(), b.add(g.Equal(), x, extreme), b.add(g.NotEqual(), x, x))
     size = x.type.shape[axis]
+    b.claim(size)
     places = np.arange(size, dtype=np.int64).reshape(size, *[1] * (x.type.rank - 1 - axis))
     first = b.add(g.Where(), there, b.constant(places), b.graph.scalar(size, DType.i64))
     return b.add(g.ReduceMin((axis,), keepdims), first)
@@ -126,6 +128,7 @@ def best(b: Builder, x: Value, k: int, axis: int, largest: bool = True) -> Value
     before, after = x.type.shape[:axis], x.type.shape[axis + 1 :]
     cut = b.reshape(filled, (*before, pieces, length, *after))
     inner = b.add(g.TopK(axis + 1, k, largest), cut)
+    b.claim(pieces)
     start = np.arange(pieces, dtype=np.int64).reshape(pieces, *[1] * (len(after) + 1)) * length
     chosen = b.reshape(b.add(g.Gather(axis + 1), cut, inner), (*before, pieces * k, *after))
     position = b.reshape(b.add(g.Add(), inner, b.constant(start)), chosen.type.shape)

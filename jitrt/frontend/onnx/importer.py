@@ -16,7 +16,7 @@ from jitrt.frontend.onnx.check import Limits, called, domain_of
 from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.node import Call, FoldingBuilder, Item, Known
 from jitrt.frontend.onnx.plugins import plugin_importer
-from jitrt.frontend.onnx.registry import Unsupported, importer_of
+from jitrt.frontend.onnx.registry import Unsupported, importer_of, importers
 from jitrt.frontend.onnx.tensors import array_of, dense
 from jitrt.graph import Graph, TensorType, Value, verify
 from jitrt.graph.dtype import DType
@@ -108,6 +108,7 @@ class Importer:
     """
 
     def __init__(self, model: onnx.ModelProto, read: Reader, name: str, limits: Limits, *, fallback: bool = False):
+        importers()  # here, where an error in one of their files is not taken for an error of some node
         self.limits = limits
         self.fallback = fallback
         self.graph = Graph(name)
@@ -175,6 +176,7 @@ class Importer:
         if found is None:
             if isinstance(tensor, onnx.SparseTensorProto):
                 array = dense(tensor, self.read, self.b.claim)
+                self.b.hold(array.nbytes)
             else:
                 array = self.read(tensor)
                 self.b.earn(2 * array.nbytes)

@@ -36,19 +36,36 @@ class Known(Unsupported):
 class FoldingBuilder(Builder):
     """A builder that computes at once what only depends on small constants, as exporters compute shapes."""
 
-    def __init__(self, graph: Graph, grow: int):
+    def __init__(self, graph: Graph, grow: int, most: int):
         super().__init__(graph)
+        self._most = most
         self._left = _FOLDED
-        self._room = grow
+        self._grow = self._room = grow
 
-    def claim(self, shape: Sequence[int], itemsize: int = 8) -> None:
-        """Announce an array whose size comes from numbers in the model, before it is made. Raises ImportFailure where
-        all of these together would take more memory than `Limits.grow`: a file of a few bytes can ask for any size."""
-        self._room -= math.prod(shape) * itemsize
-        if self._room < 0:
+    def claim(self, *shape: int, itemsize: int = 8) -> None:
+        """Announce an array whose size comes from numbers in the model, before it is made. Raises ImportFailure for one
+        that takes more memory than `Limits.grow`: a file of a few bytes can ask for any size."""
+        if math.prod(shape) * itemsize > self._grow or min(shape, default=0) < 0:
             raise ImportFailure(f"node {self.loc}: a tensor of {list(shape)}, written out, takes too much memory")
 
+    def hold(self, nbytes: int) -> None:
+        """Count memory that is kept: all of it together is bounded too. Raises ImportFailure."""
+        self._room -= nbytes
+        if self._room < 0:
+            raise ImportFailure(f"node {self.loc}: the tensors written out up to here take over {self._grow} bytes")
+
+    def earn(self, nbytes: int) -> None:
+        """Numbers that are in the file: importers may make as many of them, in another order, say."""
+        self._room += nbytes
+
+    def constant(self, data: Array, dtype: DType | None = None) -> Value:
+        value = super().constant(data, dtype)
+        self.hold(value.type.nbytes)
+        return value
+
     def add(self, op: Op, *operands: Value) -> Value:
+        if len(self.graph.nodes) > self._most:
+            raise ImportFailure(f"node {self.loc}: with what is before it, more than {self._most} nodes in jitrt's ops")
         if not operands or any(operand.data is None for operand in operands):
             return super().add(op, *operands)
         given = [operand.type for operand in operands]
@@ -128,7 +145,7 @@ class Call:
     def claim(self, *shape: int) -> None:
         """Announce that an array of a shape that the model's numbers or attributes give is about to be made. Raises
         ImportFailure for one that is too large."""
-        self.b.claim(shape)
+        self.b.claim(*shape)
 
     def constant(self, data: Any, dtype: DType | None = None) -> Value:
         """A constant, of its own dtype unless given."""

@@ -68,7 +68,7 @@ def array_of(tensor: onnx.TensorProto, folder: Path | None) -> Array:
 def dense(
     sparse: onnx.SparseTensorProto,
     read: Callable[[onnx.TensorProto], Array],
-    claim: Callable[[Sequence[int], int], None],
+    claim: Callable[..., None],
 ) -> Array:
     """A sparse tensor with its zeros. `claim` is told shape and bytes an element before the memory is taken, and may
     refuse. Raises ModelError."""
@@ -82,7 +82,7 @@ def dense(
     limits = np.asarray(shape if indices.ndim == 2 else count, np.int64)
     if ((indices < 0) | (indices >= limits)).any():
         raise ModelError(f"sparse tensor {name!r}: an index outside its shape {list(shape)}")
-    claim(shape, values.dtype.itemsize)
+    claim(*shape, itemsize=values.dtype.itemsize)
     full = np.zeros(shape, values.dtype)
     places = tuple(indices.T) if indices.ndim == 2 else np.unravel_index(indices, shape)
     full[places] = values

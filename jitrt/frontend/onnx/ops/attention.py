@@ -90,6 +90,7 @@ def _bias(n: Call, q: Value, k: Value, mask: Value | None, lengths: Value | None
     left, right = n.attribute("left_window_size", -1), n.attribute("right_window_size", -1)
     if n.attribute("is_causal", 0):
         right = 0 if right < 0 else min(right, 0)
+    n.claim(rows, columns)
     keys, own = np.arange(columns, dtype=np.int64), np.arange(rows, dtype=np.int64)[:, None]
     shown: Value | None = None
     if lengths is None:

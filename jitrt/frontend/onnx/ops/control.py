@@ -121,7 +121,7 @@ def _collected(n: Call, parts: list[Value], axis: int, info: onnx.ValueInfoProto
 
 @onnx_op("Scan", since=9)
 def scan(n: Call, *operands: Value) -> tuple[Item, ...]:
-    axes = n.attribute("scan_input_axes", [0] * n.required("num_scan_inputs"))
+    axes = n.attribute("scan_input_axes", [0] * _scanned(n, operands))
     return tuple(_scan(n, list(operands), axes))
 
 
@@ -133,10 +133,17 @@ def scan_batch(n: Call, lengths: Value | None, *operands: Value) -> tuple[Item, 
     results = []
     for item in range(operands[0].type.shape[0]):
         single = [n.b.reshape(n.b.slice(x, 0, item, item + 1), x.type.shape[1:]) for x in operands]
-        results.append(_scan(n, single, [0] * n.required("num_scan_inputs")))
+        results.append(_scan(n, single, [0] * _scanned(n, operands)))
         if _lost(results[-1]):
             return tuple(results[-1])
     return tuple(stacked(n, parts, 0) for parts in zip(*results, strict=True))
+
+
+def _scanned(n: Call, operands: Sequence[Value]) -> int:
+    count = n.required("num_scan_inputs")
+    if not 1 <= count <= len(operands):
+        n.refuse(f"{count} scanned of {len(operands)} inputs")
+    return int(count)
 
 
 def _scan(n: Call, operands: list[Value], axes: Sequence[int]) -> list[Item]:

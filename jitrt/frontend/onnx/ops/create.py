@@ -10,14 +10,12 @@ from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import Value
 from jitrt.graph import ops as g
 
-_MOST = 1 << 28  # elements of a constant that a model makes out of nothing
-
 
 @onnx_op("EyeLike")
 def eye_like(n: Call, x: Value) -> Value:
     if x.type.rank != 2:
         n.refuse(f"ones on the diagonal of {x.type}, which is no matrix")
-    _limit(n, x.type.numel)
+    n.claim(*x.type.shape)
     element = n.attribute("dtype")
     dtype = x.type.dtype if element is None else dtype_of(element)
     rows, columns = x.type.shape
@@ -30,13 +28,8 @@ def range_(n: Call, start: Value, limit: Value, step: Value) -> Value:
     if by == 0:
         n.refuse("a range of step 0")
     count = max(0, int(-((first - last) // by)))
-    _limit(n, count)
+    n.claim(count)
     return n.constant(first + np.arange(count) * by, start.type.dtype)
-
-
-def _limit(n: Call, count: int) -> None:
-    if count > _MOST:
-        n.refuse(f"{count} numbers; jitrt makes at most {_MOST}")
 
 
 @onnx_op("Trilu")
@@ -45,6 +38,7 @@ def trilu(n: Call, x: Value, k: Value | None = None) -> Value:
     if x.type.rank < 2:
         n.refuse(f"a triangle of {x.type}")
     (diagonal,) = (0,) if k is None else n.ints(k, "the diagonal")
+    n.claim(*x.type.shape[-2:])
     every = np.ones(x.type.shape[-2:], bool)
     kept = np.triu(every, diagonal) if n.attribute("upper", 1) else np.tril(every, diagonal)
     return n.add(g.Where(), n.constant(kept), x, n.graph.scalar(0, x.type.dtype))

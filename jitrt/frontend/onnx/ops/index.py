@@ -81,6 +81,7 @@ def tensor_scatter(n: Call, cache: Value, update: Value, start: Value | None = N
     rank = cache.type.rank
     axis = axis_of(n, n.attribute("axis", -2), rank)
     size, count = cache.type.shape[axis], update.type.shape[axis]
+    n.claim(count)
     at = n.constant(_along(np.arange(count), axis, rank))
     if start is not None:
         first = n.b.reshape(n.b.operand(start, DType.i64), (start.type.numel, *[1] * (rank - 1)))
@@ -100,6 +101,7 @@ def reverse_sequence(n: Call, x: Value, lengths: Value) -> Value:
     """The first `lengths[item]` steps of every item of the batch backwards."""
     rank = x.type.rank
     time, batch = (axis_of(n, n.attribute(f"{what}_axis", d), rank) for d, what in enumerate(("time", "batch")))
+    n.claim(x.type.shape[time])
     step = n.constant(_along(np.arange(x.type.shape[time]), time, rank))
     shape = tuple(size if d == batch else 1 for d, size in enumerate(x.type.shape))
     length = n.b.reshape(n.b.operand(lengths, DType.i64), shape)
@@ -111,6 +113,7 @@ def reverse_sequence(n: Call, x: Value, lengths: Value) -> Value:
 def one_hot(n: Call, index: Value, depth: Value, values: Value) -> Value:
     """values[1] where the index is, values[0] elsewhere, along a new axis of `depth`."""
     (count,) = n.ints(depth, "the depth")
+    n.claim(count)
     rank = index.type.rank + 1
     axis = axis_of(n, n.attribute("axis", -1), rank)
     at = n.b.operand(index, DType.i64)

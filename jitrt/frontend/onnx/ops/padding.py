@@ -58,6 +58,7 @@ def _extended(n: Call, x: Value, padding: Pairs, mode: str) -> Value:
         if any(pair) and x.type.shape[d] == 0:
             n.refuse(f"{mode} padding of {x.type}, which is empty")
         if d in far:
+            n.claim(x.type.shape[d] + sum(pair))
             at = np.pad(np.arange(x.type.shape[d], dtype=np.int64), pair, mode=mode)  # type: ignore[call-overload]
             x = layers.take(n.b, x, n.constant(at), d)
     near = tuple((0, 0) if d in far else pair for d, pair in enumerate(padding))
@@ -92,6 +93,8 @@ def col_to_im(n: Call, x: Value, image: Value, block: Value) -> Value:
         n.refuse(f"an image of {dims} dimensions, blocks of {len(kernel)}, for {x.type}")
     batch, rows, columns = x.type.shape
     taps = math.prod(kernel)
+    n.claim(taps, columns)
+    n.claim(*sizes)
     targets = _targets(sizes, kernel, dilations, strides, pads)
     if taps < 1 or rows % taps or targets.size != taps * columns:
         n.refuse(f"{x.type} is not an image of {list(sizes)} in blocks of {list(kernel)}")

@@ -171,6 +171,7 @@ def _hardmax(n: Call, x: Value, axis: int) -> Value:
     if x.type.rank == 0:
         return n.b.full((), 1, x.type.dtype)
     place = index.position(n.b, x, axis, keepdims=True)
+    n.claim(x.type.shape[axis])
     count = np.arange(x.type.shape[axis], dtype=np.int64).reshape(-1, *[1] * (x.type.rank - 1 - axis))
     return n.b.operand(n.add(g.Equal(), place, n.constant(count)), x.type.dtype)
 

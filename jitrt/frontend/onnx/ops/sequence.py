@@ -59,6 +59,7 @@ def split_to_sequence(n: Call, x: Value, split: Value | None = None) -> list[Val
         each = lengths[0]
         if each <= 0:
             n.refuse(f"pieces of {each} elements")
+        n.claim(-(-size // each))
         lengths = [min(each, size - start) for start in range(0, size, each)]
     if sum(lengths) != size or min(lengths, default=0) < 0:
         n.refuse(f"split {lengths} of {x.type} along axis {axis}")

@@ -123,6 +123,7 @@ def split(n: Call, x: Value, sizes: Value | None = None) -> tuple[Value, ...]:
         count = n.attribute("num_outputs", len(n.outputs))
         if count < 1:
             n.refuse(f"a split into {count} parts")
+        n.claim(count)
         each = -(-x.type.shape[axis] // count)
         lengths = tuple(max(0, min(each, x.type.shape[axis] - each * part)) for part in range(count))
     if sum(lengths) != x.type.shape[axis] or min(lengths) < 0:

@@ -56,6 +56,7 @@ def affine_grid(n: Call, theta: Value, size: Value) -> Value:
     corners, dims = bool(n.attribute("align_corners", 0)), len(shape)
     if theta.type.shape[1:] != (dims, dims + 1):
         n.refuse(f"theta {theta.type} for {dims} spatial dimensions")
+    n.claim(*shape, dims + 1)
     lines = [np.linspace(-1, 1, s) if corners else (2 * np.arange(s) + 1) / s - 1 for s in shape]
     mesh = np.meshgrid(*lines, indexing="ij")[::-1]
     places = np.stack([*mesh, np.ones(shape)], -1).reshape(-1, dims + 1)
@@ -93,6 +94,7 @@ def _roi_align(n: Call, x: Value, rois: Value, images: Value, offset: float) -> 
         length = n.add(g.Sub(), end, start)
         if not offset:
             length = binary(n.b, g.Maximum(), length, 1, length.type.dtype)
+        n.claim(bins[d], samples)
         parts = (np.arange(bins[d] * samples) + 0.5) / (bins[d] * samples)
         place = n.add(g.Add(), start, n.add(g.Mul(), length, n.constant(parts, length.type.dtype)))
         shape = (1, count, bins[d] * samples, 1) if d == 0 else (1, count, 1, bins[d] * samples)
@@ -163,6 +165,7 @@ def _own_places(n: Call, kernel: list[int], out: tuple[int, ...]) -> list[Array]
     """Of both dimensions (taps, pixels): where a tap lies before it is moved."""
     stride, dilation, padding = numbers(n, "strides", 2), numbers(n, "dilations", 2), paddings(n, 2)
     places = []
+    n.claim(*kernel, *out)
     for d in range(2):
         line = np.arange(out[d])[None] * stride[d] - padding[d][0] + np.arange(kernel[d])[:, None] * dilation[d]
         shape = (kernel[0], 1, out[0], 1) if d == 0 else (1, kernel[1], 1, out[1])
