@@ -20,6 +20,7 @@ from jitrt.graph.ops import (
     Contiguous,
     Conv,
     ConvTranspose,
+    ExactConv,
     Expand,
     GroupNorm,
     Linear,
@@ -69,7 +70,7 @@ def _lay_constant(value: Value) -> None:
     """Row-major, but the filters of convolutions have their channels innermost."""
     shape = value.type.shape
     kinds = {type(node.op) for node, index in value.uses if index == 1}
-    if Conv in kinds:
+    if kinds & {Conv, ExactConv}:
         _set(value, channels_last(shape))
     elif ConvTranspose in kinds:
         _set(value, strides_in_order(shape, (*range(1, len(shape)), 0)))

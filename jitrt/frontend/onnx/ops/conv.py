@@ -7,13 +7,13 @@ are several, whose sums are added as int32. What has no such kernel (float64) is
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
 
 import numpy as np
 
 from jitrt.frontend.layers.conv import convolve, convolve_transposed
 from jitrt.frontend.layers.index import take
 from jitrt.frontend.onnx.node import Call
+from jitrt.frontend.onnx.ops.quantize import centred, rescaled
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.frontend.onnx.windows import Windows, numbers, paddings, split_padding, windows_of
 from jitrt.graph import DType, Graph, Value
@@ -65,33 +65,44 @@ def _product(n: Call, x: Value, w: Value, windows: Windows) -> Value:
 def conv_integer(n: Call, x: Value, w: Value, x_zero: Value | None = None, w_zero: Value | None = None) -> Value:
     """The convolution of (x - x_zero) with (w - w_zero), in int32."""
     _check_groups(n, x, w, w.type.shape[1])
-    values, filters = (n.b.operand(v, DType.f32) for v in (x, w))
-    if x_zero is not None:
-        values = n.add(g.Sub(), values, n.b.reshape(n.b.operand(x_zero, DType.f32), ()))
-    if w_zero is not None:
-        each = (-1, *[1] * (w.type.rank - 1)) if w_zero.type.numel > 1 else ()
-        shape = tuple(w_zero.type.numel if size == -1 else size for size in each)
-        filters = n.add(g.Sub(), filters, n.b.reshape(n.b.operand(w_zero, DType.f32), shape))
     windows = windows_of(n, x, w.type.shape[2:])
-    stride, padding, dilation, groups = windows.stride, _padding(windows, x), windows.dilation, n.attribute("group", 1)
-    cuts = list(_exact_channels(w))
-    if len(cuts) > 1 and (groups > 1 or not cuts[0]):
+    values = centred(n, x, None if x_zero is None else n.b.reshape(x_zero, ()))
+    filters = centred(n, w, _per_filter(n, w_zero, w.type.rank))
+    groups, cuts = n.attribute("group", 1), _exact_channels(filters)
+    if not cuts or (groups > 1 and len(cuts) > 1):
         return _product(n, n.b.operand(values, DType.i32), n.b.operand(filters, DType.i32), windows)
-    total: Value | None = None
+    op = g.ExactConv(windows.stride, _padding(windows, x), windows.dilation, groups)
+    if len(cuts) == 1:
+        return n.b.operand(n.add(op, values, filters), DType.i32)
+    total = n.b.full((), 0, DType.i32)
     for start, stop in zip([0, *cuts], cuts):
-        part, own = n.b.slice(values, 1, start, stop) if groups == 1 else values, n.b.slice(filters, 1, start, stop)
-        summed = n.add(g.Cast(DType.i32), n.add(g.ExactConv(stride, padding, dilation, groups), part, own))
-        total = summed if total is None else n.add(g.Add(), total, summed)
-    assert total is not None
+        part = n.add(op, n.b.slice(values, 1, start, stop), n.b.slice(filters, 1, start, stop))
+        total = n.add(g.Add(), total, n.b.operand(part, DType.i32))
     return total
 
 
-def _exact_channels(w: Value) -> Iterator[int]:
-    """Where to cut the channels so that no sum of products of 8-bit integers passes 2^24; 0 first if one does."""
-    taps, channels = math.prod(w.type.shape[2:]), w.type.shape[1]
-    each = (2**24 - 1) // (255 * 255 * taps)
-    yield from range(each, channels, each) if each else (0,)
-    yield channels
+def _per_filter(n: Call, parameter: Value | None, rank: int) -> Value | None:
+    """A parameter as one number, or as (k, 1...), `rank` dimensions that broadcast along the first."""
+    if parameter is None or parameter.type.numel == 1:
+        return None if parameter is None else n.b.reshape(parameter, ())
+    return n.b.reshape(parameter, (parameter.type.numel, *[1] * (rank - 1)))
+
+
+def _exact_channels(w: Value) -> list[int]:
+    """Where the channels of filters end that are summed together: before products with 8-bit integers can pass 2^24.
+    None if those of one channel can."""
+    channels, most = w.type.shape[1], np.full(w.type.shape[1], 255.0 * math.prod(w.type.shape[2:]))
+    if w.data is not None and w.data.size:
+        most = np.abs(w.data).sum(tuple(range(2, w.type.rank)), dtype=np.float64).max(0)
+    cuts, total = [], 0.0
+    for channel, size in enumerate(255 * most):
+        if size >= 2**24:
+            return []
+        if total + size >= 2**24:
+            cuts.append(channel)
+            total = 0.0
+        total += size
+    return [*cuts, channels]
 
 
 @onnx_op("QLinearConv", since=10)
@@ -99,12 +110,12 @@ def q_linear_conv(
     n: Call,
     x: Value,
     x_scale: Value,
-    x_zero: Value,
+    x_zero: Value | None,
     w: Value,
     w_scale: Value,
-    w_zero: Value,
+    w_zero: Value | None,
     y_scale: Value,
-    y_zero: Value,
+    y_zero: Value | None,
     bias: Value | None = None,
 ) -> Value:
     """y_zero + round((conv of x and w without their zeros, plus bias) * x_scale * w_scale / y_scale), saturated."""
@@ -112,16 +123,9 @@ def q_linear_conv(
     rank = total.type.rank
     if bias is not None:
         total = n.add(g.Add(), total, n.b.per_channel(bias, rank))
-    scale = n.add(g.Div(), n.add(g.Mul(), x_scale, w_scale), y_scale)
-    scale = (
-        n.b.reshape(scale, ())
-        if scale.type.numel == 1
-        else n.b.per_channel(n.b.reshape(scale, (scale.type.numel,)), rank)
-    )
-    y = n.add(g.Round(), n.add(g.Mul(), n.b.operand(total, DType.f32), n.b.operand(scale, DType.f32)))
-    y = n.add(g.Add(), y, n.b.reshape(n.b.operand(y_zero, DType.f32), ()))
-    limits = np.iinfo(y_zero.type.dtype.numpy)
-    return n.add(g.Cast(y_zero.type.dtype), n.add(g.Clamp(float(limits.min), float(limits.max)), y))
+    scale = _per_filter(n, w_scale, rank - 1)
+    assert scale is not None
+    return rescaled(n, total, n.b.reshape(x_scale, ()), scale, n.b.reshape(y_scale, ()), y_zero, x.type.dtype)
 
 
 @onnx_op("ConvTranspose")

@@ -80,7 +80,7 @@ def dequantize_linear(n: Call, x: Value, scale: Value, zero: Value | None = None
 # -- products of whole numbers -----------------------------------------------------------------------------------------
 
 
-def _centred(n: Call, x: Value, zero: Value | None) -> Value:
+def centred(n: Call, x: Value, zero: Value | None) -> Value:
     """x - zero as float32; a weight's at once, however large, so that it is one still."""
     if x.data is not None and (zero is None or zero.data is not None):
         data = x.data.astype(np.float32)
@@ -113,7 +113,7 @@ def _per_row(n: Call, parameter: Value | None) -> Value | None:
 
 @onnx_op("MatMulInteger", since=10)
 def matmul_integer(n: Call, a: Value, b: Value, a_zero: Value | None = None, b_zero: Value | None = None) -> Value:
-    return _whole_matmul(n, _centred(n, a, _per_row(n, a_zero)), _centred(n, b, b_zero))
+    return _whole_matmul(n, centred(n, a, _per_row(n, a_zero)), centred(n, b, b_zero))
 
 
 @onnx_op("QLinearMatMul", since=10)
@@ -131,10 +131,10 @@ def qlinear_matmul(
     y = matmul_integer(n, a, b, a_zero, b_zero)
     row = _per_row(n, a_scale)
     assert row is not None
-    return _rescaled(n, y, row, b_scale, y_scale, y_zero, a.type.dtype)
+    return rescaled(n, y, row, b_scale, y_scale, y_zero, a.type.dtype)
 
 
-def _rescaled(n: Call, y: Value, left: Value, right: Value, scale: Value, zero: Value | None, dtype: DType) -> Value:
+def rescaled(n: Call, y: Value, left: Value, right: Value, scale: Value, zero: Value | None, dtype: DType) -> Value:
     """Sums of products by left * right / scale, quantised."""
     wide = [n.b.operand(v, DType.f64) for v in (left, right, scale)]
     ratio = n.add(g.Div(), n.add(g.Mul(), wide[0], wide[1]), wide[2])
