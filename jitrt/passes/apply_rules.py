@@ -11,10 +11,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 
-from jitrt.graph.graph import Graph, Value
+from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.rebuild import rebuild
 from jitrt.passes.base import PassContext, Proposal
-from jitrt.passes.pattern import PatternRule
+from jitrt.passes.pattern import PatternRule, match_at
 from jitrt.passes.proposal import Match, cut_out
 from jitrt.passes.report import Report
 
@@ -34,6 +34,17 @@ def unregister(name: str) -> None:
 def registered() -> tuple[PatternRule, ...]:
     """The rules there are, in the order in which they run."""
     return tuple(_REGISTERED.values())
+
+
+def claimed(graph: Graph, context: PassContext) -> dict[Node, str]:
+    """The nodes that the patterns of registered rules fit, and the rule's name: passes that would rewrite them before
+    the rules run leave them as they are written."""
+    found: dict[Node, str] = {}
+    for rule in registered():
+        if rule.name not in context.without:
+            matches = [match_at(rule.pattern, root) for root in graph.nodes]
+            found |= {node: rule.name for match in matches if match is not None for node in match.nodes}
+    return found
 
 
 def apply_rules(graph: Graph, context: PassContext) -> None:

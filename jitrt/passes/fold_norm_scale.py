@@ -12,21 +12,23 @@ import numpy as np
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Array
 from jitrt.graph.ops import Add, GroupNorm, LayerNorm, Mul, RmsNorm
+from jitrt.passes.apply_rules import claimed
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass, only_reader
 
 
 def fold_norm_scale(graph: Graph, context: PassContext) -> None:
     """Fold every chain of multiplications and additions that start at a normalisation with constant parameters."""
+    claims = claimed(graph, context)
     for norm in list(graph.nodes):
-        if not isinstance(norm.op, GroupNorm | LayerNorm | RmsNorm):
+        if norm in claims or not isinstance(norm.op, GroupNorm | LayerNorm | RmsNorm):
             continue
         if any(not value.is_constant for value in norm.inputs[1:]):
             continue
         parameters = [value.data.astype(np.float64) for value in norm.inputs[1:] if value.data is not None]
         folded = []
         while (reader := only_reader(graph, norm.output)) is not None:
-            changed = _with(norm, reader, parameters)
+            changed = None if reader in claims else _with(norm, reader, parameters)
             if changed is None or not bypass(graph, reader, norm.output):
                 break
             parameters = changed

@@ -31,8 +31,9 @@ from jitrt.graph.ops import (
     Tanh,
 )
 from jitrt.passes.algebra import Atom, Polynomial, X, alike, apply, clamp, power
+from jitrt.passes.apply_rules import claimed
 from jitrt.passes.base import PassContext
-from jitrt.passes.spelled import TOLERANCE, Written, above, below, read_elsewhere, replace_place, written
+from jitrt.passes.spelled import TOLERANCE, Written, above, below, refuse_place, replace_place, written
 
 _HEARTS = (Erf, Tanh, Sigmoid, Exp, Clamp, Maximum, Minimum, Relu, HardSigmoid)  # each activation has one in its middle
 _STEPS = 5  # how far from there it may begin and end: gelu in its tanh form takes four
@@ -62,7 +63,7 @@ _KNOWN: tuple[tuple[Op, Polynomial], ...] = (
 def raise_activations(graph: Graph, context: PassContext) -> None:
     """Raise every spelled-out activation, the longest spelling that fits at each place."""
     waiting = [node for node in graph.nodes if isinstance(node.op, _HEARTS)][::-1]
-    gone: set[Node] = set()
+    claims, gone = claimed(graph, context), set[Node]()
     while waiting:
         heart = waiting.pop()
         if heart in gone or not heart.output.type.dtype.is_float:
@@ -70,7 +71,7 @@ def raise_activations(graph: Graph, context: PassContext) -> None:
         reasons: list[tuple[Node, str]] = []
         for place, x, op in _places(heart):
             root = place.nodes[-1]
-            reason = read_elsewhere(graph, place)
+            reason = refuse_place(graph, place, claims)
             if reason is not None:
                 reasons.append((root, f"not raised to {op.name}: {reason}"))
                 continue

@@ -13,18 +13,21 @@ import numpy as np
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.op import Array
 from jitrt.graph.ops import GroupNorm, LayerNorm, Reshape
+from jitrt.passes.apply_rules import claimed
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass, only_reader, remove_dead
 
 
 def raise_group_norms(graph: Graph, context: PassContext) -> None:
     """Raise every norm between two reshapes that undo each other."""
+    claims = claimed(graph, context)
     for back in list(graph.nodes):
         norm = back.inputs[0].producer if isinstance(back.op, Reshape) else None
         apart = norm.inputs[0].producer if norm is not None and isinstance(norm.op, GroupNorm | LayerNorm) else None
         if norm is None or apart is None or not isinstance(apart.op, Reshape):
             continue
-        reason = _refuse(graph, apart, norm, back)
+        rule = next((claims[node] for node in (apart, norm, back) if node in claims), None)
+        reason = f"rule {rule} is written for it" if rule else _refuse(graph, apart, norm, back)
         if reason is not None:
             context.refused(norm, f"not raised to group_norm: {reason}")
             continue

@@ -13,6 +13,7 @@ import numpy as np
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Value
 from jitrt.graph.ops import Linear, Matmul
+from jitrt.passes.apply_rules import claimed
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass
 
@@ -21,15 +22,18 @@ _KERNELS = (DType.f32, DType.f16, DType.bf16)
 
 def raise_linears(graph: Graph, context: PassContext) -> None:
     """Rewrite every product whose right operand is a constant of rank 2; one that several read is turned once."""
-    turned: dict[Value, Value] = {}
+    claims, turned = claimed(graph, context), dict[Value, Value]()
     for node in list(graph.nodes):
         if not isinstance(node.op, Matmul):
             continue
         x, w = node.inputs
         if w.data is None or w.type.rank != 2:
             continue
-        if x.type.dtype not in _KERNELS:
-            context.refused(node, f"not raised to linear, which has no {x.type.dtype.value} kernel")
+        reason = f"it has no {x.type.dtype.value} kernel" if x.type.dtype not in _KERNELS else None
+        if node in claims:
+            reason = f"rule {claims[node]} is written for it"
+        if reason is not None:
+            context.refused(node, f"not raised to linear: {reason}")
             continue
         if w not in turned:
             turned[w] = graph.add_constant(np.ascontiguousarray(w.data.T), w.name)

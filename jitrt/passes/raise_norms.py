@@ -25,8 +25,9 @@ from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Array, Op
 from jitrt.graph.ops import GroupNorm, LayerNorm, Permute, Pow, ReduceMean, ReduceSum, Reshape, RmsNorm, Rsqrt, Sqrt
 from jitrt.passes.algebra import Atom, Polynomial, X, alike, evaluate, mean
+from jitrt.passes.apply_rules import claimed
 from jitrt.passes.base import PassContext
-from jitrt.passes.spelled import TOLERANCE, Written, above, below, read_elsewhere, replace_place, written
+from jitrt.passes.spelled import TOLERANCE, Written, above, below, refuse_place, replace_place, written
 
 _HEARTS = (Sqrt, Rsqrt, Pow)
 _ABOVE, _BELOW = 8, 6  # from the root to x, and to the last of weight and bias
@@ -52,14 +53,14 @@ class _Norm:
 
 def raise_norms(graph: Graph, context: PassContext) -> None:
     """Raise every spelled-out normalisation, with its weight and bias where they can go along."""
-    gone: set[Node] = set()
+    claims, gone = claimed(graph, context), set[Node]()
     for heart in list(graph.nodes):
         if not isinstance(heart.op, _HEARTS) or heart in gone or not heart.output.type.dtype.is_float:
             continue
         reasons: list[tuple[Node, str]] = []
         for place, x, norm in _places(heart):
             root, op = place.nodes[-1], _op(x, norm)
-            reason = op if isinstance(op, str) else read_elsewhere(graph, place)
+            reason = op if isinstance(op, str) else refuse_place(graph, place, claims)
             if reason is not None:
                 reasons.append((root, f"not raised to {norm.name}: {reason}"))
                 continue

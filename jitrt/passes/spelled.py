@@ -7,7 +7,7 @@ values that may be such ends; `replace_place` replaces what lies between, which 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import partial
 
@@ -197,8 +197,11 @@ def below(node: Node, steps: int) -> list[Value]:
     return [*found][::-1]
 
 
-def read_elsewhere(graph: Graph, place: Written) -> str | None:
-    """None, or which result between the ends somebody else reads, so that it must stay."""
+def refuse_place(graph: Graph, place: Written, claims: Mapping[Node, str]) -> str | None:
+    """None, or why a place must stay: a rule from outside claims it, or somebody else reads a result in its middle."""
+    for node in place.nodes:
+        if node in claims:
+            return f"rule {claims[node]} is written for it"
     for node in place.nodes[:-1]:
         if node.output in graph.outputs or any(user not in place.nodes for user in node.output.users):
             return f"the result of {node.op.name} is read elsewhere too"
