@@ -18,7 +18,6 @@ from jitrt.graph import Value
 from jitrt.graph import ops as g
 
 LONGEST = 1000  # iterations of an unrolled loop
-MOST_NODES = 200_000  # and what a graph may have grown to, before loops in loops are given up
 
 _HOW_OFTEN = "how often a loop runs"
 
@@ -30,8 +29,8 @@ def if_(n: Call, condition: Value) -> tuple[Item, ...]:
         n.refuse(f"a condition of {condition.type}")
     known = n.known(condition)
     if known is not None:
-        return tuple(n.run(branches[0] if known.any() else branches[1], []))
-    yes, no = (n.run(branch, []) for branch in branches)
+        return tuple(_run(n, branches[0] if known.any() else branches[1], []))
+    yes, no = (_run(n, branch, []) for branch in branches)
     if _lost(yes) or _lost(no):
         return tuple(yes if _lost(yes) else no)
     if not _alike(yes, no):
@@ -55,6 +54,13 @@ def _alike(some: Sequence[Item], others: Sequence[Item]) -> bool:
     )
 
 
+def _run(n: Call, body: onnx.GraphProto, operands: Sequence[Item]) -> list[Item]:
+    """The results of a body. What is added after it is the node's own again."""
+    results = n.run(body, operands)
+    n.b.loc = n.loc
+    return results
+
+
 def _lost(items: Sequence[Item]) -> bool:
     """Whether a body holds something that cannot be imported, which the importer has noted already."""
     return not all(item is None or isinstance(item, Value | list) for item in items)
@@ -73,8 +79,6 @@ def _body(n: Call, carried: int, scanned: int, first: int) -> tuple[onnx.GraphPr
 def _guard(n: Call, turn: int) -> None:
     if turn >= LONGEST:
         n.refuse(f"more than {LONGEST} iterations, and loops are unrolled")
-    if len(n.graph.nodes) + len(n.graph.constants) > MOST_NODES:
-        n.refuse(f"more than {MOST_NODES} nodes, as loops are unrolled")
 
 
 @onnx_op("Loop")
@@ -91,7 +95,7 @@ def loop(n: Call, count: Value | None = None, condition: Value | None = None, *c
         if known is None and (turns is None or turns > LONGEST or collects):
             n.need(go_on, _HOW_OFTEN)
         _guard(n, turn)
-        results = n.run(body, [n.constant(turn), go_on, *state])
+        results = _run(n, body, [n.constant(turn), go_on, *state])
         if _lost(results):
             return tuple(results[1:])
         again, after = results[0], results[1 : 1 + len(state)]
@@ -165,7 +169,7 @@ def _scan(n: Call, operands: list[Value], axes: Sequence[int]) -> list[Item]:
             at = length - 1 - turn if back else turn
             shape = (*x.type.shape[:axis], *x.type.shape[axis + 1 :])
             parts.append(n.b.reshape(n.b.slice(x, axis, at, at + 1), shape))
-        results = n.run(body, [*state, *parts])
+        results = _run(n, body, [*state, *parts])
         if _lost(results):
             return results
         state = results[:first]
@@ -187,7 +191,7 @@ def sequence_map(n: Call, sequence: list[Value], *others: Item) -> tuple[Item, .
     for turn, item in enumerate(sequence):
         _guard(n, turn)
         beside = [other[turn] if isinstance(other, list) else other for other in others]
-        results.append(n.run(body, [item, *beside]))
+        results.append(_run(n, body, [item, *beside]))
         if _lost(results[-1]):
             return tuple(results[-1])
     return tuple([made[output] for made in results] for output in range(len(body.output)))  # type: ignore[misc]
