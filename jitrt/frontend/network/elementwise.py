@@ -188,7 +188,7 @@ def _common_dtype(operands: Sequence[Value | Number]) -> DType:
 @cache
 def _activations() -> Mapping[str, tuple[_Build, tuple[str, ...], tuple[str, ...]]]:
     """By name: how to build it, which attributes it has, and which of them it needs."""
-    ops = {op.name: op for op in _ops() if op.arity == 1 and op.result is None and op is not g.Cast}
+    ops = {op.name: op for op in _ops() if op.arity == 1 and op.result is None and op not in (g.Cast, g.BitCast)}
     simple = {name: (partial(_with_attributes, op), _fields(op), ()) for name, op in ops.items()}
     made = {f.__name__: (f, *_parameters(f)) for f in _ACTIVATIONS}
     return {**simple, "relu6": (lambda b, x: b.add(g.Clamp(0.0, 6.0), x), (), ()), **made}

@@ -66,6 +66,17 @@ MATH: Functions = {
         aten.__xor__.Tensor(i, i),
         aten.bitwise_and.Scalar(i, 3),
     ),
+    "shifts": lambda x, y, i, m: (i << 2, i >> 1, 3 << (i & 3), 99 >> (i & 3), i << (i & 3), i >> (i & 3)),
+    "shifts by name": lambda x, y, i, m: [
+        function(i, by)
+        for name in ("left", "right")
+        for shift, short in [(getattr(aten, f"bitwise_{name}_shift"), getattr(aten, f"__{name[0]}shift__"))]
+        for function, by in [(shift.Tensor, i & 7), (shift.Tensor_Scalar, 2), (short.Tensor, i & 7), (short.Scalar, 2)]
+    ],
+    "bits as another type": lambda x, y, i, m: (x.view(torch.int32), x.view(torch.float32), i.view(torch.float64)),
+    "unsigned": lambda x, y, i, m: [
+        i.to(to).to(torch.float32) * 0.3 for to in (torch.uint16, torch.uint32, torch.uint64)
+    ],
     "clamp of integers": lambda x, y, i, m: (i.clamp(-(2**40), 2**40 + 1), i.clamp(0, 3), i.clamp(0.5, 2.5)),
 }
 

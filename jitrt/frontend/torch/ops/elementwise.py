@@ -7,10 +7,10 @@ from typing import Any, cast
 
 import torch
 
-from jitrt.frontend.layers.arithmetic import Operand, binary, choose, trunc
+from jitrt.frontend.layers.arithmetic import Operand, binary, choose
 from jitrt.frontend.torch.arrays import dtype_of
 from jitrt.frontend.torch.context import Context, Number
-from jitrt.frontend.torch.registry import register
+from jitrt.frontend.torch.registry import Unsupported, register
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 from jitrt.graph.op import Op
@@ -138,12 +138,7 @@ def _scaled(ctx: Context, x: Operand, alpha: Number) -> Operand:
 def div_mode(ctx: Context, a: Operand, b: Operand, rounding_mode: str | None = None) -> Value:
     if rounding_mode == "floor":
         return binary(ctx, g.FloorDiv(), a, b, ctx.dtype)
-    if rounding_mode is None or ctx.dtype.is_float:
-        quotient = binary(ctx, g.Div(), a, b, ctx.dtype)
-        return quotient if rounding_mode is None else trunc(ctx, quotient)
-    left = ctx.operand(a, ctx.dtype)
-    rest = binary(ctx, g.Fmod(), left, b, ctx.dtype)
-    return binary(ctx, g.FloorDiv(), ctx.add(g.Sub(), left, rest), b, ctx.dtype)
+    return binary(ctx, g.Div() if rounding_mode is None else g.TruncDiv(), a, b, ctx.dtype)
 
 
 @register("aten.square.default")
@@ -154,6 +149,34 @@ def square(ctx: Context, x: Value) -> Value:
 @register("aten.bitwise_not.default")
 def bitwise_not(ctx: Context, x: Value) -> Value:
     return ctx.add(g.LogicalNot(), x) if ctx.dtype == DType.b8 else binary(ctx, g.BitwiseXor(), x, -1, ctx.dtype)
+
+
+_SHIFTS: dict[str, type[Op]] = {"left": g.ShiftLeft, "right": g.ShiftRight}
+
+
+def _register_shift(name: str, op: type[Op]) -> None:
+    stem = f"aten.bitwise_{name}_shift"
+    short = f"aten.__{name[0]}shift__"
+
+    @register(*(f"{stem}.{form}" for form in ("Tensor", "Tensor_Scalar", "Scalar_Tensor")))
+    @register(f"{short}.Tensor", f"{short}.Scalar")
+    def shift(ctx: Context, a: Operand, b: Operand) -> Value:
+        return binary(ctx, op(), a, b, ctx.dtype)
+
+
+for _name, _op in _SHIFTS.items():
+    _register_shift(_name, _op)
+
+
+@register("aten.view.dtype")
+def view_as(ctx: Context, x: Value, dtype: Any) -> Value:
+    """The bits as another type of as many."""
+    source = x.type.dtype
+    if source == ctx.dtype:
+        return x
+    if source.itemsize != ctx.dtype.itemsize or DType.b8 in (source, ctx.dtype):
+        raise Unsupported(f"of {source.value} as {ctx.dtype.value}: elements would split or join; cast instead")
+    return ctx.add(g.BitCast(source, ctx.dtype), x)
 
 
 @register("aten.isnan.default")
