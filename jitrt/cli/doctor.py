@@ -1,6 +1,11 @@
-"""Check this machine: versions, GPU, compiler and cache folder; says what is missing and how to mend it.
+"""Check this machine: versions, GPU, compiler and cache folder; or, with MODEL, whether jitrt can run an ONNX model.
 
-Exit status 1 if something that jitrt needs is missing. No GPU is not: everything up to the plan works without one.
+Of the machine it says what is missing and how to mend it; no GPU is not missing: everything up to the plan works
+without one. Of a model it lists every operator that jitrt has no ops for, with the nodes, the reason, and whether a
+build would run it on the host; the dims it leaves open; and inputs whose numbers decide what is built. That takes no
+GPU and neither PyTorch nor Triton.
+
+Exit status 1 if something is missing, or an operator is not supported.
 """
 
 from __future__ import annotations
@@ -15,12 +20,17 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from jitrt.cli.shapes import SHAPES_HELP, named_shapes
 from jitrt.cli.terminal import console, line, size, table
-from jitrt.errors import JitrtError, NoGpuError
+from jitrt.errors import JitrtError, NoGpuError, OptionError
 from jitrt.knobs import cache_dir, knobs
 
 EXAMPLES = """examples:
   jitrt doctor
+  jitrt doctor model.onnx
+  jitrt doctor model.onnx --shapes x:8x3x224x224,mask:8x77
+  jitrt doctor model.onnx --json | jq .unsupported
+  jitrt doctor model.onnx --kernels
 """
 
 LOW_DISK = 1_000_000_000  # bytes: a plan of VGG-19 in fp32 takes 0.6 GB
@@ -37,10 +47,21 @@ class Finding:
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:
-    """No arguments beside those every command has."""
+    parser.add_argument("model", metavar="MODEL", nargs="?", help="an ONNX file to look at instead of the machine")
+    parser.add_argument("--shapes", action="append", default=[], help=SHAPES_HELP)
+    parser.add_argument("--json", action="store_true", help="what was found of a model, for other programs")
+    parser.add_argument(
+        "--kernels", action="store_true", help="ask the kernels too which of a model they can run (loads Triton)"
+    )
 
 
 def run(args: argparse.Namespace) -> int:
+    if args.model is not None:
+        from jitrt.cli.model_doctor import look_at
+
+        return look_at(args.model, named_shapes(args.shapes), as_json=args.json, kernels=args.kernels)
+    if args.shapes or args.json or args.kernels:
+        raise OptionError("--shapes, --json and --kernels are about a model; name an ONNX file")
     terminal = console()
     findings: list[Finding] = []
     for check in CHECKS:
