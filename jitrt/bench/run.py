@@ -108,7 +108,7 @@ def bench_models(
                 say("  interrupted; the report holds what was measured before")
                 break
             except RuntimeError as error:  # a contestant took the CUDA context with it; what was measured is kept
-                lost = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
+                lost = str(error).splitlines()[0][:300]
                 say(f"  {lost}; the remaining models and batches are left out")
                 known = {(o.model, o.batch, o.contestant) for o in outcomes}
                 missing = [c.name for c in contestants if (subject.name, batch, c.name) not in known]
@@ -170,6 +170,7 @@ def _timed(
                 continue
             with _caught(failures, name):
                 rounds[name].append((measure(call, inputs, timer, seconds=seconds), device_state()))
+            _check_context(failures, name, timer)
     return rounds
 
 
@@ -212,6 +213,7 @@ class _Contest:
                 built[contestant.name] = time.perf_counter() - start
                 errors[contestant.name] = relative_error(found, reference)
                 calls[contestant.name] = call
+            _check_context(failures, contestant.name, self.timer)
         self.say("  timing")
         rounds = _timed(calls, inputs, self.timer, self.seconds, failures)
         return [
@@ -240,6 +242,16 @@ def _caught(failures: dict[str, str], name: str) -> Iterator[None]:
     except Exception as error:  # whatever a compiler or library throws must not end the others' run
         text = str(error).strip().splitlines() or [""]
         failures[name] = f"{type(error).__name__}: {text[0][:300]}"
+
+
+def _check_context(failures: dict[str, str], name: str, timer: Timer) -> None:
+    """After a failure: raise RuntimeError, naming the contestant, if the CUDA context is lost to everybody."""
+    if name not in failures:
+        return
+    try:
+        timer.wait()
+    except RuntimeError as error:
+        raise RuntimeError(f"{name} took the CUDA context with it: {failures[name]}") from error
 
 
 @contextlib.contextmanager

@@ -104,6 +104,30 @@ def test_a_lost_gpu_or_ctrl_c_ends_the_run_and_keeps_what_was_measured(
     assert [(o.batch, o.failure) for o in report.outcomes] == [(1, None), (2, None)]
 
 
+def test_who_took_the_context_is_named() -> None:
+    class Lost(HostTimer):
+        def wait(self) -> None:
+            if broken:
+                raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    broken: list[int] = []
+
+    @dataclass(frozen=True)
+    class Fatal:
+        name: str = "fatal"
+
+        def prepare(self, model: nn.Module, inputs: Inputs) -> Call:
+            def call(x: torch.Tensor) -> Any:
+                broken.append(1)
+                raise RuntimeError("illegal")
+
+            return call
+
+    report = bench(PEERS["eager"], Fatal(), batches=(1, 2), timer=Lost())
+    failures = {o.contestant: o.failure for o in report.outcomes}
+    assert failures == dict.fromkeys(["eager", "fatal"], "fatal took the CUDA context with it: RuntimeError: illegal")
+
+
 def test_settings_are_put_back() -> None:
     before = torch.backends.cudnn.benchmark
     seen: list[bool] = []
