@@ -135,7 +135,9 @@ def test_tile(repeats: tuple[int, ...]) -> None:
 @pytest.mark.parametrize("mode", ["DCR", "CRD"])
 def test_depth_and_space(mode: str) -> None:
     same(f'y = DepthToSpace <blocksize = 2, mode = "{mode}"> (x)', x=IMAGE)
-    there = f'd = SpaceToDepth <blocksize = 2, mode = "{mode}"> (x) y = DepthToSpace <blocksize = 2, mode = "{mode}"> (d)'
+    there = (
+        f'd = SpaceToDepth <blocksize = 2, mode = "{mode}"> (x) y = DepthToSpace <blocksize = 2, mode = "{mode}"> (d)'
+    )
     np.testing.assert_array_equal(interpret(load(there, x=IMAGE), [IMAGE])[0], IMAGE)
     if mode == "DCR":
         same("y = SpaceToDepth <blocksize = 2> (x)", x=IMAGE)

@@ -81,14 +81,15 @@ def tensor_scatter(n: Call, cache: Value, update: Value, start: Value | None = N
     rank = cache.type.rank
     axis = axis_of(n, n.attribute("axis", -2), rank)
     size, count = cache.type.shape[axis], update.type.shape[axis]
-    n.claim(count)
-    at = n.constant(_along(np.arange(count), axis, rank))
-    if start is not None:
-        first = n.b.reshape(n.b.operand(start, DType.i64), (start.type.numel, *[1] * (rank - 1)))
-        at = n.add(g.Add(), first, at)
+    if count > size:
+        n.refuse(f"{count} new ones in a cache of {size}")
+    if start is None:
+        return n.b.put(cache, update, (0,) * rank, update.type.shape)
+    first = n.b.reshape(n.b.operand(start, DType.i64), (start.type.numel, *[1] * (rank - 1)))
+    at = n.add(g.Add(), first, n.constant(_along(np.arange(count), axis, rank)))
     if n.attribute("mode", "linear") == "circular":
         at = binary(n.b, g.Remainder(), at, size, DType.i64)
-    return scatter(n.b, cache, at, update, axis) if start is None else n.add(g.Scatter(axis), cache, at, update)
+    return n.add(g.Scatter(axis), cache, at, update)
 
 
 def _along(numbers: Array, axis: int, rank: int) -> Array:
