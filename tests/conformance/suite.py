@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from jitrt.errors import CompileError, FallbackError, UnsupportedOpError
+from jitrt.errors import CompileError, FallbackError, TuningError, UnsupportedOpError
 
 KINDS = ("node", "simple", "pytorch-converted", "pytorch-operator", "real")
 NEEDS_DOWNLOAD = "its model and data must be downloaded"
@@ -214,4 +214,6 @@ def reason_of(error: Exception) -> str:
         lines = ["; ".join(dict.fromkeys(f"{what}: {why}" for what, why, _, _ in error.steps))]
     if isinstance(error, CompileError) and len(lines) > 1:
         lines = ["; ".join(dict.fromkeys(re.sub(r"^(\S+) at .*?: ", r"\1: ", line) for line in lines[1:]))]
+    if isinstance(error, TuningError):
+        lines = [" ".join(lines[:2])]
     return f"{type(error).__name__}: {lines[0]}"[:240]

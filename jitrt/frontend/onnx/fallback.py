@@ -111,6 +111,8 @@ def _plain(node: onnx.NodeProto, operands: Sequence[Any]) -> onnx.NodeProto:
     plain.attribute.extend(node.attribute)
     names = iter(range(len(operands)))
     plain.input.extend("" if operand is None else f"a{next(names)}" for operand in operands)
+    while plain.input and not plain.input[-1]:
+        plain.input.pop()
     plain.output.extend(f"r{index}" if name else "" for index, name in enumerate(node.output))
     return plain
 

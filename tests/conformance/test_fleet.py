@@ -1,0 +1,64 @@
+"""Cases in forked processes: those that crash or hang are one result each."""
+
+from __future__ import annotations
+
+import os
+import time
+
+import pytest
+
+from tests.conformance.cuda import execute_on, in_turns
+from tests.conformance.fleet import Result, run_all
+from tests.conformance.suite import Outcome, cases, run
+
+
+def results(function: object, count: int, **options: object) -> list[Result]:
+    found = run_all(function, range(count), **{"workers": 2, "limit": 20.0, "each": 10.0, **options})  # type: ignore
+    return sorted(found, key=lambda result: result.index)
+
+
+def test_every_case_has_its_answer() -> None:
+    assert [result.answer for result in results(lambda index: index * index, 9)] == [n * n for n in range(9)]
+
+
+def test_a_crash_is_one_result() -> None:
+    found = results(lambda index: os.abort() if index == 2 else index, 5)
+    assert [result.answer for result in found] == [0, 1, None, 3, 4]
+    assert found[2].died == "its process died of SIGABRT"
+
+
+def test_what_hangs_is_killed() -> None:
+    found = results(lambda index: time.sleep(60) if index == 1 else index, 4, each=0.3)
+    assert [result.died for result in found] == ["", "killed after 0.3 s", "", ""]
+
+
+def test_a_spoiled_process_takes_no_further_case() -> None:
+    found = results(lambda index: os.getpid(), 4, workers=1, spoils=lambda answer: True)
+    assert len({result.answer for result in found}) == 4
+
+
+def test_a_process_takes_many_cases_after_its_setup() -> None:
+    ready: list[int] = []
+    found = results(lambda index: (os.getpid(), len(ready)), 6, workers=1, setup=lambda: ready.append(1))
+    assert {result.answer for result in found} == {(found[0].answer[0], 1)}
+    assert found[0].answer[0] != os.getpid()
+
+
+def test_the_limit_ends_it_all() -> None:
+    started = time.monotonic()
+    assert len(results(lambda index: time.sleep(0.4), 50, limit=0.7)) < 6
+    assert time.monotonic() - started < 5
+
+
+def test_families_take_turns() -> None:
+    order = in_turns(cases())
+    operators = {case.operator for case in order}
+    assert len({case.operator for case in order[: len(operators)]}) == len(operators)
+    assert len(order) == len(cases())
+
+
+@pytest.mark.parametrize("name", ["test_abs", "test_reduce_sum_empty_set"])
+def test_a_case_is_built_without_a_gpu(name: str) -> None:
+    pytest.importorskip("triton")
+    (case,) = (case for case in cases() if case.name == name)
+    assert run(case, execute_on("sm_90", build_only=True)) == Outcome("pass")
