@@ -98,6 +98,7 @@ def written(root: Value, x: Value) -> Written | None:
 class _Reader:
     def __init__(self, x: Value):
         self.x = x
+        self.entered = 0
         self.known: dict[Node, Polynomial] = {}
         self.passed: dict[Node, None] = {}  # the nodes, those that others read first
 
@@ -107,9 +108,12 @@ class _Reader:
         if value.is_constant:
             return constant(value)
         node = value.producer
-        if node is None or len(self.known) > _MOST_NODES:
+        if node is None:
             raise Unreadable
         if node not in self.known:
+            self.entered += 1
+            if self.entered > _MOST_NODES:
+                raise Unreadable
             self.known[node] = self._node(node)
             self.passed[node] = None
         return self.known[node]
