@@ -15,6 +15,8 @@ from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.ops import BitCast, Cast
 from jitrt.graph.types import TensorType
 
+_LITERALS = ("True", "False")  # which look like names
+
 
 @dataclass
 class Writer:
@@ -64,7 +66,7 @@ class Writer:
         if type(node.op) not in EXPRESSIONS and node not in self.written:
             raise GraphError(f"{node!r} is not elementwise")
         arguments = [self.read(v) for v in node.inputs]
-        if not any(a.isidentifier() for a in arguments):
+        if not any(a.isidentifier() and a not in _LITERALS for a in arguments):
             arguments = [self._held(a, v) for a, v in zip(arguments, node.inputs, strict=True)]
         terms = [a if a.isidentifier() else f"({a})" for a in arguments]
         text = self.written[node].format(*terms) if node in self.written else expression(node.op, *terms)

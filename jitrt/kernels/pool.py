@@ -281,7 +281,7 @@ class Pool(Template):
             # widened by `tl.maximum` itself.)
             "ACC": tl.float16 if maximum and not chained and x.dtype == DType.f16 else result,
             "RESULT": result,
-            "UNROLL": taps if taps <= _UNROLL else windows.taps[2],
+            "UNROLL": taps if taps <= _UNROLL else min(windows.taps[2], _UNROLL),
             "LOCATE": make_locate(space, x),
             "CHAIN": make_chain(body, anchor.inputs[0]) if chained else None,
         }

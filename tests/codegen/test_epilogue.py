@@ -10,7 +10,7 @@ from jitrt.codegen.tile import TileSpace
 from jitrt.errors import GraphError
 from jitrt.graph import Graph, Layout, TensorType, b8, f16, f32
 from jitrt.graph.graph import Value
-from jitrt.graph.ops import Add, Cast, MaxPool, Mul, ReduceSum, Relu, Sigmoid, Where
+from jitrt.graph.ops import Add, Cast, LogicalNot, MaxPool, Mul, ReduceSum, Relu, Sigmoid, Where
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import anchor_of
 from jitrt.kernels.pointwise import Pointwise
@@ -108,4 +108,11 @@ def test_constants_alone_make_a_value(dtype) -> None:
     x = g.add_input("x", TensorType(dtype, (3, 5)))
     chosen = g.add(Where(), g.add(Cast(b8), x), g.add(Add(), one, two), g.add(Sigmoid(), two))
     g.mark_output(chosen)
+    check_problem(make_problem(g), Pointwise())
+
+
+def test_a_constant_boolean_is_a_value() -> None:
+    """`False` is a literal, although Python would take it for an identifier."""
+    g = Graph()
+    g.mark_output(g.add(LogicalNot(), g.scalar(False, b8)))
     check_problem(make_problem(g), Pointwise())
