@@ -40,9 +40,9 @@ class Windows:
 
 
 def numbers(n: Call, name: str, dims: int, default: int = 1) -> tuple[int, ...]:
-    """An attribute of one number a spatial dimension. Refuses another count."""
+    """An attribute of one number a spatial dimension, none of them below `default`. Refuses others."""
     values = tuple(n.attribute(name) or (default,) * dims)
-    if len(values) != dims:
+    if len(values) != dims or min(values, default=default) < default:
         n.refuse(f"{name} {list(values)} for {dims} spatial dimensions")
     return values
 
@@ -50,8 +50,6 @@ def numbers(n: Call, name: str, dims: int, default: int = 1) -> tuple[int, ...]:
 def paddings(n: Call, dims: int) -> Pairs:
     """The attribute `pads` as pairs."""
     values = numbers(n, "pads", 2 * dims, 0)
-    if min(values) < 0:
-        n.refuse(f"pads {list(values)} are negative; cut the image by a Slice")
     return tuple(zip(values[:dims], values[dims:], strict=True))
 
 
@@ -64,7 +62,7 @@ def split_padding(total: int, upper: bool) -> tuple[int, int]:
 def windows_of(n: Call, x: Value, kernel: Sequence[int]) -> Windows:
     """The windows of a node over x (n, c, spatial...). Refuses ones that do not fit."""
     size, dims = x.type.shape[2:], x.type.rank - 2
-    if dims < 1 or len(kernel) != dims:
+    if dims < 1 or len(kernel) != dims or min(kernel) < 1:
         n.refuse(f"windows {list(kernel)} over {x.type}")
     stride, dilation = numbers(n, "strides", dims), numbers(n, "dilations", dims)
     reach = [d * (k - 1) + 1 for k, d in zip(kernel, dilation, strict=True)]

@@ -48,6 +48,7 @@ def _product(n: Call, x: Value, w: Value, windows: Windows) -> Value:
     padding = ((0, 0), (0, 0), *_padding(windows, x))
     padded = n.add(g.Pad(padding), x) if any(map(any, padding)) else x
     size = padded.type.shape[2:]
+    n.claim(*windows.out, *windows.kernel)
     place: Array = np.zeros((), np.int64)
     for d, (out, taps) in enumerate(zip(windows.out, windows.kernel, strict=True)):
         line = np.arange(taps)[:, None] * windows.dilation[d] + np.arange(out) * windows.stride[d]

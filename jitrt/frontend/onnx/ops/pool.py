@@ -33,14 +33,16 @@ def max_pool(n: Call, x: Value) -> tuple[Value, ...]:
 
 @onnx_op("MaxUnpool", since=9)
 def max_unpool(n: Call, x: Value, positions: Value, output_shape: Value | None = None) -> Value:
-    """x at the positions that a MaxPool gave, 0 elsewhere; in the upper left corner of a larger `output_shape`."""
+    """x at the positions that a MaxPool gave, 0 elsewhere. They count through the smallest image that is pooled to x,
+    which lies in the upper left corner of a larger `output_shape`: so in ONNX's own test of it."""
     dims = x.type.rank - 2
-    kernel, stride, padding = n.required("kernel_shape"), numbers(n, "strides", dims), paddings(n, dims)
+    kernel, stride, padding = numbers(n, "kernel_shape", dims), numbers(n, "strides", dims), paddings(n, dims)
     size = [
         (s - 1) * step - sum(cut) + k for s, step, cut, k in zip(x.type.shape[2:], stride, padding, kernel, strict=True)
     ]
     (batch, channels), pixels = x.type.shape[:2], math.prod(size)
     planes = (batch * channels, math.prod(x.type.shape[2:]))
+    n.claim(planes[0], pixels)
     start = n.constant(np.arange(planes[0], dtype=np.int64)[:, None] * pixels)
     index = n.add(g.Sub(), n.b.reshape(positions, planes), start)
     empty = n.b.full((planes[0], pixels), 0, x.type.dtype)

@@ -192,6 +192,10 @@ def _keys(u: Array, a: float) -> Array:
 
 
 def _resized(n: Call, x: Value, sampling: _Sampling, axes: Sequence[_Axis]) -> Value:
+    for axis in axes:
+        if not 0 < axis.scale < math.inf or axis.out < 1:
+            n.refuse(f"dimension {axis.d} of {x.type} to {axis.out} by {axis.scale}")
+        n.claim(axis.out, axis.size if sampling.mode != "nearest" else 1)
     places = {axis.d: sampling.places(n, axis) for axis in axes}
     outside = {axis.d: sampling.extrapolated(axis, places[axis.d]) for axis in axes}
     if sampling.mode == "nearest":
