@@ -5,7 +5,8 @@
 Every result is a line of --out as soon as there is one: {"case", "status", "reason", "seconds"}; status is "pass",
 "fallback" (right, with a step on the host), "fail", or "skip" for what the reference target excludes or falls back for
 (--all runs those too). Families take turns, so that a run cut short by --limit-s has seen most of them; --done leaves
-out what an earlier file has. --build-only compiles for sm_90 and runs nothing: it needs no GPU.
+out what an earlier file has. Two ways need no GPU: --build-only compiles for sm_90 and runs nothing, --interpret runs
+every kernel in Triton's interpreter, which takes minutes, and seconds for some cases.
 
 Kernels are the first guess of the cost model, compiled in the processes themselves, neither timed nor verified by the
 tuner: the suite itself says whether they are right.
@@ -23,7 +24,7 @@ from collections import Counter
 from collections.abc import Sequence
 from itertools import zip_longest
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import onnx
 
@@ -31,25 +32,60 @@ from tests.conformance import fleet
 from tests.conformance.reference import Expected
 from tests.conformance.suite import Case, Outcome, cases, run
 
+Mode = Literal["run", "build", "interpret"]
+
+_NOT_INTERPRETED = {"recurrence_resident"}  # its programs wait for each other
 _STICKY = re.compile(r"CUDA error (?!2\b)\d+")  # all but out of memory leave the context unusable
 
 
-def engine_of(graph: Any, request: Any) -> Any:
-    """A graph's engine for one architecture, compiled in this process, from nobody's cache."""
+def _compiled(target: str) -> Any:
+    """Builds a part in this process, from nobody's cache."""
     from jitrt import compiler
-    from jitrt.hybrid import build_with_fallback
     from jitrt.tune.compile_pool import ThisProcess
 
-    def build(part: Any, options: Any, structure: object) -> Any:
-        return compiler.build(part, options, target=request.target, structure=structure, compiler=ThisProcess())
+    return lambda part, options, structure: compiler.build(
+        part, options, target=target, structure=structure, compiler=ThisProcess()
+    )
 
-    return build_with_fallback(graph, request.options, target=request.target, strict=request.strict, build=build)
+
+class _Interpreted:
+    """What an engine must have for this, over a plan whose kernels run in the interpreter."""
+
+    def __init__(self, planned: Any):
+        self._planned = planned
+        self.file = planned.file
+
+    def call(self, inputs: Sequence[Any]) -> list[Any]:
+        outputs: list[Any] = self._planned.run(inputs)
+        return outputs
+
+    def close(self) -> None:
+        """Nothing to free."""
 
 
-def execute_on(target: str, *, build_only: bool = False) -> Any:
+def _interpreted(part: Any, options: Any, structure: object) -> Any:
+    from jitrt.errors import CompileError, TuningError
+    from jitrt.testing.plan import plan_interpreted
+
+    def first(candidates: Sequence[Any]) -> Any:
+        return next((c for c in candidates if c.tactic.template not in _NOT_INTERPRETED), candidates[0])
+
+    try:
+        return _Interpreted(plan_interpreted(part, options, structure=structure, pick=first))
+    except TuningError as error:
+        raise CompileError(str(error)) from error
+
+
+def execute_on(target: str, mode: Mode = "run") -> Any:
     """What runs a model for `suite.run` on an architecture."""
+    from jitrt.hybrid import build_with_fallback
     from jitrt.integrations.onnx_backend import JitrtRep
     from jitrt.request import Request
+
+    build = _interpreted if mode == "interpret" else _compiled(target)
+
+    def engine_of(graph: Any, request: Any) -> Any:
+        return build_with_fallback(graph, request.options, target=target, strict=request.strict, build=build)
 
     def execute(
         model: onnx.ModelProto, inputs: Sequence[Any], fallback: bool
@@ -57,7 +93,7 @@ def execute_on(target: str, *, build_only: bool = False) -> Any:
         request = Request(target=target, tune="heuristic", cache=False, strict=not fallback)
         rep = JitrtRep(model, request, engine_of)
         try:
-            if build_only:
+            if mode == "build":
                 return None, [step.operator for step in rep.build_for(inputs)]
             outputs = rep.run(inputs)
             return outputs, [step.operator for step in rep.steps]
@@ -75,9 +111,7 @@ def in_turns(found: Sequence[Case]) -> list[Case]:
     return [case for turn in zip_longest(*families.values()) for case in turn if case is not None]
 
 
-def run_on_gpu(
-    found: Sequence[Case], *, workers: int, limit: float, each: float = 40.0, build_only: bool = False
-) -> Any:
+def run_on_gpu(found: Sequence[Case], *, workers: int, limit: float, each: float = 40.0, mode: Mode = "run") -> Any:
     """(case, outcome, seconds) of every case, as they come, until `limit` seconds are over."""
     import triton  # noqa: F401 (once, for all processes)
 
@@ -93,11 +127,11 @@ def run_on_gpu(
         def setup() -> None:
             use_cache_dir(folder)
             name = target
-            if not build_only:
+            if mode == "run":
                 from jitrt.runtime.driver import cuda_driver
 
                 name = f"sm_{cuda_driver(0).device.arch}"
-            executes.append(execute_on(name, build_only=build_only))
+            executes.append(execute_on(name, mode))
 
         def one(index: int) -> Outcome:
             return run(found[index], executes[0])
@@ -124,6 +158,7 @@ def main() -> None:
     parser.add_argument("--done", type=Path, help="a file of results whose cases are left out")
     parser.add_argument("--all", action="store_true", help="also what the reference target does not pass")
     parser.add_argument("--build-only", action="store_true", help="compile for sm_90, run nothing")
+    parser.add_argument("--interpret", action="store_true", help="run the kernels in Triton's interpreter")
     arguments = parser.parse_args()
     started = time.perf_counter()
     known = Expected.read()
@@ -139,7 +174,7 @@ def main() -> None:
             workers=arguments.workers,
             limit=arguments.limit_s,
             each=arguments.case_s,
-            build_only=arguments.build_only,
+            mode="interpret" if arguments.interpret else "build" if arguments.build_only else "run",
         ):
             counted[outcome.status] += 1
             line = {"case": case.name, "status": outcome.status, "reason": outcome.reason, "seconds": round(seconds, 3)}
