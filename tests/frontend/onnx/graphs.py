@@ -55,3 +55,22 @@ def agree(graph: Graph, wanted: list[Any], given: list[Array]) -> None:
 def ops(graph: Graph) -> list[str]:
     """The names of a graph's ops, in order."""
     return [node.op.name for node in graph.nodes]
+
+
+def close(
+    text: str, known: str = "", opset: int = NEWEST, outputs: str = "y", rtol: float = 1e-5, **arrays: Array
+) -> Graph:
+    """As `same`, but floats may differ by `rtol` of the largest element."""
+    graph = load(text, known, opset, outputs, **arrays)
+    wanted: Any = ReferenceEvaluator(model(text, opset, outputs, **arrays)).run(None, arrays)
+    near(interpret(graph, [array for name, array in arrays.items() if name not in known.split()]), wanted, rtol)
+    return graph
+
+
+def near(got: Any, wanted: Any, rtol: float = 1e-5) -> None:
+    """Assert that results are those wanted in type and shape, and within `rtol` of the largest element wanted."""
+    assert [(a.dtype, a.shape) for a in got] == [(np.asarray(a).dtype, np.shape(a)) for a in wanted]
+    for one, other in zip(got, wanted, strict=True):
+        wide = np.asarray(other).astype(np.float64)
+        size = np.abs(wide[np.isfinite(wide)]).max(initial=0)
+        np.testing.assert_allclose(one.astype(np.float64), wide, rtol=rtol, atol=rtol * size)
