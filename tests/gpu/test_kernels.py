@@ -23,7 +23,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 def region(op: Op, *shapes: tuple[int, ...], dtype: DType = f16, nhwc: bool = False, gap: int = 0) -> Problem:
     """One op. With `nhwc` all 4-d tensors lie so; the output has `gap` foreign channels after each pixel."""
     body = Graph("region")
-    dtypes = [i64 if i and isinstance(op, o.Gather) else dtype for i in range(len(shapes))]
+    dtypes = [i64 if i == 1 and isinstance(op, o.Gather | o.Scatter) else dtype for i in range(len(shapes))]
     inputs = [body.add_input(f"x{i}", TensorType(*both)) for i, both in enumerate(zip(dtypes, shapes, strict=True))]
     y = body.add(op, *inputs)
     if nhwc:
@@ -111,6 +111,8 @@ PROBLEMS = {
     "layer norm, long rows": normalised((8, 40000), 1, f32),
     "group norm": region(o.GroupNorm(32), (1, 320, 64, 64), (320,), (320,), nhwc=True),
     "embedding, BERT batch 8": region(o.Gather(0), (30522, 768), (1024, 1)),
+    "a token into a cache of keys": region(o.Scatter(2), (8, 32, 2048, 128), (8, 1, 1, 1), (8, 32, 1, 128)),
+    "sums by group, float32": region(o.Scatter(0, "add"), (1000, 256), (512, 1), (512, 256), dtype=f32),
     "argmax of a vocabulary": region(o.ArgMax(1), (16, 50257)),
     "running sum": region(o.CumSum(1), (64, 4096), dtype=f32),
     "five best of a thousand": region(o.TopK(1, 5), (128, 1000), dtype=f32),

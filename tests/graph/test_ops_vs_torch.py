@@ -464,7 +464,7 @@ def test_integers_in_unary_ops_and_pooling(dtype: torch.dtype) -> None:
 
 
 COVERED_ELSEWHERE = {"cast", "where", "logical_and", "logical_or", "logical_not", "max_pool", "avg_pool"}
-COVERED_ELSEWHERE |= {"gather", "recurrence"}  # tests/graph/test_index.py, tests/frontend/torch/test_rnn.py
+COVERED_ELSEWHERE |= {"gather", "scatter", "recurrence"}  # test_index.py, test_scatter.py, ../frontend/torch/test_rnn.py
 COVERED_ELSEWHERE |= {"bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right", "bit_cast", "trunc_div"}
 COVERED_ELSEWHERE |= {"adaptive_avg_pool", "adaptive_max_pool", "region"}  # the last: tests/graph/test_ops.py
 
