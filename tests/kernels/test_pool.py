@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from jitrt.codegen.target import TARGETS
+from jitrt.errors import ShapeError
 from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, f64, i32
 from jitrt.graph.op import Op
 from jitrt.graph.ops import (
@@ -81,6 +82,8 @@ POOLS = [
     AdaptiveAvgPool((7, 3)),
     AdaptiveAvgPool((9, 12)),
     AdaptiveMaxPool((2, 1)),
+    AvgPool((3, 2), (1, 2), (1, 1), count_include_pad=False, dilation=(2, 3)),
+    AvgPool((3, 2), (2, 2), (1, 0), ceil_mode=True, dilation=(1, 2)),
 ]
 
 
@@ -88,6 +91,11 @@ POOLS = [
 @pytest.mark.parametrize("op", POOLS, ids=str)
 def test_windows(op: Op, nchw: bool) -> None:
     check_problem(pooled(op, nchw=nchw), Pool(), SMALL)
+
+
+def test_a_mean_has_as_many_dilations_as_dimensions() -> None:
+    with pytest.raises(ShapeError, match="dilation"):
+        pooled(AvgPool((2, 2), (1, 1), (0, 0), dilation=(2,)))
 
 
 @pytest.mark.parametrize("dtype", [f16, bf16], ids=str)

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import itertools
+from fractions import Fraction
+
+import numpy as np
 import pytest
 
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import DType, Graph, Layout, TensorType, b8, bf16, f16, f32, f64, i64
 from jitrt.graph.op import Op
 from jitrt.graph.ops import Add, Cast, Extend, Mul, Pad, Relu, Resize, Roll, Sigmoid
+from jitrt.graph.ops.resample import snapped
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Problem
 from jitrt.kernels.resample import Resample
@@ -111,3 +116,21 @@ def test_refusals_say_why() -> None:
         "a cubic resize in 4 dimensions has no kernel"
     )
     assert refused(Pad(((0, 0),) * 2 + ((1, 1),) * 2), MODES[0]) == "pad before it is not elementwise"
+
+
+def test_a_source_position_is_the_same_whether_or_not_a_product_is_rounded_before_its_sum() -> None:
+    """A compiler may make (o + 0.5) * step - 0.5 one FMA, rounded once: 1.0 becomes 0.9999999, just before an element
+    instead of on it. What is snapped is the same bits either way."""
+    moved = 0
+    for size, out in itertools.product(range(1, 40, 3), range(1, 60)):
+        op = Resize((out,), "linear")
+        step = op.step(0, size)
+        plain = (np.arange(out) + 0.5) * step - 0.5
+        fused = np.array([float(Fraction(o + 0.5) * Fraction(step) - Fraction(1, 2)) for o in range(out)])
+        moved += int((np.floor(plain) != np.floor(fused)).sum())
+        np.testing.assert_array_equal(snapped(plain), snapped(fused))
+        (first, _), (_, weight) = op.sources(0, size)
+        place = np.maximum(snapped(fused), 0)
+        np.testing.assert_array_equal(first, np.clip(np.floor(place), 0, size - 1))
+        np.testing.assert_array_equal(weight, place - np.floor(place))
+    assert moved > 0
