@@ -166,6 +166,7 @@ def _worst(dtype: DType, largest: bool) -> float:
 def windows(b: Builder, x: Value, axis: int, size: int, step: int) -> Value:
     """torch.Tensor.unfold: windows of `size` elements, `step` apart, along `axis`, as a last dimension."""
     count = (x.type.shape[axis] - size) // step + 1
+    b.claim(count, size)
     index = (np.arange(count)[:, None] * step + np.arange(size)).astype(np.int64)
     y = take(b, x, b.constant(index), axis)
     order = [d for d in range(y.type.rank) if d != axis + 1]

@@ -70,10 +70,11 @@ def _bytes_of(path: Path, limits: Limits) -> bytes:
         descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
     except (OSError, ValueError) as error:  # ValueError: a NUL in the name
         raise ModelError(f"cannot read {path}: {getattr(error, 'strerror', None) or error}") from error
+    status = os.fstat(descriptor)
+    if not stat.S_ISREG(status.st_mode):
+        os.close(descriptor)
+        raise ModelError(f"cannot read {path}: not a regular file")
     with os.fdopen(descriptor, "rb") as file:
-        status = os.fstat(descriptor)
-        if not stat.S_ISREG(status.st_mode):
-            raise ModelError(f"cannot read {path}: not a regular file")
         if status.st_size > limits.file:
             raise ModelError(
                 f"{path} has {status.st_size} bytes, more than {limits.file}: keep its tensors in a file beside it"
