@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import difflib
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 from typing import TYPE_CHECKING, Any, get_args
 
-from jitrt.errors import InputError, OptionError, TargetError
+from jitrt.errors import InputError, JitrtWarning, OptionError, TargetError
 
 if TYPE_CHECKING:
     from jitrt.compiler import Options
     from jitrt.frontend.tree import Tree
     from jitrt.graph import Graph
+    from jitrt.hybrid import HybridEngine, Step
     from jitrt.reference import ReferenceEngine
     from jitrt.runtime import Engine
 
@@ -52,8 +54,9 @@ class Request:
     dynamic_shapes   a plan has one shape in this version: None.
     outputs          names of results to compute ("logits"; "0" in a tuple), or of values of the graph; None: all the
                      model returns. What only the others need is dropped, see `frontend.outputs`.
-    strict           nothing may fall back to PyTorch: without a GPU a jitted function raises instead of running the
-                     original, and torch.compile's backend refuses models with unsupported operators.
+    strict           nothing may fall back: without a GPU a jitted function raises instead of running the original,
+                     torch.compile's backend refuses models with unsupported operators, and of an ONNX model no step may
+                     run on the host.
     workspace_limit  bytes of scratch memory one kernel may use; None: no limit.
     cache            whether to read and write plans and timings on disk.
     without          optimisations to leave out, to see what they gain: "fuse_horizontal" (or "horizontal", the end of
@@ -115,10 +118,22 @@ class Request:
         names, structure = select_outputs(graph, self.outputs, returned)
         return replace(self, outputs=names), structure
 
-    def engine(self, graph: Graph, structure: object = None) -> Engine | ReferenceEngine:
-        """The engine of a graph on the target asked for; `structure` as in a plan. Raises what the build raises."""
-        from jitrt import compiler
+    def engine(
+        self, graph: Graph, structure: object = None, *, fallback: bool = False
+    ) -> Engine | ReferenceEngine | HybridEngine:
+        """The engine of a graph on the target asked for; `structure` as in a plan.
 
+        With `fallback`, and for graphs that were imported with steps on the host, what has no kernel runs there, after
+        a JitrtWarning; if `strict`, that is a FallbackError instead. Raises what the build raises.
+        """
+        from jitrt import compiler
+        from jitrt.hybrid import build_with_fallback, imported_steps
+
+        if fallback or imported_steps(graph):
+            options, target = self.options, self.target
+            engine = build_with_fallback(graph, options, target=target, structure=structure, strict=self.strict)
+            _warn(steps_on_host(graph, engine), stacklevel=3)
+            return engine
         if self.is_reference:
             from jitrt.reference import ReferenceEngine
 
@@ -163,6 +178,25 @@ class Request:
             raise TargetError("target is empty; name an architecture such as 'sm_90', 'reference', or leave it out")
         for name in names:
             target_of(name)
+
+
+def steps_on_host(graph: Graph, engine: object) -> Sequence[Step]:
+    """What of a graph runs on the host in its engine, although it was not meant to: in a reference engine, which runs
+    nowhere else, what was imported so."""
+    from jitrt.hybrid import HybridEngine, imported_steps, steps_of
+
+    return engine.steps if isinstance(engine, HybridEngine) else steps_of(graph, imported_steps(graph))
+
+
+def _warn(steps: Sequence[Step], stacklevel: int) -> None:
+    if steps:
+        kinds = dict.fromkeys(f"{step.operator} ({step.reason})" for step in steps)
+        warnings.warn(
+            f"{len(steps)} step(s) run on the host, in numpy: {'; '.join(kinds)}. engine.inspect() names them, "
+            "engine.profile(...) costs them, strict=True forbids them.",
+            JitrtWarning,
+            stacklevel=stacklevel + 1,
+        )
 
 
 def _refuse_empty(graph: Graph) -> None:

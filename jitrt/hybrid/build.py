@@ -63,6 +63,14 @@ def _in_parts(
 ) -> HybridEngine:
     graph, host = whole.graph, imported_steps(whole.graph)
     producers = {value.name: node for node in graph.nodes for value in node.outputs}
+
+    def without_kernel(part: Graph) -> dict[Node, str]:
+        found = uncovered(part, options, target)
+        return {producers[node.outputs[0].name]: reason for node, reason in found.items()}
+
+    if strict:
+        found = [without_kernel(part.graph) for part in cut(graph, host) if not part.host]
+        forbid(steps_of(graph, {node: why for each in (host, *found) for node, why in each.items()}))
     engines: dict[str, Engine] = {}  # by text: a part is the same after another one was cut again
     while True:
         refused: dict[Node, str] = {}
@@ -74,15 +82,13 @@ def _in_parts(
             try:
                 engines[key] = make(part.graph, options, [{"output": i} for i in range(len(part.graph.outputs))])
             except CompileError:
-                found = uncovered(part.graph, options, target)
-                if not found:
+                without = without_kernel(part.graph)
+                if not without:
                     raise
-                refused |= {producers[node.outputs[0].name]: reason for node, reason in found.items()}
+                refused |= without
         if not refused:
             break
         host |= refused
     steps = steps_of(graph, host)
-    if strict:
-        forbid(steps)
     placed = [(part, None if part.host else engines[str(part.graph)]) for part in parts]
     return HybridEngine(whole, placed, steps, structure)

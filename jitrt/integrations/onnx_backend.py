@@ -27,8 +27,8 @@ from jitrt.errors import InputError, OptionError, TargetError
 from jitrt.frontend.onnx.signature import Bound, Signature, import_bound
 from jitrt.graph import Graph
 from jitrt.graph.op import Array
-from jitrt.hybrid import HybridEngine, Step, build_with_fallback, imported_steps, steps_of
-from jitrt.request import Request
+from jitrt.hybrid import Step, build_with_fallback
+from jitrt.request import Request, steps_on_host
 
 __all__ = ["JitrtBackend", "JitrtRep", "is_compatible", "prepare", "run_model", "run_node", "supports_device"]
 
@@ -84,10 +84,7 @@ class JitrtRep(BackendRep):
         if not self._engines:
             return ()
         bound, engine = next(reversed(self._engines.values()))
-        if isinstance(engine, HybridEngine):
-            return engine.steps
-        graph = bound.imported.graph
-        return tuple(steps_of(graph, imported_steps(graph)))
+        return tuple(steps_on_host(bound.imported.graph, engine))
 
     def _given(self, inputs: Any) -> dict[str, Array]:
         names = [port.name for port in self.signature.inputs]

@@ -13,12 +13,13 @@ pytest.importorskip("triton")
 
 from jitrt import compiler
 from jitrt.compiler import Options
-from jitrt.errors import CompileError, FallbackError, InputError, NoGpuError, TargetError
+from jitrt.errors import CompileError, FallbackError, InputError, JitrtWarning, NoGpuError, TargetError
 from jitrt.graph import Graph, Op, TensorType, Trait, f32, interpret
 from jitrt.graph.op import Array
 from jitrt.graph.ops import Exp, Relu
 from jitrt.hybrid import HybridEngine, build_with_fallback, uncovered
 from jitrt.reference import ReferenceEngine
+from jitrt.request import Request
 from jitrt.runtime import Engine
 from jitrt.runtime.report import LayerTime, Profile
 from jitrt.tune.compile_pool import ThisProcess
@@ -195,3 +196,21 @@ def test_other_errors_of_the_build_stay_errors() -> None:
     assert uncovered(graph, OPTIONS, "sm_90") == {}
     with pytest.raises(CompileError, match="broken"):
         build_with_fallback(graph, OPTIONS, target="sm_90", build=broken)
+
+
+# -- as a request ----------------------------------------------------------------------------------------------------
+
+
+def test_a_request_falls_back_with_a_warning() -> None:
+    request = Request(target="sm_90", tune="heuristic", cache=False)
+    with pytest.warns(JitrtWarning, match=r"1 step\(s\) run on the host, in numpy: planted_median"):
+        made = request.engine(graph_with(Median()), fallback=True)
+    assert isinstance(made, HybridEngine)
+
+
+def test_a_request_without_fallback_lists_what_has_no_kernel() -> None:
+    request = Request(target="sm_90", tune="heuristic", cache=False)
+    with pytest.raises(CompileError, match="planted_median"):
+        request.engine(graph_with(Median()))
+    with pytest.raises(FallbackError, match="planted_median"):
+        Request(target="sm_90", tune="heuristic", cache=False, strict=True).engine(graph_with(Median()), fallback=True)
