@@ -14,6 +14,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -21,7 +22,7 @@ import numpy as np
 from jitrt.graph.graph import Value
 from jitrt.graph.op import Array
 
-_MOST_TERMS = 24  # what is recognised has fewer than ten
+_MOST_TERMS = 16  # what is recognised has fewer than ten
 _CANCELLED = 1e-9  # a sum this much smaller than what was added is nothing
 
 
@@ -36,6 +37,10 @@ class Atom:
     kind: str
     of: Polynomial | Value | None = None
     details: tuple[Any, ...] = ()
+
+    @property
+    def outline(self) -> str:
+        return f"{self.kind}({self.of.outline})" if isinstance(self.of, Polynomial) else self.kind
 
 
 Monomial = frozenset[tuple[Atom, int]]  # atoms, and how often each is a factor
@@ -76,6 +81,20 @@ class Polynomial:
     def number(self) -> float | None:
         """What it is, if it is a number."""
         return self.constant if all(not monomial for monomial, _ in self.terms) else None
+
+    @cached_property
+    def outline(self) -> str:
+        """Its terms without their numbers: what differs here is not alike.
+
+        >>> (X * 0.5 + X * apply("erf", X * 0.7)).outline
+        'x+x*erf(x)'
+        """
+        return "+".join(
+            sorted(
+                "*".join(sorted("*".join([atom.outline] * count) for atom, count in monomial)) or "1"
+                for monomial, _ in self.terms
+            )
+        )
 
     @property
     def atoms(self) -> set[Atom]:
@@ -193,7 +212,7 @@ def alike(a: object, b: object, tolerance: float) -> bool:
     """Whether two polynomials (or what they are made of) are the same, numbers up to a relative tolerance."""
     match a, b:
         case Polynomial(), Polynomial():
-            return _pairs(a.terms, b.terms, lambda p, q: alike(p, q, tolerance))
+            return a.outline == b.outline and _pairs(a.terms, b.terms, lambda p, q: alike(p, q, tolerance))
         case frozenset(), frozenset():
             return _pairs(a, b, lambda p, q: alike(p, q, tolerance))
         case Atom(), Atom():

@@ -16,6 +16,7 @@ each channel of each image are a group norm with as many groups as channels.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,7 +28,7 @@ from jitrt.graph.ops import GroupNorm, LayerNorm, Permute, Pow, ReduceMean, Redu
 from jitrt.passes.algebra import Atom, Polynomial, X, alike, evaluate, mean
 from jitrt.passes.apply_rules import claimed
 from jitrt.passes.base import PassContext
-from jitrt.passes.spelled import TOLERANCE, Written, above, below, refuse_place, replace_place, written
+from jitrt.passes.spelled import TOLERANCE, Reading, above, below, between, refuse_place, replace_place
 
 _HEARTS = (Sqrt, Rsqrt, Pow)
 _ABOVE, _BELOW = 8, 6  # from the root to x, and to the last of weight and bias
@@ -53,20 +54,21 @@ class _Norm:
 
 def raise_norms(graph: Graph, context: PassContext) -> None:
     """Raise every spelled-out normalisation, with its weight and bias where they can go along."""
-    claims, gone = claimed(graph, context), set[Node]()
+    claims, reading, gone = claimed(graph, context), Reading(), set[Node]()
     for heart in list(graph.nodes):
         if not isinstance(heart.op, _HEARTS) or heart in gone or not heart.output.type.dtype.is_float:
             continue
         reasons: list[tuple[Node, str]] = []
-        for place, x, norm in _places(heart):
-            root, op = place.nodes[-1], _op(x, norm)
+        for place, x, norm in _places(heart, reading):
+            root, op = place[-1], _op(x, norm)
             reason = op if isinstance(op, str) else refuse_place(graph, place, claims)
             if reason is not None:
                 reasons.append((root, f"not raised to {norm.name}: {reason}"))
                 continue
             assert isinstance(op, Op)
             replace_place(graph, place, _build(graph, x, norm, op, root), op.name, context)
-            gone.update(place.nodes)
+            gone.update(place)
+            reading = Reading()
             break
         else:
             for root, reason in reasons[:1]:
@@ -74,20 +76,21 @@ def raise_norms(graph: Graph, context: PassContext) -> None:
     graph.drop_unused_constants()
 
 
-def _places(heart: Node) -> list[tuple[Written, Value, _Norm]]:
+def _places(heart: Node, reading: Reading) -> Iterator[tuple[tuple[Node, ...], Value, _Norm]]:
     """Where a normalisation may begin and end, long ones first."""
     starts = above(heart, (ReduceMean, ReduceSum, Reshape), _ABOVE)
-    found = []
+    if not any(isinstance(user.op, ReduceMean | ReduceSum) for x in starts for user in x.users):
+        return
     for end in below(heart, _BELOW):
         for x in starts:
-            if x.type.logical() != end.type.logical() or x.type.rank == 0:
+            if x.type.dtype != end.type.dtype or x.type.shape != end.type.shape or x.type.rank == 0:
                 continue
-            place = written(end, x)
-            norm = None if place is None or heart not in place.nodes else _norm(place.polynomial, x.type.dtype)
-            if place is not None and norm is not None:
-                found.append((place, x, norm))
+            polynomial = reading.polynomial(end, x)
+            norm = None if polynomial is None else _norm(polynomial, x.type.dtype)
+            place = () if norm is None else between(end, x)
+            if norm is not None and heart in place:
+                yield place, x, norm
                 break  # what begins later is part of it: d is an x of its own, with mean 0
-    return found
 
 
 def _norm(polynomial: Polynomial, dtype: DType) -> _Norm | None:

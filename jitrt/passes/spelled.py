@@ -1,14 +1,13 @@
 """Where an op is spelled out in others: reading nodes as a polynomial of one value, and putting the op there instead.
 
-`written(root, x)` is what lies between two values, if that is arithmetic with constants; `above` and `below` list the
-values that may be such ends; `replace_place` replaces what lies between, which nobody else may read.
+A place is the nodes between two values. `above` and `below` list the values that may be its ends, `Reading` says what
+it computes, if that is arithmetic with constants; `replace_place` replaces it, if `refuse_place` has no objection.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 
 from jitrt.graph.dtype import DType
@@ -46,7 +45,7 @@ from jitrt.passes.algebra import Polynomial, Unreadable, X, apply, clamp, consta
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass
 
-_MOST_NODES = 24
+_DEEPEST = 16  # nodes, one after the other
 _INF = math.inf
 _OF_ONE: dict[type, Callable[[Polynomial], Polynomial]] = {
     Abs: partial(apply, "abs"),
@@ -77,30 +76,30 @@ _LARGEST = 3.4e38  # the bound of a Clamp that has none
 TOLERANCE = {DType.f64: 1e-6, DType.f32: 1e-6, DType.f16: 1e-3, DType.bf16: 8e-3}
 
 
-@dataclass(frozen=True)
-class Written:
-    """What is computed between two values: a polynomial, and the nodes, those that others read first."""
+class Reading:
+    """Reads places of one graph; what was read once is kept, as long as the graph stays what it is."""
 
-    polynomial: Polynomial
-    nodes: tuple[Node, ...]
+    def __init__(self) -> None:
+        self._readers: dict[Value, _Reader] = {}
+
+    def polynomial(self, root: Value, x: Value) -> Polynomial | None:
+        """What `root` is as a polynomial of `x`; None if more than arithmetic with constants lies between, or much."""
+        reader = self._readers.setdefault(x, _Reader(x))
+        try:
+            return reader.value(root)
+        except Unreadable:
+            return None
 
 
-def written(root: Value, x: Value) -> Written | None:
-    """What `root` is as a polynomial of `x`; None if more than arithmetic with constants lies between."""
-    reader = _Reader(x)
-    try:
-        polynomial = reader.value(root)
-    except Unreadable:
-        return None
-    return Written(polynomial, tuple(reader.passed))
+class _TooDeep(Unreadable):
+    """Raised where a place is deeper than any that is looked for."""
 
 
 class _Reader:
     def __init__(self, x: Value):
         self.x = x
-        self.entered = 0
-        self.known: dict[Node, Polynomial] = {}
-        self.passed: dict[Node, None] = {}  # the nodes, those that others read first
+        self.depth = 0
+        self.known: dict[Node, Polynomial | None] = {}
 
     def value(self, value: Value) -> Polynomial:
         if value is self.x:
@@ -110,13 +109,25 @@ class _Reader:
         node = value.producer
         if node is None:
             raise Unreadable
+        if self.depth > _DEEPEST:
+            raise _TooDeep
         if node not in self.known:
-            self.entered += 1
-            if self.entered > _MOST_NODES:
-                raise Unreadable
-            self.known[node] = self._node(node)
-            self.passed[node] = None
-        return self.known[node]
+            self.known[node] = self._enter(node)
+        polynomial = self.known[node]
+        if polynomial is None:
+            raise Unreadable
+        return polynomial
+
+    def _enter(self, node: Node) -> Polynomial | None:
+        self.depth += 1
+        try:
+            return self._node(node)
+        except _TooDeep:  # from here; it may be near enough from elsewhere
+            raise
+        except Unreadable:
+            return None
+        finally:
+            self.depth -= 1
 
     def _node(self, node: Node) -> Polynomial:
         op, kind = node.op, type(node.op)
@@ -153,9 +164,7 @@ class _Reader:
         reduced = node.inputs[0].producer
         if reduced is None:
             raise Unreadable
-        polynomial = self._reduced(reduced, node.output)
-        self.passed[reduced] = None
-        return polynomial
+        return self._reduced(reduced, node.output)
 
     def _reduced(self, node: Node, result: Value) -> Polynomial:
         """A mean or a sum of something in the shape of x, broadcast as if the dimensions it was taken along were kept
@@ -175,6 +184,22 @@ def _sized_from_left(shape: tuple[int, ...]) -> tuple[int, ...]:
     """A shape without the ones it begins with, which broadcasting adds by itself."""
     first = next((d for d, size in enumerate(shape) if size != 1), len(shape))
     return shape[first:]
+
+
+def between(root: Value, x: Value) -> tuple[Node, ...]:
+    """The nodes by which `root` is computed from `x`, those that others read first."""
+    found: dict[Node, None] = {}
+
+    def visit(value: Value) -> None:
+        node = value.producer
+        if value is x or node is None or node in found:
+            return
+        for operand in node.inputs:
+            visit(operand)
+        found[node] = None
+
+    visit(root)
+    return tuple(found)
 
 
 def above(node: Node, types: tuple[type, ...], steps: int) -> list[Value]:
@@ -201,25 +226,25 @@ def below(node: Node, steps: int) -> list[Value]:
     return [*found][::-1]
 
 
-def refuse_place(graph: Graph, place: Written, claims: Mapping[Node, str]) -> str | None:
+def refuse_place(graph: Graph, place: Sequence[Node], claims: Mapping[Node, str]) -> str | None:
     """None, or why a place must stay: a rule from outside claims it, or somebody else reads a result in its middle."""
-    for node in place.nodes:
+    for node in place:
         if node in claims:
             return f"rule {claims[node]} is written for it"
-    for node in place.nodes[:-1]:
-        if node.output in graph.outputs or any(user not in place.nodes for user in node.output.users):
+    for node in place[:-1]:
+        if node.output in graph.outputs or any(user not in place for user in node.output.users):
             return f"the result of {node.op.name} is read elsewhere too"
     return None
 
 
-def replace_place(graph: Graph, place: Written, made: Value, name: str, context: PassContext) -> Node:
+def replace_place(graph: Graph, place: Sequence[Node], made: Value, name: str, context: PassContext) -> Node:
     """Have a value, which one op `name` computes (or a view of it is), stand for what the nodes of a place make;
     returns its node."""
-    root = place.nodes[-1]
-    many = f"{len(place.nodes)} nodes are" if len(place.nodes) > 1 else f"{root.op.name} with a number is"
+    root = place[-1]
+    many = f"{len(place)} nodes are" if len(place) > 1 else f"{root.op.name} with a number is"
     assert made.producer is not None
     bypass(graph, root, made)
     context.applied(made.producer, f"{many} one {name}")
-    for node in reversed(place.nodes[:-1]):
+    for node in reversed(place[:-1]):
         graph.erase(node)
     return made.producer

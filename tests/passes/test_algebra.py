@@ -10,7 +10,7 @@ import pytest
 from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Add, Cos, Mul, Relu
 from jitrt.passes.algebra import Unreadable, X, alike, apply, clamp, constant, evaluate, mean, power
-from jitrt.passes.spelled import above, below, written
+from jitrt.passes.spelled import Reading, above, below, between
 
 EXP = apply("exp", X)
 
@@ -76,11 +76,11 @@ def test_reading_ends_where_more_than_arithmetic_begins():
     y = graph.add(Mul(), graph.add(Relu(), inner), inner)
     z = graph.add(Add(), y, x)
     graph.mark_output(z)
-    place = written(y, inner)
-    assert place is not None and [node.op for node in place.nodes] == [Relu(), Mul()]
-    assert alike(place.polynomial, X * clamp(X, 0.0, math.inf), 1e-9)
-    assert written(y, x) is None and written(z, inner) is None
-    heart = place.nodes[0]
+    place, reading = between(y, inner), Reading()
+    assert [node.op for node in place] == [Relu(), Mul()]
+    assert alike(reading.polynomial(y, inner), X * clamp(X, 0.0, math.inf), 1e-9)
+    assert reading.polynomial(y, x) is None and reading.polynomial(z, inner) is None
+    heart = place[0]
     assert above(heart, (), 3) == [x, inner] and below(heart, 3) == [z, y, heart.output]
     assert above(heart, (), 1) == [inner] and below(heart, 1) == [y, heart.output]
 
@@ -90,4 +90,7 @@ def test_long_chains_are_not_read():
     x = value = graph.add_input("x", TensorType(f32, (4,)))
     for _ in range(40):
         value = graph.add(Add(), value, graph.scalar(1.0, f32))
-    assert written(value, x) is None
+    reading = Reading()
+    assert reading.polynomial(value, x) is None
+    middle = value.producer.inputs[0].producer.inputs[0]
+    assert alike(reading.polynomial(value, middle), X + 2, 1e-9)
