@@ -11,7 +11,7 @@ import pytest
 from jitrt.errors import UnsupportedOpError
 from jitrt.frontend.onnx import import_onnx
 from jitrt.graph import interpret
-from jitrt.graph.ops import Conv, ExactConv, GroupNorm, LayerNorm, Recurrence
+from jitrt.graph.ops import Conv, ExactConv, GroupNorm, LayerNorm, Recurrence, Where
 from jitrt.graph.text import parse
 from tests.frontend.onnx.nodes import RNG, check, floats, node, run
 
@@ -271,21 +271,31 @@ def test_written_out_layers_run_in_kernels(op: str) -> None:
     check(op, arrays, hidden_size=4, outputs=2, kernels=True, rtol=1e-4)
 
 
-@pytest.mark.parametrize("direction", ["forward", "reverse"])
-def test_sequences_of_different_lengths(direction: str) -> None:
+@pytest.mark.parametrize("direction", ["forward", "reverse", "bidirectional"])
+@pytest.mark.parametrize(("op", "outputs"), [("LSTM", 3), ("LSTM", 2), ("GRU", 2)])
+def test_sequences_of_different_lengths(op: str, outputs: int, direction: str) -> None:
     """Each result is that of the sequence alone; behind its end there is 0."""
-    x, w, r, bias, _, h0, c0 = recurrent("LSTM", steps=4)
-    lengths = np.array([2, 4], np.int32)
-    how: dict[str, Any] = {"hidden_size": 4, "direction": direction, "outputs": 3}
-    y, h, c = run("LSTM", [x, w, r, bias, lengths, h0, c0], **how)
+    x, w, r, bias, _, *states = recurrent(op, 2 if direction == "bidirectional" else 1, 4, 3)
+    lengths = np.array([2, 4, 1], np.int32)
+    how: dict[str, Any] = {"hidden_size": 4, "direction": direction, "outputs": outputs, "linear_before_reset": 1}
+    if op == "LSTM":
+        del how["linear_before_reset"]
+    y, *ends = run(op, [x, w, r, bias, lengths, *states], **how)
     for b, length in enumerate(lengths):
-        own = [x[:length, b : b + 1], w, r, bias, None, h0[:, b : b + 1], c0[:, b : b + 1]]
-        alone = run("LSTM", own, **how)
-        for ours, wanted in zip((y[:length, :, b : b + 1], h[:, b : b + 1], c[:, b : b + 1]), alone, strict=True):
+        own = [x[:length, b : b + 1], w, r, bias, None, *(state[:, b : b + 1] for state in states)]
+        alone = run(op, own, **how)
+        for ours, wanted in zip((y[:length, :, b : b + 1], *(s[:, b : b + 1] for s in ends)), alone, strict=True):
             np.testing.assert_allclose(ours, wanted, 1e-5, 1e-6)
         assert not y[length:, :, b].any()
-    full = import_onnx(node("LSTM", [x, w, r, bias, lengths, h0], **how), constants={"x4": np.array([4, 4], np.int32)})
-    assert any(isinstance(n.op, Recurrence) for n in full.graph.nodes)  # of one length it is the plain layer
+    (_, first, *_) = run(op, [x, w, r, bias, np.array([0, 1, 1], np.int32), *states], **how)
+    np.testing.assert_array_equal(first[:, 0], states[0][:, 0])  # of no steps the state stays
+
+
+def test_sequences_of_one_length_are_the_plain_layer() -> None:
+    arrays = recurrent("LSTM", steps=4)
+    arrays[4] = np.array([4, 4], np.int32)
+    found = ops_of(node("LSTM", arrays, outputs=3), constants={"x4": arrays[4]})
+    assert Recurrence in found and Where not in found
 
 
 def test_activations_take_their_alphas_in_order() -> None:
@@ -294,6 +304,35 @@ def test_activations_take_their_alphas_in_order() -> None:
     y, _ = run("RNN", [x, w, r], hidden_size=4, direction="bidirectional", outputs=2, **how)
     total = np.einsum("tbi,dhi->tdbh", x, w)
     np.testing.assert_allclose(y, np.stack([np.maximum(total[:, 0], 0), total[:, 1] * 0.5 + 2], 1), 1e-5, 1e-5)
+
+
+FUNCTIONS: dict[str, Any] = {
+    "Sigmoid": lambda x: 1 / (1 + np.exp(-x)),
+    "Relu": lambda x: np.maximum(x, 0),
+    "Softsign": lambda x: x / (1 + np.abs(x)),
+    "Softplus": lambda x: np.log1p(np.exp(x)),
+    "LeakyRelu": lambda x: np.where(x > 0, x, 0.01 * x),
+    "Elu": lambda x: np.where(x > 0, x, np.expm1(x)),
+    "ThresholdedRelu": lambda x: np.where(x > 1, x, 0),
+    "Affine": lambda x: x,
+    "ScaledTanh": np.tanh,
+    "HardSigmoid": lambda x: np.clip(0.2 * x + 0.5, 0, 1),
+}
+
+
+@pytest.mark.parametrize("name", FUNCTIONS)
+def test_activations(name: str) -> None:
+    x, w, r, *_ = recurrent("RNN", 1, 1)
+    (y,) = run("RNN", [x, w, r], hidden_size=4, activations=[name])
+    np.testing.assert_allclose(y[:, 0], FUNCTIONS[name](x @ w[0].T), 1e-5, 1e-6)
+
+
+def test_a_coupled_forget_gate_is_what_the_input_gate_leaves() -> None:
+    x, w, r, _, _, h0, c0 = recurrent("LSTM", 1, 1)
+    _, _, c = run("LSTM", [x, w, r, None, None, h0, c0], hidden_size=4, input_forget=1, outputs=3)
+    i, _, _, new = np.split(x[0] @ w[0].T + h0[0] @ r[0].T, 4, 1)
+    i = FUNCTIONS["Sigmoid"](i)
+    np.testing.assert_allclose(c[0], (1 - i) * c0[0] + i * np.tanh(new), 1e-5, 1e-6)
 
 
 def test_a_clip_bounds_what_activations_see() -> None:

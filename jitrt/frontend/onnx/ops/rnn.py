@@ -1,8 +1,9 @@
 """RNN, GRU and LSTM.
 
-Plain cells over whole sequences are one `recurrence`. The others (peepholes, clipping, further activations, sequences
-of different lengths, a GRU that resets before its product) are written out step by step. ONNX orders an LSTM's gates
-i o f c and a GRU's z r h; `recurrence` has PyTorch's i f g o and r z n.
+Plain cells are one `recurrence`; over sequences of different lengths one a direction, those that start at their ends
+turned round before and after. The others (peepholes, clipping, further activations, a GRU that resets before its
+product, the last cell of different lengths) are written out step by step. ONNX orders an LSTM's gates i o f c and a
+GRU's z r h; `recurrence` has PyTorch's i f g o and r z n.
 """
 
 from __future__ import annotations
@@ -96,12 +97,18 @@ def _recurrent(
         lengths = None
     state = (len(reverse), batch, hidden)
     h0, c0 = (n.b.full(state, 0, x.type.dtype) if s is None else s for s in (h0, c0))
-    plain = lengths is None and peepholes is None and x.type.dtype != DType.f64
+    wants_c = kind == "lstm" and n.wants(2)
+    plain = peepholes is None and x.type.dtype != DType.f64 and (lengths is None or not wants_c)
     cell = _plain_kind(n, kind, len(reverse)) if plain else None
-    if cell is not None:
-        layer = [_weights(n, kind, w, r, bias, d) for d in range(len(reverse))]
+    layer = [_weights(n, kind, w, r, bias, d) for d in range(len(reverse))] if cell else []
+    if cell is not None and lengths is not None:
+        ends = [
+            _turned(n, cell, x, h0, c0 if kind == "lstm" else None, own, lengths, d, back)
+            for d, (own, back) in enumerate(zip(layer, reverse, strict=True))
+        ]
+        y, *states = (_joined(n, parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*ends, strict=True)))
+    elif cell is not None:
         c0 = c0 if kind == "lstm" else None
-        wants_c = kind == "lstm" and n.wants(2)
         out = recurrent(n.b, cell, x, h0, c0, [layer], cell=wants_c, reverse=reverse == (True,))
         y = n.b.permute(n.b.reshape(out.y, (steps, batch, len(reverse), hidden)), (0, 2, 1, 3))
         states = [out.h] if out.c is None else [out.h, out.c]
@@ -114,6 +121,34 @@ def _recurrent(
     if batch_first:
         y, states = n.b.permute(y, (2, 0, 1, 3)), [n.b.permute(s, (1, 0, 2)) for s in states]
     return y, *states
+
+
+def _turned(
+    n: Call,
+    cell: str,
+    x: Value,
+    h0: Value,
+    c0: Value | None,
+    weights: Weights,
+    lengths: Value,
+    d: int,
+    reverse: bool,
+) -> tuple[Value, ...]:
+    """(Y (T, 1, B, H), Y_h (1, B, H)) of one direction over sequences of these lengths, always run forwards."""
+    steps, batch = x.type.shape[:2]
+    many = n.b.reshape(n.b.operand(lengths, DType.i64), (1, batch, 1))
+    last = binary(n.b, g.Sub(), many, 1, DType.i64)
+    at = n.constant(np.arange(steps, dtype=np.int64).reshape(steps, 1, 1))
+    mirror = binary(n.b, g.Maximum(), n.add(g.Sub(), last, at), 0, DType.i64)  # (T, B, 1)
+    x = n.add(g.Gather(0), x, mirror) if reverse else x
+    h0 = n.b.slice(h0, 0, d, d + 1)
+    c0 = None if c0 is None else n.b.slice(c0, 0, d, d + 1)
+    y = recurrent(n.b, cell, x, h0, c0, [[weights]]).y
+    h = n.add(g.Gather(0), y, binary(n.b, g.Maximum(), last, 0, DType.i64))
+    h = n.add(g.Where(), binary(n.b, g.Greater(), many, 0, DType.i64), h, h0)
+    y = n.add(g.Gather(0), y, mirror) if reverse else y
+    y = choose(n.b, n.add(g.Less(), at, many), y, 0, y.type.dtype)
+    return n.b.reshape(y, (steps, 1, *y.type.shape[1:])), h
 
 
 def _plain_kind(n: Call, kind: str, directions: int) -> str | None:
