@@ -137,8 +137,8 @@ class Where(Elementwise):
 
 @dataclass(frozen=True)
 class Cast(Elementwise):
-    """Convert to `dtype`: the one elementwise op that rounds inside a fused kernel too. Floats to integers truncate,
-    anything to b8 is `x != 0`."""
+    """Convert to `dtype`: the one elementwise op that rounds inside a fused kernel too. Floats to integers truncate and
+    wrap around, as long as 64 bits hold them (32 for 8 and 16 bits on a GPU); anything to b8 is `x != 0`."""
 
     name: ClassVar[str] = "cast"
     dtype: DType
@@ -147,7 +147,12 @@ class Cast(Elementwise):
         return (super().infer(*types)[0].with_dtype(self.dtype),)
 
     def formula(self, *arrays: Array) -> Array:
-        return arrays[0].astype(self.dtype.numpy)
+        (x,), to = arrays, self.dtype.numpy
+        if x.dtype.kind != "f" or to.kind not in "iu":
+            return x.astype(to)
+        # What numpy's own conversion to narrow and unsigned integers does with negative numbers depends on the CPU.
+        whole = x.astype(np.int64).astype(to)
+        return np.where(x < 0, whole, x.astype(np.uint64)) if to == np.uint64 else whole
 
 
 @dataclass(frozen=True)
