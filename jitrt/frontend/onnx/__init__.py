@@ -73,7 +73,7 @@ def _type(info: onnx.ValueInfoProto, shape: Sequence[int] | None) -> TensorType:
     tensor = info.type.tensor_type
     dims = [dim.dim_value if _is_static(dim) else None for dim in tensor.shape.dim]
     if shape is None:
-        dynamic = [dim.dim_param or "?" for dim in tensor.shape.dim if not _is_static(dim)]
+        dynamic = [str(dim.dim_param or "?") for dim in tensor.shape.dim if not _is_static(dim)]
         if dynamic or not tensor.HasField("shape"):
             raise ImportFailure(f"{where} has dynamic dims {', '.join(dynamic) or '?'}: give its shape")
         shape = [size for size in dims if size is not None]

@@ -231,7 +231,7 @@ def _opsets(entries: Iterable[onnx.OperatorSetIdProto], where: str) -> dict[str,
         called_ = f"opset {version}{f' of {domain!r}' if domain else ''}"
         if opsets.setdefault(domain, version) != version:
             raise ModelError(f"{where} imports {called_} and {opsets[domain]} of the same operators")
-        if version < 1:
+        if not 1 <= version < 1 << 31:
             raise ModelError(f"{where} imports {called_}, which there is none of")
         if version > newest.get(domain, version):
             raise ModelError(

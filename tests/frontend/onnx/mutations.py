@@ -10,7 +10,7 @@ import onnx
 from google.protobuf.descriptor import FieldDescriptor
 from google.protobuf.message import Message
 
-_INTS = (0, 1, -1, 2, 3, 7, 64, 127, 128, 255, 1 << 16, 1 << 31, (1 << 31) - 1, -(1 << 31), 1 << 40, (1 << 63) - 1, -(1 << 63))  # fmt: skip
+_INTS = (0, 1, -1, 2, 3, 7, 64, 128, 255, 1 << 16, 1 << 31, -(1 << 31), 1 << 40, (1 << 63) - 1, -(1 << 63))
 _SMALL_INTS = (0, 1, -1, 2, 3, 4, 5, 10, 16, 64, 65, 100, 1000, 100_000, (1 << 31) - 1, -(1 << 31))
 _FLOATS = (0.0, 1.0, -1.0, 0.5, 1e-38, 1e30, float("inf"), float("-inf"), float("nan"), -2.5)
 _TEXTS = (
