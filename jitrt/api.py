@@ -100,7 +100,9 @@ def is_onnx(model: Any) -> bool:
     """Whether a model is given as ONNX: a path, bytes, or a ModelProto (or what has one, as torch.onnx returns)."""
     if isinstance(model, str | os.PathLike | bytes | bytearray | memoryview):
         return True
-    onnx = sys.modules.get("onnx")  # whoever has a ModelProto has loaded it
+    onnx, read = (sys.modules.get(name) for name in ("onnx", "jitrt.frontend.onnx"))  # whoever has one has loaded them
+    if read is not None and isinstance(model, read.Model):
+        return True
     return onnx is not None and isinstance(getattr(model, "model_proto", model), onnx.ModelProto)
 
 

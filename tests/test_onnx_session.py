@@ -288,6 +288,7 @@ def test_without_a_gpu_it_says_so_once(providers: Any, message: str) -> None:
     assert len(seen) == 1
     assert seen[0].filename == __file__
     assert session.get_providers() == CPU
+    assert session.run(["r"], FEED)[0].shape == X.shape
 
 
 @pytest.mark.skipif(has_gpu(), reason="there is a GPU")

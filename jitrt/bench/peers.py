@@ -5,13 +5,17 @@
     compile       torch.compile(mode="reduce-overhead") with Inductor's freezing, channels_last
     cudnn-fused   batch norm folded, cuDNN's fused conv + bias (+ residual) + relu, one CUDA graph: see fold.py
 
+and of an ONNX file
+
+    onnxruntime   ONNX Runtime's CUDA provider on bound device memory: see onnx_model.py
+
 `cudnn.benchmark` is on for all of them (run.py sets it), so cuDNN picks its algorithms by measurement.
 """
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -20,19 +24,20 @@ from torch import nn
 
 from jitrt.bench.fold import cudnn_fused
 from jitrt.bench.measure import Call, Inputs
+from jitrt.bench.onnx_model import ONNX_RUNTIME, OnnxRuntime
 from jitrt.errors import OptionError
 
 Prepare = Callable[[nn.Module, Inputs], Call]
 
 
 class Contestant(Protocol):
-    """Something to time: `prepare` takes a float32 model in eval mode and inputs of the dtype to run in, on the device,
-    and returns a callable of such inputs. The model given is left as it was."""
+    """Something to time: `prepare` takes a float32 model in eval mode (or an OnnxModel) and inputs of the dtype to run
+    in, on the device, and returns a callable of such inputs. The model given is left as it was."""
 
     @property
     def name(self) -> str: ...
 
-    def prepare(self, model: nn.Module, inputs: Inputs) -> Call: ...
+    def prepare(self, model: Any, inputs: Inputs) -> Call: ...
 
 
 @dataclass(frozen=True)
@@ -67,6 +72,7 @@ def compiled(model: nn.Module, inputs: Inputs) -> Call:
 
 def fused(model: nn.Module, inputs: Inputs) -> Call:
     """cuDNN's fused convolutions; batch norm is folded in float32, before the weights are rounded."""
+    model = torch_module(model)
     wide = tuple(x.float() if x.is_floating_point() else x for x in inputs)
     rewritten = cudnn_fused(copy.deepcopy(model).to(inputs[0].device), wide)
     return graphed(converted(rewritten, inputs), inputs)
@@ -83,19 +89,34 @@ PEERS = {
 }
 
 
-def peers_named(text: str) -> list[Peer]:
-    """The peers of a comma-separated list; "all" and "none" are lists too. Raises OptionError for an unknown one."""
+def peers_named(text: str, kinds: Collection[str] = ("torch",), precision: str = "fp32") -> list[Contestant]:
+    """The peers of a comma-separated list; "all" (those that can run models of these kinds, "torch" or "onnx") and
+    "none" are lists too. Raises OptionError for an unknown one, or one that can run none of the models."""
     if text == "none":
         return []
-    names = list(PEERS) if text == "all" else [name.strip() for name in text.split(",")]
-    unknown = [name for name in names if name not in PEERS]
+    fitting = [*(PEERS if "torch" in kinds else ()), *((ONNX_RUNTIME,) if "onnx" in kinds else ())]
+    names = fitting if text == "all" else [name.strip() for name in text.split(",")]
+    known = [*PEERS, ONNX_RUNTIME]
+    unknown = [name for name in names if name not in known]
     if unknown:
-        raise OptionError(f"unknown peer {unknown[0]!r}; jitrt can be compared with {', '.join(PEERS)}, all or none")
-    return [PEERS[name] for name in dict.fromkeys(names)]
+        raise OptionError(f"unknown peer {unknown[0]!r}; jitrt can be compared with {', '.join(known)}, all or none")
+    unfit = [name for name in names if name not in fitting]
+    if unfit:
+        runs = "ONNX files" if unfit[0] == ONNX_RUNTIME else "PyTorch models"
+        raise OptionError(f"{unfit[0]} runs {runs}, of which there is none here; compare with {', '.join(fitting)}")
+    return [OnnxRuntime(precision) if name == ONNX_RUNTIME else PEERS[name] for name in dict.fromkeys(names)]
+
+
+def torch_module(model: Any) -> nn.Module:
+    """The model itself. Raises OptionError for an ONNX file."""
+    if not isinstance(model, nn.Module):
+        raise OptionError("it runs PyTorch models; this is an ONNX file")
+    return model
 
 
 def converted(model: nn.Module, inputs: Inputs) -> nn.Module:
     """A copy of the model on the inputs' device, in their dtype, its 4-d weights channels_last."""
+    model = torch_module(model)
     dtype = next((x.dtype for x in inputs if x.is_floating_point()), torch.float32)
     copied = copy.deepcopy(model).eval().to(inputs[0].device, dtype)
     return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]

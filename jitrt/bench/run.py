@@ -29,26 +29,27 @@ from jitrt.bench.measure import (
     measure,
     relative_error,
 )
+from jitrt.bench.onnx_model import TORCH_DTYPES, OnnxModel
 from jitrt.bench.peers import Contestant
 from jitrt.bench.report import US, WITHOUT, Outcome, Report
 from jitrt.errors import OptionError
-from jitrt.frontend.torch import arrays
+from jitrt.graph.dtype import DType
 from jitrt.plan.file import open_plan
 from jitrt.plan.schema import Binding
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
-TORCH_DTYPES = {named.value: dtype for dtype, named in arrays.DTYPES.items()}
-TOOLS = ("jitrt", "torch", "triton", "torchvision", "numpy", "cuda-bindings")
+TOOLS = ("jitrt", "torch", "triton", "torchvision", "onnxruntime", "numpy", "cuda-bindings")
 
 Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A model to bench: float32, eval mode, on the CPU. `inputs(batch)` gives it float32 (or integer) inputs."""
+    """A model to bench: float32, eval mode, on the CPU, or an ONNX file. `inputs(batch)` gives it float32 (or integer)
+    inputs, or those of the file's types."""
 
     name: str
-    model: nn.Module
+    model: nn.Module | OnnxModel
     inputs: Callable[[int], Inputs]
 
 
@@ -64,9 +65,9 @@ class Jitrt:
     def name(self) -> str:
         return WITHOUT + ", ".join(self.without) if self.without else US
 
-    def prepare(self, model: nn.Module, inputs: Inputs) -> Call:
+    def prepare(self, model: nn.Module | OnnxModel, inputs: Inputs) -> Call:
         dtype, device = DTYPES[self.precision], inputs[0].device
-        ours = copy.deepcopy(model).eval().to(device, dtype)
+        ours = model.source if isinstance(model, OnnxModel) else copy.deepcopy(model).eval().to(device, dtype)
         engine: Call = jitrt.compile(ours, inputs, precision=self.precision, tune=self.tune, without=self.without)
         return engine
 
@@ -197,7 +198,10 @@ class _Contest:
 
     def run(self, contestants: Sequence[Contestant]) -> list[Outcome]:
         wide = self.subject.inputs(self.batch)
-        inputs = tuple(_place(x, DTYPES[self.precision], self.device) for x in wide)
+        if isinstance(self.subject.model, OnnxModel):  # whose inputs have a type of their own
+            inputs = tuple(x.to(self.device) for x in wide)
+        else:
+            inputs = tuple(_place(x, DTYPES[self.precision], self.device) for x in wide)
         reference = self._reference(inputs)
         calls: dict[str, Call] = {}
         built: dict[str, float] = {}
@@ -228,7 +232,9 @@ class _Contest:
         ]
 
     def _reference(self, inputs: Inputs) -> Any:
-        """PyTorch in float32 (no tf32) on the very inputs the others get."""
+        """PyTorch in float32 (no tf32) on the very inputs the others get; of an ONNX file what that has."""
+        if isinstance(self.subject.model, OnnxModel):
+            return self.subject.model.reference(inputs)
         model = copy.deepcopy(self.subject.model).eval().to(self.device)
         with _settings("fp32"):
             return model(*(x.float() if x.is_floating_point() else x for x in inputs))
@@ -274,7 +280,7 @@ def _place(x: torch.Tensor, dtype: torch.dtype, device: str) -> torch.Tensor:
 
 def _random(binding: Binding, device: str) -> torch.Tensor:
     """Normal floats, or zeros and ones, lying as the binding says."""
-    dtype = TORCH_DTYPES[binding.dtype]
+    dtype = TORCH_DTYPES[DType(binding.dtype)]
     made = torch.empty_strided(binding.shape, binding.strides, dtype=dtype, device=device)
     return made.normal_() if dtype.is_floating_point else made.random_(0, 2)
 

@@ -1,8 +1,9 @@
 """Time a model under jitrt and its peers, in one process, on the same random inputs, and check every answer.
 
 The peers: eager, eager+graph (eager in a CUDA graph), compile (torch.compile, reduce-overhead, freezing) and
-cudnn-fused (batch norm folded, cuDNN's fused convolutions, one CUDA graph). A plan file is timed alone: it has no
-PyTorch model. Throughput, Latency, Enqueue Time and GPU Compute Time are what trtexec means by them.
+cudnn-fused (batch norm folded, cuDNN's fused convolutions, one CUDA graph); of an ONNX file onnxruntime, where it is
+installed. A plan file is timed alone: it has no PyTorch model. Throughput, Latency, Enqueue Time and GPU Compute Time
+are what trtexec means by them.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import argparse
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitrt.cli.subject import SHAPE_HELP, batch_sizes, names_without, torch_subject, without_argument
+from jitrt.cli.subject import batch_sizes, bench_subject, is_onnx_file, names_without, shape_arguments, without_argument
 from jitrt.cli.terminal import check_writable, console, line, show
 from jitrt.errors import NoGpuError, OptionError
 from jitrt.request import Request
@@ -23,6 +24,7 @@ EXAMPLES = """examples:
   jitrt bench resnet50
   jitrt bench resnet50 vgg19 googlenet --batch 1,8,128 --vs eager,compile,cudnn-fused --output RESULTS.md
   jitrt bench googlenet --vs none --without horizontal,parallel
+  jitrt bench model.onnx --shapes x:8x3x224x224 --vs onnxruntime
   jitrt bench resnet50.plan --layers
 """
 
@@ -30,8 +32,12 @@ EXAMPLES = """examples:
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("models", metavar="MODEL|PLAN", nargs="+", help="models as for build, or plan files")
     parser.add_argument("--batch", default="1", help="batch sizes, such as 1,8,128 (default: 1)")
-    parser.add_argument("--shape", action="append", default=[], help=SHAPE_HELP)
-    parser.add_argument("--vs", default="all", help="all, none, or some of eager,eager+graph,compile,cudnn-fused")
+    shape_arguments(parser)
+    parser.add_argument(
+        "--vs",
+        default="all",
+        help="all, none, or some of eager,eager+graph,compile,cudnn-fused (PyTorch models), onnxruntime (ONNX files)",
+    )
     parser.add_argument("--precision", default="fp16", help="fp16, bf16, tf32 or fp32 (default: fp16)")
     parser.add_argument("--tune", default="60s", help="as for build (default: 60s)")
     without_argument(parser, "time jitrt without each of these optimisations too")
@@ -61,14 +67,15 @@ def _models(args: argparse.Namespace) -> Report:
     from jitrt.bench.peers import peers_named
     from jitrt.bench.run import DTYPES, Jitrt, bench_models
 
-    batches, peers = batch_sizes(args.batch), peers_named(args.vs)
+    kinds = {"onnx" if is_onnx_file(name) else "torch" for name in args.models}
+    batches, peers = batch_sizes(args.batch), peers_named(args.vs, kinds, args.precision)
     if args.precision not in DTYPES:
         raise OptionError(f"--precision is {args.precision!r}; choose one of {', '.join(DTYPES)}")
     Request.of({"precision": args.precision, "tune": args.tune})  # refuses what cannot be before a model is loaded
     if not any(":" in name for name in args.models):  # a module may bring rules of its own
         names_without(args)
     _need_gpu()
-    subjects = [torch_subject(name, args.shape, settled=True) for name in args.models]
+    subjects = [bench_subject(name, args.shape, args.shapes, settled=True) for name in args.models]
     left_out = [Jitrt(args.precision, args.tune, (name,)) for name in names_without(args)]
     contestants: list[Any] = [Jitrt(args.precision, args.tune), *left_out, *peers]
     progress = console(stderr=True)

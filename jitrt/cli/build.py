@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+from jitrt.cli.onnx_subject import OnnxFile
 from jitrt.cli.subject import load_subject, model_arguments, one_batch, precision_arguments, prepared
 from jitrt.cli.terminal import check_writable, console, line, size
 from jitrt.codegen.target import target_of
@@ -20,6 +21,7 @@ from jitrt.request import Request
 EXAMPLES = """examples:
   jitrt build resnet50 --fp16 -o resnet50.plan
   jitrt build resnet50 --fp16 --batch 8 --tune exhaustive -o resnet50_b8.plan
+  jitrt build model.onnx --fp16 --shapes x:8x3x224x224 -o model.plan
   jitrt build mymodels:make_model --shape 1x3x320x320 --target sm_90 -o detector.plan
 """
 
@@ -30,6 +32,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     precision_arguments(parser)
     parser.add_argument("--target", help="not for this GPU: sm_80, sm_90, sm_100, or several (sm_80,sm_90)")
     parser.add_argument("--tune", default="60s", help="a time budget, heuristic or exhaustive (default: 60s)")
+    parser.add_argument("--strict", action="store_true", help="refuse a model of which some would run on the host")
     parser.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
 
 
@@ -42,11 +45,17 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     batch = one_batch(args.batch)
     options: dict[str, Any] = {"precision": args.precision, "tune": args.tune, "cache": not args.no_cache}
+    if args.strict:
+        options["strict"] = True
     if args.target:
         names = [str(target_of(name)) for name in args.target.split(",")]
         options["target"] = names[0] if len(names) == 1 else names
     Request.of(options)  # refuses what cannot be before the model is loaded
-    model, inputs = prepared(load_subject(args.model, args.shape, settled=True), batch, args.precision)
+    subject = load_subject(args.model, args.shape, args.shapes, settled=True)
+    model, inputs = prepared(subject, batch, args.precision)
+    if isinstance(subject, OnnxFile):
+        for note in subject.notes(batch):
+            terminal.print(line(note))
     try:
         engine = jitrt.compile(model, inputs, **options)
     except NoGpuError as error:

@@ -27,6 +27,7 @@ EXAMPLES = """examples:
   jitrt explain googlenet --fp16 --memory
   jitrt explain googlenet --count --without fuse_horizontal,join_branches
   jitrt explain resnet18 --fp16 --graph
+  jitrt explain model.onnx --shapes x:8x3x224x224
   jitrt explain mymodels:make_model --shape 4x3x64x64
 """
 
@@ -65,7 +66,7 @@ def _explain(model: str, args: argparse.Namespace) -> Explanation:
     import jitrt
 
     # Settled: the batch norms of an untrained model add nothing, and no kernel would show a bias.
-    subject = load_subject(model, args.shape, settled=True)
+    subject = load_subject(model, args.shape, args.shapes, settled=True)
     prepared_model, inputs = prepared(subject, one_batch(args.batch), args.precision)
     return jitrt.explain(prepared_model, inputs, precision=args.precision, without=names_without(args))
 

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from jitrt.cli.lifetimes import lifetimes
 from jitrt.cli.terminal import console, line, size, table
+from jitrt.errors import OptionError
 
 if TYPE_CHECKING:
     from rich.console import ConsoleRenderable
@@ -35,6 +36,10 @@ def run(args: argparse.Namespace) -> int:
     from jitrt.plan.codec import plan_to_json
     from jitrt.plan.file import read_plan
 
+    if args.plan.endswith(".onnx"):
+        raise OptionError(
+            f"{args.plan} is a model, not a plan; jitrt doctor looks at it, jitrt build makes a plan of it"
+        )
     file = read_plan(args.plan)
     plan = file.plan
     if args.json:

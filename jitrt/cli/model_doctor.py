@@ -132,7 +132,12 @@ def _verdict(path: str, found: Checkup, steps: Sequence[Step], kernels: bool) ->
             f"it builds, and {count + len(steps)} of its nodes fall back to the host{work}; strict=True would refuse it"
         ]
     asked = "and has a kernel" if kernels else "of the graph; --kernels asks for their kernels too"
-    return [f"every node is an op {asked}", f"next: jitrt build {path} --fp16 -o {os.path.splitext(path)[0]}.plan"]
+    shapes = ",".join(f"{name}:{shape_text(found.sizes[name])}" for name in found.dynamic)
+    said = f" --shapes {shapes}" if shapes else ""
+    return [
+        f"every node is an op {asked}",
+        f"next: jitrt build {path} --fp16{said} -o {os.path.splitext(path)[0]}.plan",
+    ]
 
 
 def _without_kernel(path: str, found: Checkup) -> list[Step]:

@@ -1,4 +1,4 @@
-"""What MODEL and --shape on the command line stand for."""
+"""What MODEL, --shape and --shapes on the command line stand for."""
 
 from __future__ import annotations
 
@@ -12,22 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from jitrt.errors import ImportFailure, OptionError
+from jitrt.cli.onnx_subject import OnnxFile, onnx_file
+from jitrt.cli.shapes import SHAPES_HELP, named_shapes
+from jitrt.errors import OptionError
 from jitrt.request import left_out, optional
 
 if TYPE_CHECKING:
-    import torch
-
     from jitrt.bench.run import Subject
     from jitrt.frontend.network import Network
 
 MODEL_HELP = (
-    "a torchvision name such as resnet50, or module:callable, which returns a model (and its inputs) or a jitrt.Network"
+    "an ONNX file, a torchvision name such as resnet50, or module:callable, which returns a model (and its inputs) or "
+    "a jitrt.Network"
 )
 PRECISIONS = {
     "fp32": "the default: IEEE float32",
     "tf32": "float32 whose products the tensor cores round to 10 bits",
-    "fp16": "float16, inputs and outputs too; sums are in float32",
+    "fp16": "float16, inputs and outputs too (those of an ONNX file stay as they are); sums are in float32",
     "bf16": "bfloat16, likewise",
 }
 SHAPE_HELP = "shape of an input, batch first, as 1x3x224x224 or 1x128:i64 (default dtype: float); once for each input"
@@ -38,8 +39,14 @@ _SHAPE = re.compile(r"(\d+(?:x\d+)*)(?::(f32|i64|i32))?")
 def model_arguments(parser: argparse.ArgumentParser, *, batch: str = "1", several: bool = False) -> None:
     """MODEL (or MODEL ..., a list), --shape and --batch."""
     parser.add_argument("model", metavar="MODEL", help=MODEL_HELP, nargs="+" if several else None)
-    parser.add_argument("--shape", action="append", default=[], help=SHAPE_HELP)
+    shape_arguments(parser)
     parser.add_argument("--batch", default=batch, help=f"batch size in place of the first dimension (default: {batch})")
+
+
+def shape_arguments(parser: argparse.ArgumentParser) -> None:
+    """--shape and --shapes."""
+    parser.add_argument("--shape", action="append", default=[], help=SHAPE_HELP)
+    parser.add_argument("--shapes", action="append", default=[], metavar="NAME:DIMS", help=SHAPES_HELP)
 
 
 def precision_arguments(parser: argparse.ArgumentParser) -> None:
@@ -68,19 +75,23 @@ class Defined:
     network: Network
 
 
-def load_subject(text: str, shapes: Sequence[str] = (), *, settled: bool = False) -> Subject | Defined:
+def load_subject(
+    text: str, shapes: Sequence[str] = (), named: Sequence[str] = (), *, settled: bool = False
+) -> Subject | Defined | OnnxFile:
     """The model that `text` names, in float32 on the CPU in eval mode, and how to make random inputs for it; or a
-    network as it was defined.
+    network as it was defined; or an ONNX file as it is, for which alone there are `named` shapes (--shapes).
 
     With `settled` a torchvision model's random weights are scaled so that no activation vanishes or overflows, which
     takes a forward pass and makes errors mean something.
 
     Raises OptionError for a text, module, name or shape that does not exist or does not fit, ImportFailure for a file
-    jitrt cannot read yet.
+    that is no ONNX model.
     """
-    if text.endswith(".onnx"):
-        return _onnx(text)
     wanted = [_parse_shape(shape) for shape in shapes]
+    if is_onnx_file(text):
+        return onnx_file(text, wanted, named_shapes(named))
+    if named:
+        raise OptionError(f"--shapes names inputs of an ONNX file, which {text} is not; give --shape, once an input")
     if ":" in text:
         return _callable(text, wanted)
     return _torchvision(text, wanted, settled)
@@ -101,17 +112,26 @@ def one_batch(text: str) -> int:
     return sizes[0]
 
 
-def torch_subject(text: str, shapes: Sequence[str] = (), *, settled: bool = False) -> Subject:
-    """As `load_subject`, for what needs a PyTorch model. Raises OptionError for a network."""
-    subject = load_subject(text, shapes, settled=settled)
+def bench_subject(
+    text: str, shapes: Sequence[str] = (), named: Sequence[str] = (), *, settled: bool = False
+) -> Subject:
+    """As `load_subject`, for what can be timed beside others. Raises OptionError for a network."""
+    subject = load_subject(text, shapes, named, settled=settled)
     if isinstance(subject, Defined):
         raise OptionError(f"{text} is a Network, which PyTorch cannot run: jitrt build makes a plan of it to bench")
+    if isinstance(subject, OnnxFile):
+        from jitrt.bench.onnx_model import onnx_subject
+
+        return onnx_subject(subject.name, subject.model, subject.shapes)
     return subject
 
 
-def prepared(subject: Subject | Defined, batch: int, precision: str) -> tuple[Any, tuple[torch.Tensor, ...]]:
+def prepared(subject: Subject | Defined | OnnxFile, batch: int, precision: str) -> tuple[Any, Any]:
     """The model and inputs in the dtype that `precision` computes in, on the GPU if there is one. A network takes no
-    example inputs and keeps the dtypes it was defined with; raises OptionError for another batch size than its own."""
+    example inputs and keeps the dtypes it was defined with, and so does an ONNX file, which takes shapes. Raises
+    OptionError for a batch size that they do not have."""
+    if isinstance(subject, OnnxFile):
+        return subject.model, subject.shapes(batch)
     if isinstance(subject, Defined):
         sizes = {tensor.shape[0] for tensor in subject.network.inputs if tensor.rank}
         if batch != 1 and sizes != {batch}:
@@ -120,21 +140,20 @@ def prepared(subject: Subject | Defined, batch: int, precision: str) -> tuple[An
             )
         return subject.network, ()
     import torch
+    from torch import nn
 
     from jitrt.bench.run import DTYPES
 
     dtype = DTYPES[precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
     inputs = tuple(x.to(device, dtype if x.is_floating_point() else x.dtype) for x in subject.inputs(batch))
+    assert isinstance(subject.model, nn.Module)
     return subject.model.to(device, dtype), inputs
 
 
-def _onnx(text: str) -> Subject:
-    if not Path(text).is_file():
-        raise OptionError(f"there is no file {text}")
-    raise ImportFailure(
-        f"{text}: this version of jitrt reads no ONNX files yet; give the PyTorch model as module:callable"
-    )
+def is_onnx_file(text: str) -> bool:
+    """Whether MODEL is the path of an ONNX file."""
+    return text.endswith(".onnx")
 
 
 def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:

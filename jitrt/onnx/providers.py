@@ -73,7 +73,7 @@ def choose(
         JitrtWarning,
         stacklevel=stacklevel + 1,
     )
-    return Choice(CPU)
+    return Choice(CPU, {}, _options(CPU, {}))
 
 
 def _listed(
@@ -114,5 +114,5 @@ def _missing_gpu() -> str | None:
     try:
         cuda_driver()
     except NoGpuError as error:
-        return str(error)
+        return str(error).partition(";")[0]
     return None

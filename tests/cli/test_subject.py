@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from jitrt.cli.subject import Defined, batch_sizes, load_subject, one_batch, prepared, torch_subject
+from jitrt.cli.subject import Defined, batch_sizes, bench_subject, load_subject, one_batch, prepared
 from jitrt.errors import ImportFailure, OptionError
 
 MODULE = """
@@ -99,8 +99,8 @@ def test_a_network_has_its_own_shapes() -> None:
     with pytest.raises(OptionError, match=r"--shape is given, but .* is a Network and has its own"):
         load("network", "1x4")
     with pytest.raises(OptionError, match="is a Network, which PyTorch cannot run: jitrt build makes a plan of it"):
-        torch_subject("my_models_of_this_test:network")
-    assert torch_subject("my_models_of_this_test:net", ["1x4"]).name == "my_models_of_this_test:net"
+        bench_subject("my_models_of_this_test:network")
+    assert bench_subject("my_models_of_this_test:net", ["1x4"]).name == "my_models_of_this_test:net"
 
 
 def test_prepared_is_in_the_dtype_asked_for() -> None:
@@ -143,9 +143,11 @@ def test_refused_names_and_files(tmp_path: Path) -> None:
         load_subject("missing.onnx")
     with pytest.raises(OptionError, match=r"nets/small\.py is a file; .* as nets\.small:make_model"):
         load_subject("nets/small.py")
-    (tmp_path / "m.onnx").write_bytes(b"")
+    (tmp_path / "m.onnx").write_bytes(b"\x08")
     with pytest.raises(ImportFailure, match="ONNX"):
         load_subject("m.onnx")
+    with pytest.raises(OptionError, match="--shapes names inputs of an ONNX file, which resnet18 is not"):
+        load_subject("resnet18", (), ["x:1x3"])
 
 
 def test_batches() -> None:
