@@ -53,6 +53,11 @@ def build_with_fallback(
     return _in_parts(whole, replace(options, outputs=None), target, structure, strict, make)
 
 
+def _listed(graph: Graph) -> list[dict[str, int]]:
+    """The structure of all results in a list: an engine's own outputs are distinct, two results may be one of them."""
+    return [{"output": index} for index in range(len(graph.outputs))]
+
+
 def _in_parts(
     whole: Prepared,
     options: Options,
@@ -80,7 +85,7 @@ def _in_parts(
             if part.host or key in engines:
                 continue
             try:
-                engines[key] = make(part.graph, options, [{"output": i} for i in range(len(part.graph.outputs))])
+                engines[key] = make(part.graph, options, _listed(part.graph))
             except CompileError:
                 without = without_kernel(part.graph)
                 if not without:

@@ -70,7 +70,7 @@ class HybridEngine:
             given = [there[value.name] for value in part.graph.inputs]
             if observe is not None:
                 observe(placed, given)
-            results = interpret(part.graph, given) if engine is None else engine.call(given)
+            results = interpret(part.graph, given) if engine is None else engine(*given)
             there |= {value.name: result for value, result in zip(part.graph.outputs, results, strict=True)}
         empty = {v.name: np.empty(v.type.shape, v.type.dtype.numpy) for v in self._wanted if v.type.numel == 0}
         return [there[v.name] if v.type.numel else empty[v.name] for v in self._wanted]

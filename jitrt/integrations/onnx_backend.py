@@ -38,8 +38,16 @@ _KEPT = 8
 
 
 def build(graph: Graph, request: Request) -> Any:
-    """The engine that `JitrtRep` runs, unless it is given another way to build."""
-    return build_with_fallback(graph, request.options, target=request.target, strict=request.strict)
+    """The engine that `JitrtRep` runs, unless it is given another way to build: it returns a list."""
+    structure = listed(graph)
+    return build_with_fallback(
+        graph, request.options, target=request.target, structure=structure, strict=request.strict
+    )
+
+
+def listed(graph: Graph) -> list[dict[str, int]]:
+    """The structure of all results in a list: an engine's own outputs are distinct, two results may be one of them."""
+    return [{"output": index} for index in range(len(graph.outputs))]
 
 
 class JitrtRep(BackendRep):
@@ -63,7 +71,7 @@ class JitrtRep(BackendRep):
             raise OptionError(f"run takes no {', '.join(kwargs)}; options are those of `prepare`")
         given = self._given(inputs)
         bound, engine = self._engine(given)
-        results = engine.call([given[name] for name in bound.imported.inputs])
+        results = engine(*(given[name] for name in bound.imported.inputs))
         outputs: tuple[Any, ...] = namedtupledict("Outputs", self._outputs)(*results)
         return outputs
 

@@ -55,9 +55,11 @@ class _Interpreted:
         self._planned = planned
         self.file = planned.file
 
-    def call(self, inputs: Sequence[Any]) -> list[Any]:
-        outputs: list[Any] = self._planned.run(inputs)
-        return outputs
+    def __call__(self, *inputs: Any) -> Any:
+        from jitrt.runtime.loaded import nester
+
+        plan = self._planned.plan
+        return nester(plan.structure, len(plan.outputs))(self._planned.run(inputs))
 
     def close(self) -> None:
         """Nothing to free."""
@@ -79,13 +81,15 @@ def _interpreted(part: Any, options: Any, structure: object) -> Any:
 def execute_on(target: str, mode: Mode = "run") -> Any:
     """What runs a model for `suite.run` on an architecture."""
     from jitrt.hybrid import build_with_fallback
-    from jitrt.integrations.onnx_backend import JitrtRep
+    from jitrt.integrations.onnx_backend import JitrtRep, listed
     from jitrt.request import Request
 
     build = _interpreted if mode == "interpret" else _compiled(target)
 
     def engine_of(graph: Any, request: Any) -> Any:
-        return build_with_fallback(graph, request.options, target=target, strict=request.strict, build=build)
+        return build_with_fallback(
+            graph, request.options, target=target, structure=listed(graph), strict=request.strict, build=build
+        )
 
     def execute(
         model: onnx.ModelProto, inputs: Sequence[Any], fallback: bool

@@ -6,6 +6,7 @@ a result that says so (`Result.spoiled`: a CUDA context that nothing can mend) t
 
 from __future__ import annotations
 
+import contextlib
 import multiprocessing
 import os
 import signal
@@ -35,6 +36,11 @@ class _Worker:
     index: int | None = None  # of the case under way
     since: float = 0.0
 
+    def give(self, index: int) -> None:
+        self.index, self.since = index, time.monotonic()
+        with contextlib.suppress(BrokenPipeError):  # it died in the meantime: seen when its answer is awaited
+            self.connection.send(index)
+
 
 def run_all(
     function: Callable[[int], Any],
@@ -47,7 +53,7 @@ def run_all(
     spoils: Callable[[Any], bool] = lambda answer: False,
 ) -> Iterator[Result]:
     """`function(index)` for every index, in that order, results as they come, until `limit` seconds are over. One that
-    takes more than `each` seconds is killed. `setup` is called in every process first."""
+    takes more than `each` seconds is killed. `setup` is called in every process first; RuntimeError if it raises."""
     context = multiprocessing.get_context("fork")
     ends = time.monotonic() + limit
     waiting = list(reversed(order))
@@ -66,13 +72,10 @@ def run_all(
         while waiting or any(worker.index is not None for worker in fleet):
             for worker in [w for w in fleet if w.index is None]:
                 if waiting:
-                    worker.index, worker.since = waiting.pop(), time.monotonic()
-                    worker.connection.send(worker.index)
+                    worker.give(waiting.pop())
             while waiting and len(fleet) < workers:
-                worker = start()
-                fleet.append(worker)
-                worker.index, worker.since = waiting.pop(), time.monotonic()
-                worker.connection.send(worker.index)
+                fleet.append(start())
+                fleet[-1].give(waiting.pop())
             now = time.monotonic()
             if now > ends:
                 return
@@ -99,7 +102,7 @@ def run_all(
 def _receive(worker: _Worker) -> Result:
     assert worker.index is not None
     try:
-        answer, seconds, spoiled = worker.connection.recv()
+        received = worker.connection.recv()
     except (EOFError, ConnectionError):
         worker.process.join(5)
         code = worker.process.exitcode or 0
@@ -107,6 +110,9 @@ def _receive(worker: _Worker) -> Result:
             f"its process died of {signal.Signals(-code).name}" if code < 0 else f"its process ended with code {code}"
         )
         return Result(worker.index, None, died, time.monotonic() - worker.since)
+    if isinstance(received, str):
+        raise RuntimeError(f"no process can be set up: {received}")
+    answer, seconds, spoiled = received
     return Result(worker.index, answer, seconds=seconds, spoiled=spoiled)
 
 
@@ -126,7 +132,13 @@ def _serve(
     for other in others:
         other.close()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # compilers print what they die of
-    setup()
+    try:
+        setup()
+    except Exception as error:  # whatever it is, no case can run here
+        connection.send(f"{type(error).__name__}: {error}")
+        with contextlib.suppress(EOFError, OSError):
+            connection.recv()  # the index that is on its way
+        return
     while True:
         try:
             index = connection.recv()

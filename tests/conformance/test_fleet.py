@@ -44,6 +44,14 @@ def test_a_process_takes_many_cases_after_its_setup() -> None:
     assert found[0].answer[0] != os.getpid()
 
 
+def test_a_setup_that_fails_ends_it_all() -> None:
+    def setup() -> None:
+        raise OSError("no GPU")
+
+    with pytest.raises(RuntimeError, match="no process can be set up: OSError: no GPU"):
+        results(lambda index: index, 3, setup=setup)
+
+
 def test_the_limit_ends_it_all() -> None:
     started = time.monotonic()
     assert len(results(lambda index: time.sleep(0.4), 50, limit=0.7)) < 6

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -59,7 +58,7 @@ class InNumpy(Engine):
         self._graph = graph
         self.closed = False
 
-    def call(self, inputs: Sequence[Any]) -> list[Any]:
+    def __call__(self, *inputs: Any) -> Any:
         return list(interpret(self._graph, inputs))
 
     def profile(self, *inputs: Any, repeats: int = 30) -> Profile:
