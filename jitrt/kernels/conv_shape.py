@@ -93,7 +93,7 @@ def describe(anchor: Node, x: TensorType, w: TensorType) -> ConvShape:
         rows = x.numel // x.shape[-1]
         lead = merge(list(zip(x.shape[:-1], x.strides[:-1], strict=True)))
         x_strides = (lead[0][1] if lead else 0, x.strides[-1], 0, 0, 0)
-        w_strides = (*w.strides, 0, 0, 0)
+        w_strides = (*steps(w), 0, 0, 0)
         none = (0, 0, 0)
         return ConvShape(
             rows, w.shape[0], w.shape[1], 1, _ONE, _ONE, _ONE, _ONE, none, _ONE, x_strides, w_strides, False
@@ -119,13 +119,19 @@ def describe(anchor: Node, x: TensorType, w: TensorType) -> ConvShape:
         stride=three(op.stride, 1),
         padding=three(before, 0),
         dilation=three(op.dilation, 1),
-        x_strides=(*x.strides[:2], *three(x.strides[2:], 0)),
+        x_strides=(*steps(x)[:2], *three(steps(x)[2:], 0)),
         w_strides=packed_strides(filter_, per_group * bundle)
         if bundle > 1
-        else (*w.strides[:2], *three(w.strides[2:], 0)),
+        else (*steps(w)[:2], *three(steps(w)[2:], 0)),
         masked=masked,
         groups_a_bundle=bundle,
     )
+
+
+def steps(type: TensorType) -> tuple[int, ...]:
+    """Strides, 0 along dimensions of one element: nothing steps along those, and a stride of 1 there would keep the
+    compiler from seeing that channels lie 16 bytes at a time (3 times as slow on an H200)."""
+    return tuple(stride if size > 1 else 0 for size, stride in zip(type.shape, type.strides, strict=True))
 
 
 def packed_strides(filter_: Sequence[int], channels: int) -> tuple[int, ...]:

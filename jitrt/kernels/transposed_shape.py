@@ -20,7 +20,7 @@ from jitrt.graph.graph import Node
 from jitrt.graph.op import Array
 from jitrt.graph.ops import ConvTranspose
 from jitrt.graph.types import Layout, TensorType
-from jitrt.kernels.conv_shape import ConvShape, Triple, bundle_of, packed_strides, three
+from jitrt.kernels.conv_shape import ConvShape, Triple, bundle_of, packed_strides, steps, three
 
 
 @dataclass(frozen=True)
@@ -218,9 +218,9 @@ def describe_transposed(anchor: Node, x: TensorType, w: TensorType) -> Transpose
         bundles=op.groups // bundle,
         axes=three([Axis.of(*each) for each in sizes], Axis.of(1, 1, 1, 1, 0, 1)),
         dims=x.rank - 2,
-        x_strides=(*x.strides[:2], *three(x.strides[2:], 0)),
+        x_strides=(*steps(x)[:2], *three(steps(x)[2:], 0)),
         w_strides=packed_strides(w.shape[2:], channels)
         if op.groups > 1
-        else (w.strides[1], w.strides[0], *three(w.strides[2:], 0)),
+        else (w.strides[1], w.strides[0], *three(steps(w)[2:], 0)),
         groups_a_bundle=bundle,
     )

@@ -10,9 +10,9 @@ from jitrt.graph import Graph, TensorType, bf16, f16, f32, f64
 from jitrt.graph.ops import Add, Conv, Relu
 from jitrt.kernels.base import Problem, templates
 from jitrt.kernels.conv2d import Conv2d
-from jitrt.kernels.conv_shape import bundle_of, pack_bundles
+from jitrt.kernels.conv_shape import bundle_of, describe, pack_bundles
 from jitrt.testing import check_problem, compiles
-from tests.kernels.convolutions import conv_problem, linear_problem
+from tests.kernels.convolutions import conv_problem, linear_problem, nhwc
 
 SAME, SAME3 = ((1, 1),) * 2, ((1, 1),) * 3
 
@@ -179,3 +179,14 @@ def test_leaves_depthwise_to_its_own_kernel() -> None:
     problem = conv_problem((1, 8, 5, 5), 8, (3, 3), groups=8)
     assert "depthwise" in (Conv2d().accepts(problem.body) or "")
     assert templates()["depthwise"].accepts(problem.body) is None
+
+
+def test_where_there_is_one_element_nothing_is_said_of_the_next() -> None:
+    # A stride of 1 along such a dimension would hide from the compiler that channels are loaded 16 bytes at a time.
+    problem = conv_problem((1, 64, 1, 1), 32, (1, 1))
+    x, w = (TensorType(f16, shape) for shape in ((1, 64, 1, 1), (32, 64, 1, 1)))
+    assert x.strides[2:] == w.strides[2:] == (1, 1)
+    assert problem.anchor is not None
+    shape = describe(problem.anchor, x, w)
+    assert shape == describe(problem.anchor, nhwc(x), nhwc(w))
+    assert (shape.x_strides, shape.w_strides) == ((0, 1, 0, 0, 0), (64, 1, 0, 0, 0))
