@@ -22,6 +22,7 @@ from jitrt.codegen.prologue import make_chain, refuse_chain, source_of
 from jitrt.codegen.source import function
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
+from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Extend, Resize, Roll
 from jitrt.graph.ops.resample import CUBIC, GRAIN
@@ -142,7 +143,8 @@ def _taps(node: Node, d: int, size: int, index: str) -> tuple[list[str], list[Ta
     assert isinstance(node.op, Resize)
     if d < 2 or (node.op.size[d - 2] == size and not node.op.steps):
         return None
-    return _resized(node.op, d, size, f"({index} + m * 0)")
+    weights = "tl.float64" if node.output.type.dtype == DType.f64 else "tl.float32"
+    return _resized(node.op, d, size, f"({index} + m * 0)", weights)
 
 
 def _extended(mode: str, d: int, size: int, position: str) -> list[str]:
@@ -156,7 +158,7 @@ def _extended(mode: str, d: int, size: int, position: str) -> list[str]:
     return [f"    i{d} = {size - 1} - tl.abs({size - 1} - tl.abs({position}))"]
 
 
-def _resized(op: Resize, d: int, size: int, index: str) -> tuple[list[str], list[Tap]]:
+def _resized(op: Resize, d: int, size: int, index: str, dtype: str) -> tuple[list[str], list[Tap]]:
     step, out = op.step(d - 2, size), op.size[d - 2]
     if op.taps == 1:
         if out % size == 0 and not op.steps:
@@ -171,7 +173,7 @@ def _resized(op: Resize, d: int, size: int, index: str) -> tuple[list[str], list
         lines.append(f"    p{d} = tl.maximum(p{d}, 0.0)")
     lines += [
         f"    f{d} = tl.floor(p{d})",
-        f"    t{d} = (p{d} - f{d}).to(tl.float32)",
+        f"    t{d} = (p{d} - f{d}).to({dtype})",
         f"    b{d} = f{d}.to(tl.int32) - {int(op.mode == 'cubic')}",
     ]
     weights = [f"(1 - t{d})", f"t{d}"] if op.mode == "linear" else _cubic_weights(f"t{d}")

@@ -118,11 +118,11 @@ def test_pools(op: str, how: dict[str, Any], ceil: int) -> None:
     check(op, [IMAGE], kernel_shape=[3, 3], strides=[2, 3], ceil_mode=ceil, **how, **include)
 
 
-@pytest.mark.parametrize("order", [0, 1])
+@pytest.mark.parametrize(("order", "dtype"), [(0, np.float32), (1, np.float32), (0, np.float64)])
 @pytest.mark.parametrize("kernels", [False, True])
-def test_positions_of_maxima(order: int, kernels: bool) -> None:
+def test_positions_of_maxima(order: int, dtype: Any, kernels: bool) -> None:
     """The first of equals, in an image of few numbers and with padding on one side."""
-    x = RNG.integers(0, 3, (2, 2, 5, 6)).astype(np.float32)
+    x = RNG.integers(0, 3, (2, 2, 5, 6)).astype(dtype)
     how = {"kernel_shape": [3, 2], "strides": [2, 2], "dilations": [1, 2], "pads": [1, 0, 0, 1]}
     check("MaxPool", [x], outputs=2, storage_order=order, kernels=kernels, **how)
 

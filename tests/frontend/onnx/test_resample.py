@@ -97,6 +97,13 @@ def test_types(dtype: Any) -> None:
     np.testing.assert_allclose(got.astype(np.float64), np.trunc(wanted) if dtype == np.uint8 else wanted, 1e-3)
 
 
+@pytest.mark.parametrize("mode", ["linear", "cubic"])
+def test_float64_keeps_its_digits_in_kernels(mode: str) -> None:
+    arrays = resized(UP, IMAGE.astype(np.float64))
+    wanted = run("Resize", arrays, known=(1, 2), mode=mode)
+    check("Resize", arrays, wanted=wanted, known=(1, 2), mode=mode, kernels=True, rtol=1e-12)
+
+
 def test_older_versions() -> None:
     """Nearest is what lies before o / scale."""
     wanted = IMAGE[:, :, (np.arange(9) / 1.5).astype(int)][:, :, :, (np.arange(10) / 2).astype(int)]

@@ -7,7 +7,7 @@ import math
 import numpy as np
 
 from jitrt.frontend.layers.arithmetic import binary, scaled
-from jitrt.frontend.layers.index import take
+from jitrt.frontend.layers.index import position, take
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.frontend.onnx.windows import Pairs, Windows, numbers, paddings, windows_of
@@ -178,7 +178,7 @@ def _positions(n: Call, x: Value, windows: Windows) -> Value:
     flat, named = (np.where(inside, a, a[:, :1]) for a in (flat, named))
     rows = n.b.reshape(x, (*x.type.shape[:2], math.prod(size)))
     under = take(n.b, rows, n.constant(flat), 2)  # (n, c, pixels, taps)
-    best = n.add(g.ArgMax(3, keepdims=True), under)
+    best = position(n.b, under, 3, keepdims=True)
     found = n.add(g.Gather(3), n.constant(named[None, None]), best)
     planes = np.arange(math.prod(x.type.shape[:2]), dtype=np.int64) * math.prod(size)
     start = n.constant(planes.reshape(*x.type.shape[:2], 1, 1))
