@@ -13,6 +13,7 @@ from jitrt.request import Request
 if TYPE_CHECKING:
     from jitrt.frontend.tree import Tree
     from jitrt.graph import Graph
+    from jitrt.hybrid import HybridEngine
     from jitrt.jitted import Jitted
     from jitrt.reference import ReferenceEngine
     from jitrt.runtime import Engine
@@ -34,7 +35,7 @@ def compile(
     workspace_limit: int | None = None,
     cache: bool = True,
     without: Sequence[str] = (),
-) -> Engine | ReferenceEngine:
+) -> Engine | ReferenceEngine | HybridEngine:
     """Build an engine of `model` for inputs like `inputs`; the options are those of `jitrt.request.Request`.
 
     `model` is a torch module in eval mode or a function of tensors; an ONNX model (a path, its bytes or a ModelProto);
@@ -45,9 +46,11 @@ def compile(
 
     An ONNX model needs inputs only if it leaves shapes open; then also a dict by name will do, and a shape in place of
     an array. Where what is built depends on the numbers in an input, those of the example become part of the engine,
-    after a JitrtWarning. `outputs` are names of the file, in the order they are to come in.
+    after a JitrtWarning. `outputs` are names of the file, in the order they are to come in. What jitrt has no op or no
+    kernel for runs on the host, after a JitrtWarning that names it, unless `strict`.
 
-    Raises OptionError, TargetError, ImportFailure, UnsupportedOpError, NoGpuError, CompileError or TuningError.
+    Raises OptionError, TargetError, ImportFailure, UnsupportedOpError, FallbackError, NoGpuError, CompileError or
+    TuningError.
 
     >>> engine = jitrt.compile(model, (x,), precision="fp16")      # doctest: +SKIP
     >>> engine(x); engine.save("model.plan")                       # doctest: +SKIP
@@ -65,14 +68,14 @@ def compile(
         cache=cache,
         without=without,
     )
-    graph, returned = import_model(model, inputs, fallback=not strict)
+    graph, returned = import_model(model, inputs)
     request, structure = request.selecting(graph, returned)
-    return request.engine(graph, structure)
+    return request.engine(graph, structure, fallback=is_onnx(model))
 
 
-def import_model(model: Any, inputs: Any, *, fallback: bool = True) -> tuple[Graph, Tree | None]:
-    """The graph of a model of any kind, and how its result nests around the graph's outputs; None if it does not. With
-    `fallback`, ONNX operators that jitrt has no ops for are steps on the host."""
+def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
+    """The graph of a model of any kind, and how its result nests around the graph's outputs; None if it does not. ONNX
+    operators that jitrt has no ops for are steps on the host in it, if they can be."""
     from jitrt.frontend.network import Network
     from jitrt.graph import Graph
 
@@ -81,7 +84,7 @@ def import_model(model: Any, inputs: Any, *, fallback: bool = True) -> tuple[Gra
             raise OptionError(f"a {type(model).__name__} knows its inputs' shapes; leave the example inputs out")
         return model if isinstance(model, Graph) else model.graph, None
     if is_onnx(model):
-        return _import_onnx(model, inputs, fallback)
+        return _import_onnx(model, inputs)
     if not callable(model):
         raise OptionError(
             f"model is of type {type(model).__name__}; give a torch module, a function of tensors, an ONNX model (its "
@@ -106,13 +109,13 @@ def is_onnx(model: Any) -> bool:
     return onnx is not None and isinstance(getattr(model, "model_proto", model), onnx.ModelProto)
 
 
-def _import_onnx(model: Any, inputs: Any, fallback: bool) -> tuple[Graph, Tree]:
+def _import_onnx(model: Any, inputs: Any) -> tuple[Graph, Tree]:
     from jitrt.frontend.onnx.signature import import_bound
     from jitrt.frontend.tree import Tree
 
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".plan"):
         raise ImportFailure(f"{model} is a plan, not a model: jitrt.load loads it")
-    bound = import_bound(model, inputs, fallback=fallback)
+    bound = import_bound(model, inputs, fallback=True)
     bound.warn(stacklevel=4)
     names = bound.imported.outputs
     return bound.imported.graph, Tree((), names, None, names, list)

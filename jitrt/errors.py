@@ -10,8 +10,8 @@ class JitrtError(Exception):
 
 
 _ADVICE = {
-    "ONNX": "Export the model without them, declare them with @jitrt.plugin(..., onnx=(domain, name)), or leave strict "
-    "out to have ONNX's reference run on the host what it can. jitrt doctor MODEL lists every node.",
+    "ONNX": "Export the model without them, or declare them with @jitrt.plugin(..., onnx=(domain, name)). jitrt doctor "
+    "MODEL lists every node.",
     "torch": "Rewrite those lines with supported operators, or use torch.compile(model, backend='jitrt'), which leaves "
     "unsupported parts to PyTorch.",
 }

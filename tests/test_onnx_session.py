@@ -16,6 +16,7 @@ from onnx import TensorProto, helper
 
 import jitrt.onnx as ort
 from jitrt.errors import (
+    FallbackError,
     FeedError,
     ImportFailure,
     InputError,
@@ -24,6 +25,7 @@ from jitrt.errors import (
     OptionError,
     UnsupportedOpError,
 )
+from jitrt.frontend.onnx.registry import importers
 from jitrt.onnx.engines import Specialisation
 from jitrt.onnx.values import DeviceMemory, value_at
 from jitrt.plan.schema import Binding, Kernel, Launch, Layer, Plan, PlanFile, Pointer
@@ -266,7 +268,19 @@ def test_a_model_that_cannot_be(tmp_path: Path) -> None:
     opsets = [helper.make_opsetid("", 17), helper.make_opsetid("example.org", 1)]
     strange = helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:]), opset_imports=opsets)
     with pytest.raises(UnsupportedOpError, match=r"example\.org::Nonsense.*\n.*jitrt doctor MODEL lists every node"):
-        ort.InferenceSession(strange, providers=CPU, strict=True)
+        ort.InferenceSession(strange, providers=CPU)
+
+
+def test_what_falls_back_is_named_or_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delitem(importers(), ("", "Abs"))
+    ports = [helper.make_tensor_value_info(name, TensorProto.FLOAT, (2,)) for name in "xr"]
+    node = helper.make_node("Abs", ["x"], ["r"], "the_node")
+    made = helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:]))
+    with pytest.warns(JitrtWarning, match="Abs"):
+        session = ort.InferenceSession(made, providers=CPU)
+    np.testing.assert_array_equal(session.run(None, {"x": np.float32([-1, 2])})[0], [1, 2])
+    with pytest.raises(FallbackError, match="the_node"):
+        ort.InferenceSession(made, providers=CPU, strict=True)
 
 
 # -- providers and options -------------------------------------------------------------------------------------------

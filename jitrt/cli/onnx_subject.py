@@ -33,7 +33,8 @@ class OnnxFile:
         from jitrt.frontend.onnx.signature import Signature
 
         ports = Signature.of(self.model.proto).inputs
-        said = {name: (batch, *shape[1:]) if batch != 1 else shape for name, shape in self.listed.items()} | self.said
+        listed = {name: (batch, *shape[1:]) if batch != 1 else shape for name, shape in self.listed.items()}
+        said = {**listed, **self.said}
         found = {port.name: said.get(port.name, _with_batch(port, batch)) for port in ports}
         wrong = [port for port in ports if None in found[port.name]]
         if wrong:

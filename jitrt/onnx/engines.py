@@ -67,11 +67,12 @@ class Engines:
         self._keep(tuple((name, shape, b"") for name, shape in shapes.items()), found)
 
     def _build(self, given: Mapping[str, Any]) -> Specialisation:
-        bound = import_bound(self._model, given, fallback=not self._request.strict)
+        bound = import_bound(self._model, given, fallback=True)
         for name, array in bound.fixed.items():
             self._note(name, array.tobytes())
         imported = bound.imported
-        return Specialisation(self._request.engine(imported.graph), imported.inputs, imported.outputs)
+        engine = self._request.engine(imported.graph, fallback=True)
+        return Specialisation(engine, imported.inputs, imported.outputs)
 
     def _note(self, name: str, numbers: bytes) -> None:
         """Remember that an input's numbers decide what is built; say so when they change for the first time."""
