@@ -143,6 +143,24 @@ def test_shifts(direction: str, dtype: Any) -> None:
     check("BitShift", [np.array([[200], [1]], dtype), np.array([0, 1, 7], dtype)], direction=direction)
 
 
+@pytest.mark.parametrize("op", ["Add", "Sub", "Mul", "Div", "Pow", "Less", "Equal"])
+def test_before_opset_7_an_attribute_aligns_the_operands(op: str) -> None:
+    """axis=1: the second operand lies along dimensions 1 and 2 of the first."""
+    a, b = np.arange(1, 25, dtype=np.float32).reshape(2, 3, 1, 4), np.float32([[1], [2], [3]])
+    want = run(op, a, b.reshape(3, 1, 1))
+    np.testing.assert_array_equal(run(op, a, b, opset=6, broadcast=1, axis=1), want)
+    np.testing.assert_array_equal(run(op, a, b, opset=6, broadcast=1, axis=-3), want)
+    np.testing.assert_array_equal(run(op, a, b.reshape(3, 1, 1), opset=6, broadcast=1), want)
+    with pytest.raises(UnsupportedOpError, match=r"axis=3: .* does not fit into"):
+        run(op, a, b, opset=6, broadcast=1, axis=3)
+
+
+def test_before_opset_7_slopes_belong_to_channels() -> None:
+    x, slope = -np.ones((2, 3, 2), np.float32), np.float32([1, 2, 3])
+    np.testing.assert_array_equal(run("PRelu", x, slope, opset=6), x * slope[:, None])
+    np.testing.assert_array_equal(run("PRelu", x, slope[1:2], opset=6), 2 * x)
+
+
 def test_infinities_of_either_sign() -> None:
     x = np.array([np.inf, -np.inf, np.nan, 1], np.float32)
     for up, down in [(1, 1), (1, 0), (0, 1), (0, 0)]:
@@ -235,6 +253,12 @@ def test_dropout_passes_its_operand_on(opset: int, mask: Any) -> None:
         assert run("Dropout", x, np.float32(0), training, known=(1, 2), opset=opset).tolist() == [1, 2]
         with pytest.raises(UnsupportedOpError, match="in training mode its result is random"):
             run("Dropout", x, ratio, training, known=(1, 2), opset=opset)
+
+
+def test_dropout_before_opset_7_says_that_it_tests() -> None:
+    assert run("Dropout", np.float32([1, 2]), opset=6, is_test=1).tolist() == [1, 2]
+    with pytest.raises(UnsupportedOpError, match="without is_test it trains"):
+        run("Dropout", np.float32([1, 2]), opset=6)
 
 
 @pytest.mark.parametrize(

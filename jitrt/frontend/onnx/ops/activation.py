@@ -24,23 +24,26 @@ def plain(n: Call, x: Value) -> Value:
     return n.add(_PLAIN[n.op_type](), x)
 
 
-@onnx_op("LeakyRelu", since=6)
+@onnx_op("LeakyRelu")
 def leaky_relu(n: Call, x: Value) -> Value:
     return n.add(g.LeakyRelu(n.attribute("alpha", 0.01)), x)
 
 
-@onnx_op("PRelu", since=7)
+@onnx_op("PRelu")
 def prelu(n: Call, x: Value, slope: Value) -> Value:
+    """x where it is positive, slope * x elsewhere; up to opset 6 one slope, or one a channel (dimension 1)."""
+    if n.opset < 7 and slope.type.rank == 1 and x.type.rank > 1:
+        slope = n.b.per_channel(slope, x.type.rank)
     above = binary(n.b, g.Greater(), x, 0, x.type.dtype)
     return n.add(g.Where(), above, x, n.add(g.Mul(), x, slope))
 
 
-@onnx_op("Elu", since=6)
+@onnx_op("Elu")
 def elu(n: Call, x: Value) -> Value:
     return n.add(g.Elu(n.attribute("alpha", 1.0)), x)
 
 
-@onnx_op("Selu", since=6)
+@onnx_op("Selu")
 def selu(n: Call, x: Value) -> Value:
     alpha, gamma = n.attribute("alpha", 1.6732632423543772), n.attribute("gamma", 1.0507009873554805)
     return layers.elu(n.b, x, alpha, gamma)
@@ -58,7 +61,7 @@ def thresholded_relu(n: Call, x: Value) -> Value:
     return choose(n.b, binary(n.b, g.Greater(), x, n.attribute("alpha", 1.0), dtype), x, 0, dtype)
 
 
-@onnx_op("HardSigmoid", since=6)
+@onnx_op("HardSigmoid")
 def hard_sigmoid(n: Call, x: Value) -> Value:
     """clip(alpha * x + beta, 0, 1)."""
     alpha, beta = n.attribute("alpha", 0.2), n.attribute("beta", 0.5)

@@ -86,9 +86,11 @@ def identity(n: Call, x: Any) -> Any:
     return x
 
 
-@onnx_op("Dropout", since=7)
+@onnx_op("Dropout")
 def dropout(n: Call, x: Value, ratio: Value | None = None, training: Value | None = None) -> tuple[Value, ...]:
     """At inference the operand, and a mask of ones."""
+    if n.opset < 7 and not n.attribute("is_test", 0):
+        n.refuse("without is_test it trains, and its result is random")
     if training is not None and n.need(training, "whether it trains").any():
         rate = 0.5 if ratio is None else float(n.need(ratio, "the ratio"))
         if rate != 0:

@@ -1,8 +1,9 @@
-"""Arithmetic, element by element. Operands have one type, and broadcast as in numpy."""
+"""Arithmetic, element by element. Operands have one type, and broadcast as in numpy (before opset 7 see `legacy`)."""
 
 from __future__ import annotations
 
 from jitrt.frontend.layers import arithmetic as layers
+from jitrt.frontend.onnx.legacy import aligned
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
@@ -46,14 +47,14 @@ def unary(n: Call, x: Value) -> Value:
     return _COMPOSED[n.op_type](n.b, x)
 
 
-@onnx_op(*_BINARY, since=7)
+@onnx_op(*_BINARY)
 def binary(n: Call, a: Value, b: Value) -> Value:
-    return n.add(_BINARY[n.op_type](), a, b)
+    return n.add(_BINARY[n.op_type](), a, aligned(n, a, b))
 
 
-@onnx_op("Div", since=7)
+@onnx_op("Div")
 def div(n: Call, a: Value, b: Value) -> Value:
-    return n.add(g.Div() if a.type.dtype.is_float else g.TruncDiv(), a, b)
+    return n.add(g.Div() if a.type.dtype.is_float else g.TruncDiv(), a, aligned(n, a, b))
 
 
 @onnx_op("Mod", since=10)
@@ -62,9 +63,10 @@ def mod(n: Call, a: Value, b: Value) -> Value:
     return n.add(g.Fmod() if n.attribute("fmod", 0) else g.Remainder(), a, b)
 
 
-@onnx_op("Pow", since=7)
+@onnx_op("Pow")
 def power(n: Call, base: Value, exponent: Value) -> Value:
     """In the type of the base, whatever that of the exponent."""
+    exponent = aligned(n, base, exponent)
     dtype, other = base.type.dtype, exponent.type.dtype
     if dtype.is_float or not other.is_float:
         return n.add(g.Pow(), base, n.b.operand(exponent, dtype))
@@ -76,14 +78,14 @@ def power(n: Call, base: Value, exponent: Value) -> Value:
     return n.b.operand(n.add(g.Where(), near, whole, wide), dtype)
 
 
-@onnx_op(*_VARIADIC, since=6)
+@onnx_op(*_VARIADIC)
 def variadic(n: Call, first: Value, *rest: Value) -> Value:
     for value in rest:
         first = n.add(_VARIADIC[n.op_type](), first, value)
     return first
 
 
-@onnx_op("Mean", since=6)
+@onnx_op("Mean")
 def mean(n: Call, *values: Value) -> Value:
     return layers.binary(n.b, g.Div(), variadic_sum(n, values), len(values), values[0].type.dtype)
 
@@ -95,7 +97,7 @@ def variadic_sum(n: Call, values: tuple[Value, ...]) -> Value:
     return total
 
 
-@onnx_op("Clip", since=6)
+@onnx_op("Clip")
 def clip_to_numbers(n: Call, x: Value) -> Value:
     lowest, largest = -3.4028234663852886e38, 3.4028234663852886e38
     low, high = n.attribute("min", lowest), n.attribute("max", largest)

@@ -7,6 +7,7 @@ import math
 import numpy as np
 
 from jitrt.frontend.layers import arithmetic as layers
+from jitrt.frontend.onnx.legacy import aligned
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
@@ -28,9 +29,9 @@ _BINARY: dict[str, type[Op]] = {
 }
 
 
-@onnx_op(*_BINARY, since=7)
+@onnx_op(*_BINARY)
 def binary(n: Call, a: Value, b: Value) -> Value:
-    return n.add(_BINARY[n.op_type](), a, b)
+    return n.add(_BINARY[n.op_type](), a, aligned(n, a, b))
 
 
 @onnx_op("Not")
