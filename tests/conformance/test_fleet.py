@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import time
 
 import pytest
@@ -22,9 +23,9 @@ def test_every_case_has_its_answer() -> None:
 
 
 def test_a_crash_is_one_result() -> None:
-    found = results(lambda index: os.abort() if index == 2 else index, 5)
+    found = results(lambda index: os.kill(os.getpid(), signal.SIGKILL) if index == 2 else index, 5)
     assert [result.answer for result in found] == [0, 1, None, 3, 4]
-    assert found[2].died == "its process died of SIGABRT"
+    assert found[2].died == "its process died of SIGKILL"
 
 
 def test_what_hangs_is_killed() -> None:
