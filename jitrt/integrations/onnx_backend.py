@@ -96,6 +96,9 @@ class JitrtRep(BackendRep):
 
     def _given(self, inputs: Any) -> dict[str, Array]:
         names = [port.name for port in self.signature.inputs]
+        for port in self.signature.inputs:
+            if not port.element:
+                raise InputError(f"input {port.name!r} is a {port.kind}; jitrt's engines take tensors")
         if isinstance(inputs, Mapping):
             given = dict(inputs)
         else:

@@ -100,7 +100,8 @@ def test_only_the_last_builds_are_kept() -> None:
     assert build.count == 10
 
 
-def test_steps_on_the_host_are_named_or_forbidden() -> None:
+def test_steps_on_the_host_are_named_or_forbidden(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jitrt.frontend.onnx.importer.importer_of", lambda domain, name, opset: None)
     odd = model(
         helper.make_node("Binarizer", ["x"], ["y"], domain="ai.onnx.ml", threshold=2.5),
         inputs={"x": (TensorProto.FLOAT, [2, 3])},
@@ -140,6 +141,18 @@ def test_cuda_is_there_if_a_gpu_is(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_unknown_options(options: dict[str, object], complaint: str) -> None:
     with pytest.raises(OptionError, match=complaint):
         onnx_backend.prepare(doubled(), **options)
+
+
+def test_a_sequence_is_no_input() -> None:
+    graph = helper.make_graph(
+        [helper.make_node("ConcatFromSequence", ["s"], ["y"], axis=0)],
+        "g",
+        [helper.make_tensor_sequence_value_info("s", TensorProto.FLOAT, None)],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, None)],
+    )
+    rep = onnx_backend.prepare(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 21)]))
+    with pytest.raises(InputError, match=r"input 's' is a seq\(tensor\(float\)\)"):
+        rep.run([[X, X]])
 
 
 def test_wrong_inputs() -> None:

@@ -95,7 +95,8 @@ def _refuse(node: onnx.NodeProto, values: Sequence[Any]) -> None:
     """Raise Unsupported for a node that no step can stand for."""
     if not all(isinstance(value, Value) for value in values):
         raise Unsupported("it takes a sequence or an optional")
-    if node.op_type in _RANDOM:
+    seeded = any(attribute.name == "seed" for attribute in node.attribute)
+    if node.op_type in _RANDOM or (node.op_type == "Dropout" and not seeded):
         raise Unsupported("it draws random numbers")
     for attribute in node.attribute:
         if attribute.type in (onnx.AttributeProto.GRAPH, onnx.AttributeProto.GRAPHS):

@@ -96,6 +96,7 @@ def test_operands_of_another_type_are_refused() -> None:
     [
         (lambda: step("NonZero", TensorType(f32, (3,))), "depends on values"),
         (lambda: step("RandomNormalLike", TensorType(f32, (3,))), "random"),
+        (lambda: step("Dropout", TensorType(f32, (3,)), None, np.bool_(True)), "random"),
         (lambda: step("Nowhere", TensorType(f32, (3,)), domain="com.example"), "no tensor of a type|reference"),
         (lambda: step("Relu", TensorType(f32, (3,)), TensorType(f32, (3,))), "shape inference|reference"),
         (lambda: host_step(Graph(), helper.make_node("Relu", ["a"], ["b"]), [[]], "", 21, "", ""), "sequence"),
@@ -139,14 +140,12 @@ def model(op_type: str, domain: str, opset: int, **attributes: Any) -> onnx.Mode
     return helper.make_model(helper.make_graph([node], "g", [x], [y]), opset_imports=opsets)
 
 
-def binarizer() -> onnx.ModelProto:
-    return model("Binarizer", "ai.onnx.ml", 1, threshold=0.5)
-
-
-def test_fallback_is_asked_for() -> None:
+def test_fallback_is_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("jitrt.frontend.onnx.importer.importer_of", lambda domain, name, opset: None)
+    binarizer = model("Binarizer", "ai.onnx.ml", 1, threshold=0.5)
     with pytest.raises(UnsupportedOpError, match="ml::Binarizer"):
-        import_onnx(binarizer())
-    graph = import_onnx(binarizer(), fallback=True).graph
+        import_onnx(binarizer)
+    graph = import_onnx(binarizer, fallback=True).graph
     assert [getattr(node.op, "title", "") for node in graph.nodes] == ["ai.onnx.ml::Binarizer"]
     (y,) = interpret(graph, [np.array([[0, 0.5, 1], [2, -1, 0.6]], np.float32)])
     np.testing.assert_array_equal(y, [[0, 0, 1], [1, 0, 1]])
