@@ -11,7 +11,7 @@ import pytest
 from jitrt.errors import UnsupportedOpError
 from jitrt.frontend.onnx import import_onnx
 from jitrt.graph import interpret
-from jitrt.graph.ops import Conv, ExactConv, GroupNorm, LayerNorm, Recurrence, Where
+from jitrt.graph.ops import AvgPool, Conv, ExactConv, GroupNorm, LayerNorm, MaxPool, Pad, Recurrence, Where
 from jitrt.graph.text import parse
 from tests.frontend.onnx.nodes import RNG, check, floats, node, run
 
@@ -116,6 +116,16 @@ def test_quantised_convolution(kernels: bool) -> None:
 def test_pools(op: str, how: dict[str, Any], ceil: int) -> None:
     include = {"count_include_pad": 1} if op == "AveragePool" and not ceil else {}
     check(op, [IMAGE], kernel_shape=[3, 3], strides=[2, 3], ceil_mode=ceil, **how, **include)
+
+
+@pytest.mark.parametrize("op", [MaxPool, AvgPool])
+def test_padding_of_one_side_needs_no_kernel_of_its_own(op: Any) -> None:
+    how = {"kernel_shape": [3, 3], "strides": [2, 2], "auto_pad": "SAME_UPPER"}
+    name = "MaxPool" if op is MaxPool else "AveragePool"
+    image = floats(1, 2, 8, 8)
+    assert ops_of(node(name, [image], **how)) == [op]
+    check(name, [image], **how)
+    assert Pad in ops_of(node("AveragePool", [image], count_include_pad=1, **how))
 
 
 @pytest.mark.parametrize(("order", "dtype"), [(0, np.float32), (1, np.float32), (0, np.float64)])

@@ -29,7 +29,7 @@ def conv(n: Call, x: Value, w: Value, bias: Value | None = None) -> Value:
     if x.type.dtype == DType.f64:
         y = _product(n, x, w, windows)
         return y if bias is None else n.add(g.Add(), y, n.b.per_channel(bias, y.type.rank))
-    stride, padding, dilation = windows.stride, _padding(windows, x), windows.dilation
+    stride, padding, dilation = windows.stride, windows.padding, windows.dilation
     depthwise = w.type.shape[1] == 1  # whose kernel takes any filters
     parts = [(x, w)] if depthwise else _groups(n, x, w)
     if len(parts) == 1:
@@ -38,14 +38,10 @@ def conv(n: Call, x: Value, w: Value, bias: Value | None = None) -> Value:
     return y if bias is None else n.add(g.Add(), y, n.b.per_channel(bias, y.type.rank))
 
 
-def _padding(windows: Windows, x: Value) -> tuple[tuple[int, int], ...]:
-    return tuple((before, max(after, 0)) for before, after in windows.whole_padding(x.type.shape[2:]))
-
-
 def _product(n: Call, x: Value, w: Value, windows: Windows) -> Value:
     """The convolution as filters (g, k / g, c * taps) times columns (n, g, c * taps, pixels)."""
     groups, (batch, channels), filters = n.attribute("group", 1), x.type.shape[:2], w.type.shape[0]
-    padding = ((0, 0), (0, 0), *_padding(windows, x))
+    padding = ((0, 0), (0, 0), *windows.padding)
     padded = n.add(g.Pad(padding), x) if any(map(any, padding)) else x
     size = padded.type.shape[2:]
     n.claim(*windows.out, *windows.kernel)
@@ -72,7 +68,7 @@ def conv_integer(n: Call, x: Value, w: Value, x_zero: Value | None = None, w_zer
     groups, cuts = n.attribute("group", 1), _exact_channels(filters)
     if not cuts or (groups > 1 and len(cuts) > 1):
         return _product(n, n.b.operand(values, DType.i32), n.b.operand(filters, DType.i32), windows)
-    op = g.ExactConv(windows.stride, _padding(windows, x), windows.dilation, groups)
+    op = g.ExactConv(windows.stride, windows.padding, windows.dilation, groups)
     if len(cuts) == 1:
         return n.b.operand(n.add(op, values, filters), DType.i32)
     total = n.b.full((), 0, DType.i32)

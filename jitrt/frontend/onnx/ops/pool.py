@@ -22,8 +22,7 @@ def max_pool(n: Call, x: Value) -> tuple[Value, ...]:
     # Integers of 8 bits as float32, which holds them; the casts run inside the kernel.
     number = x if x.type.dtype.is_float else n.add(g.Cast(DType.f32), x)
     if (own := _own_padding(windows, x)) is not None:
-        op = g.MaxPool(windows.kernel, windows.stride, own, dilation=windows.dilation)
-        y = n.add(op, number)
+        y = n.add(g.MaxPool(windows.kernel, windows.stride, *own, windows.dilation), number)
     else:
         op = g.MaxPool(windows.kernel, windows.stride, (0,) * len(windows.kernel), dilation=windows.dilation)
         y = n.add(op, _padded(n, number, windows.whole_padding(x.type.shape[2:]), -math.inf))
@@ -58,9 +57,9 @@ def max_unpool(n: Call, x: Value, positions: Value, output_shape: Value | None =
 @onnx_op("AveragePool")
 def average_pool(n: Call, x: Value) -> Value:
     windows, include = _windows(n, x), bool(n.attribute("count_include_pad", 0))
-    if (own := _own_padding(windows, x)) is not None:
-        op = g.AvgPool(windows.kernel, windows.stride, own, count_include_pad=include, dilation=windows.dilation)
-        return n.add(op, x)
+    if (own := _own_padding(windows, x, include)) is not None:
+        counted = include or not any(own[0])  # of none either is the same, and PyTorch's default
+        return n.add(g.AvgPool(windows.kernel, windows.stride, *own, counted, _dilation(windows)), x)
     mean = _whole_mean(n, x, windows)
     factor = math.prod(windows.kernel) / _counts(windows, x, include)
     if np.ptp(factor) == 0:
@@ -114,13 +113,24 @@ def _windows(n: Call, x: Value) -> Windows:
     return windows_of(n, x, n.required("kernel_shape"))
 
 
-def _own_padding(windows: Windows, x: Value) -> tuple[int, ...] | None:
-    """The padding with which a pool of the graph has just these windows; None if there is none."""
-    op = g.AvgPool(windows.kernel, windows.stride, tuple(p for p, _ in windows.padding), dilation=windows.dilation)
-    if any(2 * p > k for p, k in zip(op.padding, op.kernel, strict=True)):
+def _own_padding(windows: Windows, x: Value, counted: bool = False) -> tuple[tuple[int, ...], bool] | None:
+    """(padding, ceil_mode) with which a pool of the graph has just these windows; None if there is none. Padding that
+    is not counted may be more, or less, behind the image than was asked for."""
+    first = tuple(before for before, _ in windows.padding)
+    room = zip(x.type.shape[2:], first, windows.reach, windows.kernel, strict=True)
+    if any(2 * p > k or size + 2 * p < reach for size, p, reach, k in room):
         return None
-    alike = all(before == after for before, after in windows.padding)
-    return op.padding if alike and tuple(op.out_sizes(x.type.shape)) == windows.out else None
+    if counted and any(before != after for before, after in windows.padding):
+        return None
+    for ceil_mode in (False, True):
+        op = g.AvgPool(windows.kernel, windows.stride, first, ceil_mode, dilation=windows.dilation)
+        if tuple(op.out_sizes(x.type.shape)) == windows.out:
+            return first, ceil_mode
+    return None
+
+
+def _dilation(windows: Windows) -> tuple[int, ...]:
+    return windows.dilation if set(windows.dilation) != {1} else ()
 
 
 def _padded(n: Call, x: Value, pairs: Pairs, fill: float) -> Value:
