@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 
 import numpy as np
 
@@ -28,19 +29,24 @@ def scatter_nd(b: Builder, x: Value, index: Value, updates: Value, reduction: st
     """x with x[i, j, ...] = updates[at] for every position `at` of an index whose last dimension holds i, j, ..."""
     *where, depth = index.type.shape
     sizes, rest = x.type.shape[:depth], x.type.shape[depth:]
-    count, size, width = math.prod(where), math.prod(sizes), math.prod(rest)
-    if count == 0:
-        return x
-    start = _box(index) if reduction == "none" else None
+    start = _box(index) if reduction == "none" and index.type.numel else None
     if start is not None:
         stop = tuple(first + length for first, length in zip(start, where, strict=True))
         if all(first >= 0 and last <= most for first, last, most in zip(start, stop, sizes, strict=True)):
             return b.put(x, updates, (*start, *[0] * len(rest)), (*stop, *rest))
-    columns = [b.reshape(b.slice(index, len(where), d, d + 1), (count, 1)) for d in range(depth)]
-    position = flat_position(b, columns, sizes)
-    new = b.reshape(updates, (count, width))
-    y = b.add(g.Scatter(0, reduction), b.reshape(x, (size, width)), position, new)
-    return b.reshape(y, x.type.shape)
+    columns = [b.reshape(b.slice(index, len(where), d, d + 1), tuple(where)) for d in range(depth)]
+    return scatter_several(b, x, columns, updates, reduction)
+
+
+def scatter_several(b: Builder, x: Value, indices: Sequence[Value], updates: Value, reduction: str = "none") -> Value:
+    """x with x[i, j, ...] = updates by indices for the first dimensions, which broadcast among each other."""
+    sizes, rest = x.type.shape[: len(indices)], x.type.shape[len(indices) :]
+    position = flat_position(b, indices, sizes)
+    count, width = position.type.numel, math.prod(rest)
+    if count == 0 or x.type.numel == 0:
+        return x
+    flat, new = b.reshape(x, (math.prod(sizes), width)), b.reshape(updates, (count, width))
+    return b.reshape(b.add(g.Scatter(0, reduction), flat, b.reshape(position, (count, 1)), new), x.type.shape)
 
 
 def _box(index: Value) -> tuple[int, ...] | None:

@@ -233,6 +233,7 @@ REFUSED = [
     ("y = CenterCropPad (x, a)", {"a": ints(1)}, "1 sizes for 3 axes"),
     ("y = Col2Im (x, a, b)", {"a": ints(5, 5), "b": ints(2, 2)}, "is not an image of [5, 5]"),
     ("y = Col2Im (x, a, b)", {"a": ints(5, 5), "b": ints(2)}, "blocks of 1"),
+    ("c = Cast <to = 9> (x) y = Col2Im (c, a, a)", {"a": ints(2, 2)}, "sums of booleans"),
     ("y = EyeLike (x)", {}, "which is no matrix"),
     ("y = Range (a, b, a)", {"a": np.array(0), "b": np.array(1)}, "a range of step 0"),
     ("s = Flatten <axis = 0> (x) t = Squeeze (s) y = Trilu (t)", {}, "a triangle of"),

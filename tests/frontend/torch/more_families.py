@@ -329,8 +329,35 @@ MADE_OF: Functions = {  # what has no importer of its own
         None,
     )[0],
 }
+SCATTER: Functions = {
+    "put": lambda x, y, i, m: (
+        x.scatter(2, i.abs().reshape(2, 2, 6, 1) % 6, y),
+        x.scatter(-1, i[:2].reshape(2, 1, 3, 2).abs() % 5, 7.5),
+        i.scatter(1, i[:3, 1:2].abs() % 6, i),
+    ),
+    "reduced": lambda x, y, i, m: (
+        x.scatter_add(0, i[:, :5].reshape(1, 4, 1, 5).abs() % 2, y),
+        *(x.scatter_reduce(1, i.abs()[None, :, :, None] % 4, y, how) for how in ("sum", "prod", "amin", "amax")),
+    ),
+    "by several": lambda x, y, i, m: (
+        aten.index_put(x, [i[:2, 0].abs() % 2, i[:2, :1].abs() % 4], y[:1, 0]),
+        aten.index_put(x, [None, i[0].abs() % 4, i[0].abs() % 6], y[:, 0, :, :], True),
+        aten.index_put(x, [i[0, :2] % 2, None, i[:1, :2] % 6], y[:1, :2, :4], True),
+        aten.index_put(x, [None, None, i[1, :2] % 6], y[:, :, :2]),
+    ),
+    "by a mask": lambda x, y, i, m: (
+        aten.index_put(x, [m], torch.tensor(2.0)),
+        aten.index_put(x, [m[:, :, 0, 0]], y[:1, 0, 0, 0]),
+    ),
+    "made of them": lambda x, y, i, m: (
+        x.index_add(2, i[0, :3].abs() % 6, y[:, :, :3], alpha=2),
+        x.index_copy(1, i[:2, 0].abs() % 4, y[:, :2]),
+        x.index_fill(3, i[0, :2].abs() % 5, -1),
+    ),
+}
 FAMILIES: dict[str, Functions] = {
     "math": MATH,
+    "scatter": SCATTER,
     "activations": ACTIVATIONS,
     "index": INDEX,
     "reduce more": REDUCE,

@@ -11,7 +11,7 @@ from jitrt.frontend.layers import index as layers
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.shape import axis_of, numbers
 from jitrt.frontend.onnx.registry import onnx_op
-from jitrt.graph import Value
+from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 from jitrt.graph.op import Array
 from jitrt.graph.ops.resample import EXTENSIONS
@@ -89,6 +89,8 @@ def col_to_im(n: Call, x: Value, image: Value, block: Value) -> Value:
     dims = len(sizes)
     dilations, strides = n.attribute("dilations", [1] * dims), n.attribute("strides", [1] * dims)
     pads = n.attribute("pads", [0] * 2 * dims)
+    if x.type.dtype == DType.b8:
+        n.refuse("sums of booleans")
     if not dims == len(kernel) == len(dilations) == len(strides) == len(pads) // 2 or x.type.rank != 3:
         n.refuse(f"an image of {dims} dimensions, blocks of {len(kernel)}, for {x.type}")
     batch, rows, columns = x.type.shape
