@@ -22,21 +22,23 @@ COMMANDS = {
     "demo": "see what jitrt does, on a full-size GoogLeNet; no GPU needed",
     "explain": "show a model's graph before and after fusion, and why something was not fused",
     "build": "compile a model into a plan file",
-    "run": "run a plan file on .npy inputs or random ones",
+    "run": "run a plan or ONNX file on .npy inputs or random ones",
     "inspect": "show what is in a plan file: layers, kernels, memory",
-    "bench": "time a model or plan against PyTorch, torch.compile and cuDNN",
+    "bench": "time a model or plan against PyTorch, torch.compile, cuDNN and ONNX Runtime",
     "cache": "list, check or clear built plans and the timing cache",
-    "doctor": "check this machine: versions, GPU, compiler, cache folder",
+    "doctor": "check this machine, or whether jitrt can run an ONNX model",
+    "migrate": "turn a trtexec command line into jitrt's",
 }
 
 HELP = """usage: jitrt COMMAND [options]        jitrt COMMAND --help tells more
 
-jitrt compiles PyTorch models into fused, tuned Triton kernels, and into plan files that run without PyTorch.
+jitrt compiles PyTorch and ONNX models into fused, tuned Triton kernels, and into plan files that run without PyTorch.
 
 commands:
 {commands}
 
 a model is
+  model.onnx             an ONNX file, from any framework
   resnet50               a name from torchvision (random weights)
   mymodels:make_model    module:callable; it returns a model, or a model and a tuple of its inputs
 
@@ -46,6 +48,7 @@ first steps:
   jitrt explain resnet50 --count                how many kernels will that be?
   jitrt build resnet50 --fp16 -o resnet50.plan  compile and tune for the GPU in this machine; --target sm_90 needs none
   jitrt run resnet50.plan                       run it
+  jitrt doctor model.onnx                       can it be built? what is in the way?
   jitrt bench resnet50 --batch 1,8,128          is it fast?
 """
 

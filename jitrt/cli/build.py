@@ -32,6 +32,9 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     precision_arguments(parser)
     parser.add_argument("--target", help="not for this GPU: sm_80, sm_90, sm_100, or several (sm_80,sm_90)")
     parser.add_argument("--tune", default="60s", help="a time budget, heuristic or exhaustive (default: 60s)")
+    parser.add_argument(
+        "--workspace", type=float, metavar="MIB", help="MiB of scratch memory one kernel may use (default: no limit)"
+    )
     parser.add_argument("--strict", action="store_true", help="refuse a model of which some would run on the host")
     parser.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
 
@@ -45,6 +48,8 @@ def run(args: argparse.Namespace) -> int:
     start = time.perf_counter()
     batch = one_batch(args.batch)
     options: dict[str, Any] = {"precision": args.precision, "tune": args.tune, "cache": not args.no_cache}
+    if args.workspace is not None:
+        options["workspace_limit"] = int(args.workspace * (1 << 20))
     if args.strict:
         options["strict"] = True
     if args.target:
