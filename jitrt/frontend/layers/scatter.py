@@ -29,7 +29,9 @@ def scatter_nd(b: Builder, x: Value, index: Value, updates: Value, reduction: st
     """x with x[i, j, ...] = updates[at] for every position `at` of an index whose last dimension holds i, j, ..."""
     *where, depth = index.type.shape
     sizes, rest = x.type.shape[:depth], x.type.shape[depth:]
-    start = _box(index) if reduction == "none" and index.type.numel else None
+    if index.type.numel == 0:
+        return x
+    start = _box(index) if reduction == "none" else None
     if start is not None:
         stop = tuple(first + length for first, length in zip(start, where, strict=True))
         if all(first >= 0 and last <= most for first, last, most in zip(start, stop, sizes, strict=True)):
