@@ -102,14 +102,15 @@ def _norm(polynomial: Polynomial, dtype: DType) -> _Norm | None:
     variance = root.of
     assert isinstance(variance, Polynomial)
     axes = {atom.details[0] for atom in variance.atoms if atom.kind == "mean"}
-    eps = variance.constant
+    number = variance.constant
+    eps = number if dtype == DType.f64 else float(str(np.float32(number)))  # 1e-5 as it was written
     if len(axes) != 1 or not 0 <= eps < _EPS:
         return None
     (along,) = axes
     average, square = mean(X, along), mean(X * X, along)
     tolerance = TOLERANCE[dtype]
-    centred = not alike(variance - eps, square, tolerance)
-    if centred and not alike(variance - eps, square - average * average, tolerance):
+    centred = not alike(variance - number, square, tolerance)
+    if centred and not alike(variance - number, square - average * average, tolerance):
         return None
     (x,), (middle,) = X.atoms, average.atoms
     weight, shift, bias = (_with(polynomial, wanted) for wanted in ((x, root), (middle, root), ()))
