@@ -46,8 +46,8 @@ def compile(
 
     An ONNX model needs inputs only if it leaves shapes open; then also a dict by name will do, and a shape in place of
     an array. Where what is built depends on the numbers in an input, those of the example become part of the engine,
-    after a JitrtWarning. `outputs` are names of the file, in the order they are to come in. What jitrt has no op or no
-    kernel for runs on the host, after a JitrtWarning that names it, unless `strict`.
+    after a JitrtWarning. `outputs` names any values of the file, in the order they are to come in. What jitrt has no op
+    or no kernel for runs on the host, after a JitrtWarning that names it, unless `strict`.
 
     Raises OptionError, TargetError, ImportFailure, UnsupportedOpError, FallbackError, NoGpuError, CompileError or
     TuningError.
@@ -68,14 +68,15 @@ def compile(
         cache=cache,
         without=without,
     )
-    graph, returned = import_model(model, inputs)
+    graph, returned = import_model(model, inputs, request.outputs)
     request, structure = request.selecting(graph, returned)
     return request.engine(graph, structure, fallback=is_onnx(model))
 
 
-def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
-    """The graph of a model of any kind, and how its result nests around the graph's outputs; None if it does not. ONNX
-    operators that jitrt has no ops for are steps on the host in it, if they can be."""
+def import_model(model: Any, inputs: Any, outputs: Sequence[str] | None = None) -> tuple[Graph, Tree | None]:
+    """The graph of a model of any kind, and how its result nests around the graph's outputs; None if it does not. Of an
+    ONNX model these are `outputs` already, and operators that jitrt has no ops for are steps on the host, if they can
+    be."""
     from jitrt.frontend.network import Network
     from jitrt.graph import Graph
 
@@ -84,7 +85,7 @@ def import_model(model: Any, inputs: Any) -> tuple[Graph, Tree | None]:
             raise OptionError(f"a {type(model).__name__} knows its inputs' shapes; leave the example inputs out")
         return model if isinstance(model, Graph) else model.graph, None
     if is_onnx(model):
-        return _import_onnx(model, inputs)
+        return _import_onnx(model, inputs, outputs)
     if not callable(model):
         raise OptionError(
             f"model is of type {type(model).__name__}; give a torch module, a function of tensors, an ONNX model (its "
@@ -109,13 +110,13 @@ def is_onnx(model: Any) -> bool:
     return onnx is not None and isinstance(getattr(model, "model_proto", model), onnx.ModelProto)
 
 
-def _import_onnx(model: Any, inputs: Any) -> tuple[Graph, Tree]:
+def _import_onnx(model: Any, inputs: Any, outputs: Sequence[str] | None) -> tuple[Graph, Tree]:
     from jitrt.frontend.onnx.signature import import_bound
     from jitrt.frontend.tree import Tree
 
     if isinstance(model, str | os.PathLike) and os.fspath(model).endswith(".plan"):
         raise ImportFailure(f"{model} is a plan, not a model: jitrt.load loads it")
-    bound = import_bound(model, inputs, fallback=True)
+    bound = import_bound(model, inputs, outputs=outputs, fallback=True)
     bound.warn(stacklevel=4)
     names = bound.imported.outputs
     return bound.imported.graph, Tree((), names, None, names, list)

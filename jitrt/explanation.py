@@ -41,7 +41,7 @@ def explain(
     from jitrt.compiler import optimize_graph
     from jitrt.request import Request
 
-    graph, returned = import_model(model, inputs)
+    graph, returned = import_model(model, inputs, outputs)
     request, _ = Request(precision=precision, outputs=outputs, without=without).selecting(graph, returned)
     return Explanation.of(optimize_graph(graph, request.options))
 

@@ -15,7 +15,15 @@ from onnx import helper
 from torch import nn
 
 import jitrt
-from jitrt.errors import ImportFailure, InputError, JitrtWarning, NoGpuError, OptionError, TargetError
+from jitrt.errors import (
+    ImportFailure,
+    InputError,
+    JitrtWarning,
+    NoGpuError,
+    OptionError,
+    TargetError,
+    UnsupportedOpError,
+)
 from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Relu
 from jitrt.request import Request
@@ -197,8 +205,23 @@ def test_dynamic_dims_take_an_example_and_outputs_their_names() -> None:
         np.testing.assert_array_equal(engine(x, x), 2 * x)
     with pytest.raises(OptionError, match=r"there is no 'c'.*the outputs are a, b:0"):
         jitrt.compile(onnx_model((2, 3)), target="reference", outputs=["c"])
+    with pytest.raises(OptionError, match="outputs is empty; name at least one of a, b:0"):
+        jitrt.compile(onnx_model((2, 3)), target="reference", outputs=[])
     engine = jitrt.compile(onnx_model((2, 3)), target="reference", outputs=["b:0", "a"])
     assert [binding.name for binding in engine.plan.outputs] == ["b:0", "a"]
+
+
+def test_outputs_of_an_onnx_model_are_any_of_its_values_and_the_rest_is_left_out() -> None:
+    model = onnx_model((2, 3))
+    model.graph.node.append(helper.make_node("Strange", ["a"], ["z"], domain="lab"))
+    model.graph.output.append(helper.make_tensor_value_info("z", onnx.TensorProto.FLOAT, (2, 3)))
+    model.opset_import.append(helper.make_opsetid("lab", 1))
+    with pytest.raises(UnsupportedOpError, match="lab::Strange"):
+        jitrt.compile(model, target="reference")
+    x = np.ones((2, 3), np.float32)
+    inner = jitrt.compile(model, target="reference", outputs=["a", "x", "a"])
+    assert [np.array_equal(found, wanted) for found, wanted in zip(inner(x, x), (2 * x, x, 2 * x))] == [True] * 3
+    assert jitrt.explain(model, outputs=["a"]).layers.total() == 2
 
 
 def test_an_onnx_model_becomes_a_plan(tmp_path: Path) -> None:

@@ -13,13 +13,14 @@ ops        the operators, a family a file
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import onnx
 
-from jitrt.errors import ImportFailure
+from jitrt.errors import ImportFailure, OptionError
 from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.importer import Imported, NeedsInput, import_model
 from jitrt.frontend.onnx.model import Limits, Model, read_model
@@ -36,16 +37,19 @@ def import_onnx(
     *,
     shapes: Mapping[str, Sequence[int]] | None = None,
     constants: Mapping[str, Any] | None = None,
+    outputs: Sequence[str] | None = None,
     fallback: bool = False,
 ) -> Imported:
     """The graph of an ONNX model: a path, its bytes, a ModelProto or what `read_model` has made of one.
 
     `shapes` gives the shapes of inputs that have dynamic ones (or others than the model says, where those are
     dynamic); `constants` the numbers of inputs that what is built depends on, such as the shape given to a Reshape.
-    With `fallback` an operator without an importer becomes a step on the host, if it can be one.
+    `outputs` names values to return, any of the model's, in place of its outputs: what none of them depends on is left
+    out. With `fallback` an operator without an importer becomes a step on the host, if it can be one.
 
     Raises ImportFailure for a model that is malformed or leaves a shape open, and for what is given for inputs it does
-    not have or of another shape or dtype; UnsupportedOpError with all operators that have no importer; NeedsInput.
+    not have or of another shape or dtype; OptionError for an output it does not have; UnsupportedOpError with all
+    operators that have no importer; NeedsInput.
     """
     source = read_model(model)
     graph = source.proto.graph
@@ -61,7 +65,24 @@ def import_onnx(
             _check_constant(info, constants[info.name])
         elif info.name not in held:
             types[info.name] = _type(info, shapes.get(info.name))
-    return import_model(source.proto, types, constants, source.read, fallback=fallback, limits=source.limits)
+    if outputs is not None:
+        _check_outputs(graph, outputs)
+    return import_model(
+        source.proto, types, constants, source.read, outputs=outputs, fallback=fallback, limits=source.limits
+    )
+
+
+def _check_outputs(graph: onnx.GraphProto, names: Sequence[str]) -> None:
+    """Raise OptionError unless all names are of values of the model."""
+    known = {name for node in graph.node for name in node.output if name} | {info.name for info in graph.input}
+    for name in names:
+        if name not in known:
+            close = difflib.get_close_matches(name, known, n=1)
+            hint = f" (did you mean {close[0]!r}?)" if close else ""
+            there = ", ".join(info.name for info in graph.output)
+            raise OptionError(f"outputs: there is no {name!r}{hint}; the outputs are {there}")
+    if not names:
+        raise OptionError(f"outputs is empty; name at least one of {', '.join(info.name for info in graph.output)}")
 
 
 def _type(info: onnx.ValueInfoProto, shape: Sequence[int] | None) -> TensorType:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from functools import cache
 from typing import Any
 
@@ -74,3 +74,25 @@ def _proto(operand: Any) -> onnx.TypeProto:
     if not isinstance(operand, Value):
         return onnx.TypeProto()
     return helper.make_tensor_type_proto(element_of(operand.type.dtype), operand.type.shape)
+
+
+def needed_nodes(graph: onnx.GraphProto, names: Iterable[str]) -> list[onnx.NodeProto]:
+    """The nodes that some of the named values depend on, in order."""
+    needed, kept = set(names), []
+    for node in reversed(graph.node):
+        if needed.intersection(node.output):
+            needed.update(_read_by(node))
+            kept.append(node)
+    return kept[::-1]
+
+
+def _read_by(node: onnx.NodeProto) -> Iterator[str]:
+    """Names that a node reads, those that its subgraphs read among them (and maybe make themselves)."""
+    waiting = [node]
+    while waiting:
+        current = waiting.pop()
+        yield from current.input
+        for attribute in current.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                waiting.extend(graph.node)
+                yield from (info.name for info in graph.output)

@@ -7,11 +7,12 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import onnx
 from onnx import helper
 
 from jitrt.errors import GraphError, ImportFailure, JitrtError, UnsupportedOpError
-from jitrt.frontend.onnx.bodies import filled, standard_body
+from jitrt.frontend.onnx.bodies import filled, needed_nodes, standard_body
 from jitrt.frontend.onnx.check import Limits, called, domain_of
 from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.node import Call, FoldingBuilder, Item, Known
@@ -68,14 +69,16 @@ def import_model(
     read: Reader = read_inside,
     *,
     name: str = "",
+    outputs: Sequence[str] | None = None,
     fallback: bool = False,
     limits: Limits | None = None,
 ) -> Imported:
     """The graph of a model that has been checked.
 
     `types` has a static type for every input that is not among `constants`, which become part of the graph. `read`
-    turns an initialiser into an array. With `fallback`, what has no importer becomes a step on the host, if it can be
-    one (`jitrt.frontend.onnx.fallback`). Raises UnsupportedOpError with all operators that cannot be imported,
+    turns an initialiser into an array. `outputs` are names of values to return in place of the model's own outputs;
+    what none of them depends on is left out. With `fallback`, what has no importer becomes a step on the host, if it
+    can be one (`jitrt.frontend.onnx.fallback`). Raises UnsupportedOpError with all operators that cannot be imported,
     NeedsInput, ImportFailure for a model that contradicts itself or goes beyond `limits`.
     """
     importer = Importer(model, read, name or model.graph.name or "onnx", limits or Limits(), fallback=fallback)
@@ -92,12 +95,13 @@ def import_model(
             names.append(info.name)
         elif info.name not in held:
             raise ImportFailure(f"input {info.name!r} has no static shape; give one")
-    results = importer.run(model.graph, scope)
+    results = importer.run(model.graph, scope, outputs)
     importer.refuse_missing()
-    importer.outputs([info.name for info in model.graph.output], results)
+    returned = [info.name for info in model.graph.output] if outputs is None else list(outputs)
+    importer.outputs(returned, results)
     importer.b.finish()
     verify(importer.graph)
-    return Imported(importer.graph, tuple(names), tuple(info.name for info in model.graph.output))
+    return Imported(importer.graph, tuple(names), tuple(returned))
 
 
 class Importer:
@@ -126,8 +130,8 @@ class Importer:
 
     # -- a graph -----------------------------------------------------------------------------------------------
 
-    def run(self, graph: onnx.GraphProto, scope: Scope) -> list[Any]:
-        """Import a graph, or a subgraph in the scope of the one around it; returns its results."""
+    def run(self, graph: onnx.GraphProto, scope: Scope, wanted: Sequence[str] | None = None) -> list[Any]:
+        """Import a graph, or a subgraph in the scope of the one around it; returns its results, or those `wanted`."""
         own = scope.maps[0]
         self.count += 1  # a body without nodes, run for ever, is bounded too
         for tensor in graph.initializer:
@@ -136,8 +140,9 @@ class Importer:
         for sparse in graph.sparse_initializer:
             if sparse.values.name not in own:
                 own[sparse.values.name] = self.constant(sparse, sparse.values.name)
-        self.nodes(graph.node, scope, self.opsets)
-        return [self.lookup(info.name, scope, f"output of {graph.name or 'the graph'}") for info in graph.output]
+        self.nodes(graph.node if wanted is None else needed_nodes(graph, wanted), scope, self.opsets)
+        names = [info.name for info in graph.output] if wanted is None else wanted
+        return [self.lookup(name, scope, f"output of {graph.name or 'the graph'}") for name in names]
 
     def nodes(self, nodes: Sequence[onnx.NodeProto], scope: Scope, opsets: Mapping[str, int]) -> None:
         self.depth += 1
@@ -277,6 +282,8 @@ class Importer:
         if attribute.type == onnx.AttributeProto.SPARSE_TENSOR:
             return self.array(attribute.sparse_tensor)
         value = helper.get_attribute_value(attribute)
+        if attribute.type == onnx.AttributeProto.FLOAT:
+            return float(str(np.float32(value)))  # 1e-5 as from PyTorch, not the 9.99999974e-06 float32 has for it
         if isinstance(value, bytes):
             return value.decode("utf-8", "replace")
         if attribute.type == onnx.AttributeProto.STRINGS:

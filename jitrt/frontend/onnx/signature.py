@@ -127,13 +127,15 @@ class Bound:
             )
 
 
-def import_bound(source: Any, inputs: Any = (), *, fallback: bool = False) -> Bound:
+def import_bound(
+    source: Any, inputs: Any = (), *, outputs: Sequence[str] | None = None, fallback: bool = False
+) -> Bound:
     """The graph of a model (a path, bytes, a ModelProto, or what `read_model` made of one) for what a caller gave for
     its inputs, see `Signature.given`.
 
     Where what is built depends on an input's numbers (the shape given to a Reshape, say) they are taken from the array
-    given for it. `fallback` is that of `import_onnx`. Raises NeedsInput if there is none, and what `import_onnx` and
-    `Signature.given` raise.
+    given for it. `outputs` and `fallback` are those of `import_onnx`. Raises NeedsInput if there is none, and what
+    `import_onnx` and `Signature.given` raise.
     """
     from jitrt.frontend.onnx import import_onnx, read_model
 
@@ -143,7 +145,8 @@ def import_bound(source: Any, inputs: Any = (), *, fallback: bool = False) -> Bo
     fixed: dict[str, Array] = {}
     while True:
         try:
-            return Bound(import_onnx(model, shapes=shapes, constants=fixed, fallback=fallback), fixed)
+            imported = import_onnx(model, shapes=shapes, constants=fixed, outputs=outputs, fallback=fallback)
+            return Bound(imported, fixed)
         except NeedsInput as need:
             new = {n: numbers(given[n]) for n in need.names if n in given and not is_shape(given[n]) and n not in fixed}
             if not new:
