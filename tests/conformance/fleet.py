@@ -118,6 +118,9 @@ def _receive(worker: _Worker) -> Result:
 
 def _end(worker: _Worker) -> None:
     worker.connection.close()
+    if worker.process.exitcode is None and worker.process.pid:
+        with contextlib.suppress(ProcessLookupError):  # it is no group's leader yet
+            os.killpg(worker.process.pid, signal.SIGKILL)  # with what it started itself
     worker.process.kill()
     worker.process.join()
 
@@ -129,6 +132,7 @@ def _serve(
     setup: Callable[[], None],
     spoils: Callable[[Any], bool],
 ) -> None:
+    os.setsid()
     for other in others:
         other.close()
     os.dup2(os.open(os.devnull, os.O_WRONLY), 2)  # compilers print what they die of

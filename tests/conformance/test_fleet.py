@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
 import time
+from pathlib import Path
 
 import pytest
 
@@ -31,6 +33,18 @@ def test_a_crash_is_one_result() -> None:
 def test_what_hangs_is_killed() -> None:
     found = results(lambda index: time.sleep(60) if index == 1 else index, 4, each=0.3)
     assert [result.died for result in found] == ["", "killed after 0.3 s", "", ""]
+
+
+def test_what_a_killed_process_started_dies_too(tmp_path: Path) -> None:
+    def start_and_hang(index: int) -> None:
+        child = subprocess.Popen(["sleep", "60"])
+        (tmp_path / "child").write_text(str(child.pid))
+        time.sleep(60)
+
+    (found,) = results(start_and_hang, 1, each=1.0)
+    assert found.died == "killed after 1 s"
+    status = Path(f"/proc/{(tmp_path / 'child').read_text()}/status")
+    assert not status.exists() or "zombie" in status.read_text()
 
 
 def test_a_spoiled_process_takes_no_further_case() -> None:
