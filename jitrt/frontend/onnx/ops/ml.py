@@ -1,7 +1,7 @@
 """What scikit-learn's pipelines are exported to (domain ai.onnx.ml): scalers, imputers, linear models, labels.
 
 Rows are features, (n, f). Numbers become float32, as the standard says. Labels are integers: text has no place in a
-tensor here. Trees are not among these.
+tensor here.
 """
 
 from __future__ import annotations
