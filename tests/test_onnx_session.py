@@ -6,6 +6,7 @@ import importlib.util
 import subprocess
 import sys
 import threading
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -492,6 +493,24 @@ def test_arrays_on_the_host_go_to_the_gpu_and_back(on_fake_gpu: tuple[ort.Infere
     binding.bind_output("s", "cpu", 0, np.float32, result.shape, result.ctypes.data)
     session.run_with_iobinding(binding)
     np.testing.assert_array_equal(result, X + 1)
+
+
+def test_two_outputs_may_be_one_of_the_plan(on_fake_gpu: tuple[ort.InferenceSession, FakeDriver]) -> None:
+    session, _ = on_fake_gpu
+    found = session._engines.of({})
+    plan = replace(found.engine.plan, structure=[{"output": 1}, {"output": 1}])
+    object.__setattr__(found, "engine", Engine(replace(found.engine.file, plan=plan), driver=found.engine._driver))
+    for array in session.run(None, FEED):
+        np.testing.assert_array_equal(array, X + 1)
+    binding = session.io_binding()
+    for name, array in FEED.items():
+        binding.bind_cpu_input(name, array)
+    binding.bind_output("r", "cuda")
+    room = ort.OrtValue.ortvalue_from_shape_and_type((2, 2, 3), np.float32, "cuda", 0)
+    binding.bind_ortvalue_output("s", room)
+    session.run_with_iobinding(binding)
+    for array in (*binding.copy_outputs_to_cpu(), room.numpy()):
+        np.testing.assert_array_equal(array, X + 1)
 
 
 def ortvalues() -> dict[str, ort.OrtValue]:

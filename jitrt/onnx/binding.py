@@ -15,6 +15,7 @@ from jitrt.runtime.engine import Engine
 from jitrt.runtime.seam import Driver
 
 if TYPE_CHECKING:
+    from jitrt.onnx.engines import Specialisation
     from jitrt.onnx.session import InferenceSession
 
 
@@ -112,31 +113,34 @@ class IOBinding:
         found = self._session.specialise(self._inputs)
         sources = [self._inputs[name] for name in found.inputs]
         if isinstance(found.engine, Engine):
-            self._run_on_gpu(found.engine, sources, found.outputs)
+            self._run_on_gpu(found, sources)
             return
-        results = dict(zip(found.outputs, found.engine.call([value.numpy() for value in sources]), strict=True))
+        results = found.run([value.numpy() for value in sources])
         for name in self._wanted:
             self._keep(name, OrtValue(np.ascontiguousarray(results[name])))
 
-    def _run_on_gpu(self, engine: Engine, inputs: Sequence[OrtValue], names: Sequence[str]) -> None:
+    def _run_on_gpu(self, found: Specialisation, inputs: Sequence[OrtValue]) -> None:
         """Run with kernels on the memory itself. Outputs nobody wants are computed and dropped."""
+        engine, places = found.engine, found.places
         driver = engine.loaded.driver
         context = self._context(engine)
         sources = [_on_device(value, driver) for value in inputs]
-        targets: dict[str, DeviceMemory] = {}
-        for name, binding in zip(names, engine.plan.outputs, strict=True):
+        names = {place: name for name, place in places.items()} | {places[name]: name for name in self._wanted}
+        targets: list[DeviceMemory] = []  # by output of the plan, of which two of the model's may be one
+        for place, binding in enumerate(engine.plan.outputs):
+            name = names.get(place, binding.name)
             dtype, there = numpy_dtype(binding.dtype), self._wanted.get(name)
             held = there.held if isinstance(there, OrtValue) else None
             memory = held if isinstance(held, DeviceMemory) else self._made.get(name)
             taken = memory in sources and memory is not held  # what came out last time goes in now
             if memory is None or taken or memory.shape != binding.shape or memory.dtype != dtype:
                 memory = self._made[name] = DeviceMemory(driver, binding.shape, dtype)
-            targets[name] = memory
-        context.run([m.address for m in sources], [m.address for m in targets.values()], 0)
+            targets.append(memory)
+        context.run([m.address for m in sources], [m.address for m in targets], 0)
         with driver.active():
             driver.synchronize(0)
         for name in self._wanted:
-            self._keep(name, OrtValue(targets[name]))
+            self._keep(name, OrtValue(targets[places[name]]))
 
     def _context(self, engine: Engine) -> ExecutionContext:
         if id(engine) not in self._contexts:  # the engine is kept too, so that its number stays its own

@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import warnings
 from collections import OrderedDict
-from collections.abc import Hashable, Mapping
+from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -28,6 +28,19 @@ class Specialisation:
     engine: Any
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
+
+    def run(self, arrays: Sequence[Any]) -> dict[str, Any]:
+        """The outputs by name. Two of them may be one of the plan's: it is the call that tells them apart."""
+        result = self.engine(*arrays)
+        return dict(zip(self.outputs, [result] if len(self.outputs) == 1 else result, strict=True))
+
+    @property
+    def places(self) -> dict[str, int]:
+        """Which output of the plan each of the model's is."""
+        structure = self.engine.plan.structure
+        if structure is None:
+            return {name: index for index, name in enumerate(self.outputs)}
+        return {name: part["output"] for name, part in zip(self.outputs, structure, strict=True)}
 
 
 class Engines:

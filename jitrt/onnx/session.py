@@ -151,7 +151,7 @@ class InferenceSession:
         names = self._names(output_names)
         feed = {name: self.checked(name, value) for name, value in input_feed.items()}
         found = self.specialise(feed)
-        results = dict(zip(found.outputs, found.engine.call([feed[name] for name in found.inputs]), strict=True))
+        results = found.run([feed[name] for name in found.inputs])
         return [results[name] for name in names]
 
     def run_with_ort_values(
