@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import onnx
 import pytest
 import torch
+from onnx import helper
 from torch import nn
 
 import jitrt
@@ -59,6 +61,19 @@ def test_the_plan_it_builds(names: dict[str, Any], monkeypatch: pytest.MonkeyPat
     engine = jitrt.compile(names["model"], names["x"], target="reference")
     made = run(use, **names, engine=engine)
     torch.testing.assert_close(made["y"], names["model"](names["x"]))
+
+
+def test_the_onnx_file_it_builds_and_runs(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(tmp_path)
+    ports = [helper.make_tensor_value_info(name, 1, ("n", 3, "h", "w")) for name in ("image", "scores")]
+    node = helper.make_node("Relu", ["image"], ["scores"])
+    onnx.save(helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:])), "model.onnx")
+    made = run(snippet("{\"image\": (").replace("precision=", 'target="reference", precision='), jitrt=jitrt)
+    assert made["engine"].plan.inputs[0].shape == (8, 3, 64, 64)
+    monkeypatch.setattr("jitrt.onnx.providers._missing_gpu", lambda: "no GPU")
+    with pytest.warns(JitrtWarning, match="no GPU; CPUExecutionProvider"):
+        made = run(snippet("as onnxruntime"), image=-np.ones((1, 3, 2, 2), np.float32))
+    assert not made["scores"].any()
 
 
 def test_the_backend_it_names(names: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:

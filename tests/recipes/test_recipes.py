@@ -20,7 +20,7 @@ import pytest
 from jitrt.knobs import environment
 
 ROOT = Path(__file__).resolve().parents[2]
-RECIPES = ("add an op", "add a fusion", "add a kernel")
+RECIPES = ("add an op", "add an ONNX operator", "add a fusion", "add a kernel")
 
 
 def blocks(text: str, recipe: str) -> list[tuple[str, str]]:
