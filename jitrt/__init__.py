@@ -3,7 +3,7 @@
     import jitrt
 
     fast = jitrt.jit(model, precision="fp16")        # or @jitrt.jit on a function, a module or a module class
-    engine = jitrt.compile(model, (x,))
+    engine = jitrt.compile(model, (x,))              # or jitrt.compile("model.onnx", {"x": (8, 3, 224, 224)})
     engine.save("model.plan")
     engine = jitrt.load("model.plan")                # needs neither torch nor triton
 
