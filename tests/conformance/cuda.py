@@ -3,8 +3,8 @@
     python -m tests.conformance.cuda --out results.jsonl [--workers 12] [--limit-s 240] [--build-only] [PATTERN]
 
 Every result is a line of --out as soon as there is one: {"case", "status", "reason", "seconds"}; status is "pass",
-"fallback" (right, with a step on the host), "fail", or "skip" for what the reference target excludes or falls back for
-(--all runs those too). Families take turns, so that a run cut short by --limit-s has seen most of them; --done leaves
+"fallback" (right, with a step on the host) or "fail". What the reference target excludes is left out, unless --all is
+given. Families take turns, so that a run cut short by --limit-s has seen most of them; --done leaves
 out what an earlier file has. Two ways need no GPU: --build-only compiles for sm_90 and runs nothing, --interpret runs
 every kernel in Triton's interpreter, which takes minutes, and seconds for some cases.
 

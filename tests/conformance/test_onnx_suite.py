@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -133,3 +135,28 @@ def test_a_new_case_of_another_onnx_is_no_surprise() -> None:
     other = Expected("0.0.0", {"a": "no importer"}, {}, {})
     assert other.differences({"new": Outcome("fail"), "a": Outcome("fail")}) == []
     assert len(other.differences({"a": Outcome("pass")})) == 1
+
+
+# -- the table -------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_a_gpu_get_into_the_table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(table, "CUDA", tmp_path / "cuda.json")
+    assert table.Gpu.read() is None
+    found = [("test_abs", "pass", ""), ("test_acos", "fallback", "Acos"), ("test_acosh", "fail", "wrong result")]
+    lines = [json.dumps({"case": c, "status": s, "reason": r, "seconds": 0.1}) for c, s, r in found]
+    (tmp_path / "results.jsonl").write_text("\n".join(lines) + "\n")
+    table.Gpu.renew(tmp_path / "results.jsonl", "a GPU", "1.0")
+    gpu = table.Gpu.read()
+    assert gpu == table.Gpu(
+        "a GPU", "1.0", frozenset({"test_abs"}), {"test_acos": "Acos"}, {"test_acosh": "wrong result"}
+    )
+    page = table.text()
+    assert "on the GPU (a GPU) through its kernels" in page
+    rows = {
+        cells[1].strip(): [cell.strip() for cell in cells]
+        for cells in (line.split("|") for line in page.splitlines())
+        if len(cells) > 9
+    }
+    assert [rows[name][4] for name in ("Abs", "Acos", "Acosh")] == ["1", "", ""]
+    assert rows["all cases"][6:9] == ["1", "1", "1"]
