@@ -174,6 +174,11 @@ CASES = [
     Case(g.Elu(1.3), lambda x: F.elu(x, 1.3), [ODD]),
     Case(g.Gelu(), F.gelu, [ODD]),
     Case(g.Gelu(approximate=True), lambda x: F.gelu(x, approximate="tanh"), [ODD]),
+    Case(
+        g.ExactConv((2, 1), ((1, 1), (0, 2)), (1, 2)),
+        conv((2, 1), ((1, 1), (0, 2)), (1, 2), 1),
+        ((2, 3, 7, 8), (4, 3, 3, 2)),
+    ),
     conv_case((2, 3, 9, 7), (5, 3, 3, 3), (1, 1), ((1, 1), (1, 1)), (1, 1)),
     conv_case((1, 4, 9, 7), (6, 2, 3, 2), (2, 1), ((0, 1), (2, 0)), (1, 2), 2),
     conv_case((2, 5, 8, 8), (5, 1, 5, 5), (2, 2), ((2, 2), (2, 2)), (1, 1), 5),
@@ -464,7 +469,8 @@ def test_integers_in_unary_ops_and_pooling(dtype: torch.dtype) -> None:
 
 
 COVERED_ELSEWHERE = {"cast", "where", "logical_and", "logical_or", "logical_not", "max_pool", "avg_pool"}
-COVERED_ELSEWHERE |= {"gather", "scatter", "recurrence"}  # test_index.py, test_scatter.py, ../frontend/torch/test_rnn.py
+COVERED_ELSEWHERE |= {"gather", "scatter"}  # test_index.py, test_scatter.py
+COVERED_ELSEWHERE |= {"recurrence"}  # ../frontend/torch/test_rnn.py
 COVERED_ELSEWHERE |= {"bitwise_and", "bitwise_or", "bitwise_xor", "shift_left", "shift_right", "bit_cast", "trunc_div"}
 COVERED_ELSEWHERE |= {"adaptive_avg_pool", "adaptive_max_pool", "region"}  # the last: tests/graph/test_ops.py
 
