@@ -39,6 +39,7 @@ class Builder:
 
     def full(self, shape: tuple[int, ...], number: Number, dtype: DType) -> Value:
         """A constant of one number."""
+        self.claim(*shape)
         return self.graph.add_constant(np.full(shape, number).astype(dtype.numpy))
 
     def operand(self, x: Value | Number, dtype: DType) -> Value:

@@ -20,7 +20,7 @@ def fourier(b: Builder, x: Value, axis: int, points: int, *, inverse: bool = Fal
 
     Raises ValueError for more points than LONGEST. The sum is float64, of float32 numbers too: what cancels is 0 then.
     """
-    if points > LONGEST:
+    if not 0 < points <= LONGEST:
         raise ValueError(f"a transform of {points} points, of at most {LONGEST}")
     b.claim(x.type.shape[axis], x.type.shape[-1], points, 2)
     matrix = _matrix(points, x.type.shape[axis], x.type.shape[-1], inverse, onesided)

@@ -142,6 +142,8 @@ def test_kernels() -> None:
     [
         ("y = ReduceSum <axes = [3]> (x)", "axis 3 of a tensor of rank 3"),
         ("y, i = TopK <k = 5> (x)", "the 5 best of 4 elements"),
+        ("y = ArgMax <axis = -4> (x)", "axis -4 of a tensor of rank 3"),
+        ("y = Softmax <axis = 3> (x)", "axis 3 of a tensor of rank 3"),
     ],
 )
 def test_refusals(text: str, reason: str) -> None:

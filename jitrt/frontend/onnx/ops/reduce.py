@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jitrt.frontend.builder import Number, axis_of
+from jitrt.frontend.builder import Number
 from jitrt.frontend.layers import index
 from jitrt.frontend.layers.arithmetic import binary, choose
 from jitrt.frontend.layers.reduce import Reduction, along, log_softmax, reduced, softmax
@@ -24,10 +24,15 @@ def _axes(n: Call, x: Value, axes: Value | None) -> tuple[int, ...]:
     given = n.attribute("axes") if axes is None else n.ints(axes, "which dimensions are reduced")
     if not given or x.type.rank == 0:
         return () if n.attribute("noop_with_empty_axes", 0) else tuple(range(x.type.rank))
-    for axis in given:
-        if not -x.type.rank <= axis < max(x.type.rank, 1):
-            n.refuse(f"axis {axis} of a tensor of rank {x.type.rank}")
-    return tuple(sorted({axis_of(axis, x.type.rank) for axis in given}))
+    return tuple(sorted({axis_in(n, x, axis) for axis in given}))
+
+
+def axis_in(n: Call, x: Value, axis: int) -> int:
+    """A dimension of x, counted from the front. A tensor of rank 0 has one."""
+    rank = max(x.type.rank, 1)
+    if not -rank <= axis < rank:
+        n.refuse(f"axis {axis} of a tensor of rank {x.type.rank}")
+    return axis % rank
 
 
 def reduction(n: Call, op: Reduction, x: Value, axes: tuple[int, ...], keepdims: bool, empty: Number) -> Value:
@@ -132,7 +137,7 @@ def arg_min(n: Call, x: Value) -> Value:
 
 def _position(n: Call, x: Value, *, largest: bool) -> Value:
     """The first such place, or the last: counted from the end in what is turned round."""
-    axis, keepdims = axis_of(n.attribute("axis", 0), x.type.rank), bool(n.attribute("keepdims", 1))
+    axis, keepdims = axis_in(n, x, n.attribute("axis", 0)), bool(n.attribute("keepdims", 1))
     if not n.attribute("select_last_index", 0):
         return index.position(n.b, x, axis, largest, keepdims)
     last = x.type.shape[axis] - 1
@@ -145,8 +150,8 @@ def _rows(n: Call, x: Value, layer: Callable[[Call, Value, int], Value]) -> Valu
     if x.type.numel == 0:
         return x
     if n.opset >= 13:
-        return layer(n, x, axis_of(n.attribute("axis", -1), x.type.rank))
-    axis = axis_of(n.attribute("axis", 1), x.type.rank)
+        return layer(n, x, axis_in(n, x, n.attribute("axis", -1)))
+    axis = axis_in(n, x, n.attribute("axis", 1))
     rows = n.b.reshape(x, (math.prod(x.type.shape[:axis]), math.prod(x.type.shape[axis:])))
     return n.b.reshape(layer(n, rows, 1), x.type.shape)
 
@@ -182,7 +187,7 @@ def _hardmax(n: Call, x: Value, axis: int) -> Value:
 @onnx_op("TopK")
 def top_k(n: Call, x: Value, k: Value | None = None) -> tuple[Value, Value]:
     count = n.required("k") if k is None else n.ints(k, "how many elements are taken")[0]
-    axis, largest = axis_of(n.attribute("axis", -1), x.type.rank), bool(n.attribute("largest", 1))
+    axis, largest = axis_in(n, x, n.attribute("axis", -1)), bool(n.attribute("largest", 1))
     if not 0 <= count <= x.type.shape[axis]:
         n.refuse(f"the {count} best of {x.type.shape[axis]} elements")
     return index.topk(n.b, x, count, axis, largest)
@@ -204,7 +209,7 @@ def cum_prod(n: Call, x: Value, axis: Value) -> Value:
 def _running(n: Call, op: Callable[[int], g.CumSum | g.CumProd], x: Value, axis: Value, neutral: int) -> Value:
     """`exclusive` leaves the element itself out: what runs is shifted by one place."""
     (at,) = n.ints(axis, "along which dimension it runs")
-    d, reverse, shape = axis_of(at, x.type.rank), n.attribute("reverse", 0), x.type.shape
+    d, reverse, shape = axis_in(n, x, at), n.attribute("reverse", 0), x.type.shape
     y = index.flip(n.b, x, [d]) if reverse else x
     if n.attribute("exclusive", 0) and x.type.numel:
         first = n.b.full((*shape[:d], 1, *shape[d + 1 :]), neutral, x.type.dtype)

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from jitrt.frontend.builder import axis_of
 from jitrt.frontend.layers.spectrum import fourier, mel_weights, short_time_fourier
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.quantize import element_type
+from jitrt.frontend.onnx.ops.reduce import axis_in
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import Value
 
@@ -13,7 +13,7 @@ from jitrt.graph import Value
 @onnx_op("DFT", since=17)
 def dft(n: Call, x: Value, length: Value | None = None, axis: Value | None = None) -> Value:
     default = n.attribute("axis", 1) if n.opset < 20 else -2
-    at = axis_of(default if axis is None else n.ints(axis, "along which dimension it is")[0], x.type.rank)
+    at = axis_in(n, x, default if axis is None else n.ints(axis, "along which dimension it is")[0])
     inverse, onesided = bool(n.attribute("inverse", 0)), bool(n.attribute("onesided", 0))
     if at == x.type.rank - 1 or x.type.shape[-1] not in (1, 2):
         n.refuse(f"along dimension {at} of {x.type}, whose last one must be of real numbers or pairs")

@@ -46,7 +46,8 @@ def _counts(n: Call, rows: Value, place: Array) -> Value:
             n.refuse(f"more n-grams than the {len(place)} that have a column")
         if len(grams) and low <= size <= high:
             own = n.constant(place[first : first + len(grams)])
-            for apart in range(1, 2 + (n.required("max_skip_count") if size > 1 else 0)):
+            skips = min(n.required("max_skip_count"), rows.type.shape[1]) if size > 1 else 0
+            for apart in range(1, 2 + skips):
                 found = _found(n, rows, grams, apart)
                 total = total if found is None else n.add(g.Add(), total, matmul(n.b, found, own))
         first += len(grams)
