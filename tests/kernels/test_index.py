@@ -159,6 +159,7 @@ REFUSED: list[tuple[Any, Op, DType, tuple[int, ...], str]] = [
     (ArgMaxTemplate(), ArgMin(1), i64, (3, 5), "argmin of i64 has no kernel: cast to i32 first"),
     (ArgMaxTemplate(), ArgMax(1), i8, (1, 2**31), "longer than positions are counted"),
     (TopKTemplate(), TopK(1, 2), f64, (3, 5), "topk of f64 has no kernel: cast to f32 first"),
+    (TopKTemplate(), TopK(1, 2), DType.u32, (3, 5), "topk of u32 has no kernel: subtract 2^31 and cast to i32 first"),
     (TopKTemplate(), TopK(1, 2), f32, (3, LONGEST + 1), "does not fit into registers: topk sorts up to 4096"),
 ]
 
