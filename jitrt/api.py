@@ -118,6 +118,7 @@ def _import_onnx(model: Any, inputs: Any, outputs: Sequence[str] | None) -> tupl
         raise ImportFailure(f"{model} is a plan, not a model: jitrt.load loads it")
     bound = import_bound(model, inputs, outputs=outputs, fallback=True)
     bound.warn(stacklevel=4)
+    bound.lay_as_given()
     names = bound.imported.outputs
     return bound.imported.graph, Tree((), names, None, names, list)
 

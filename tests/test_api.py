@@ -224,6 +224,19 @@ def test_outputs_of_an_onnx_model_are_any_of_its_values_and_the_rest_is_left_out
     assert jitrt.explain(model, outputs=["a"]).layers.total() == 2
 
 
+def test_an_example_that_is_channels_last_makes_an_input_that_is() -> None:
+    x, shape = X.contiguous(memory_format=torch.channels_last), tuple(X.shape)
+    model = onnx_model(("n", 3, 6, 6))
+    for inputs, strides in (
+        ((x, X), [x.stride(), X.stride()]),
+        ((X.numpy(), x.numpy()), [X.stride(), x.stride()]),
+        ((shape, x), [X.stride(), x.stride()]),
+    ):
+        engine = jitrt.compile(model, inputs, target="reference")
+        assert [binding.strides for binding in engine.plan.inputs] == strides
+        torch.testing.assert_close(engine(x, X)[1], 2 * X)
+
+
 def test_an_onnx_model_becomes_a_plan(tmp_path: Path) -> None:
     engine = jitrt.compile(onnx_model((2, 3)), target="sm_90", tune="heuristic", precision="fp16", cache=False)
     engine.save(tmp_path / "m.plan")

@@ -106,9 +106,10 @@ class _Bound:
         self._binding = session.io_binding()
 
     def __call__(self, *inputs: torch.Tensor) -> list[torch.Tensor]:
-        addresses = tuple(x.data_ptr() for x in inputs)
+        given = tuple(x.contiguous() for x in inputs)  # it reads them row-major
+        addresses = tuple(x.data_ptr() for x in given)
         if addresses != self._bound:
-            self._bind(inputs)
+            self._bind(given)
             self._bound = addresses
         self._session.run_with_iobinding(self._binding)
         return self._outputs

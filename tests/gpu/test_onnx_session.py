@@ -43,9 +43,14 @@ def expected(x: torch.Tensor) -> torch.Tensor:
     return torch.relu(torch.nn.functional.conv2d(x.double(), torch.from_numpy(W).double(), padding=1)).mean((2, 3))
 
 
+@pytest.fixture(autouse=True)
+def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
+
+
 @pytest.fixture(scope="module")
 def session(tmp_path_factory: pytest.TempPathFactory) -> ort.InferenceSession:
-    return ort.InferenceSession(model(tmp_path_factory.mktemp("onnx") / "m.onnx"), tune="heuristic")
+    return ort.InferenceSession(model(tmp_path_factory.mktemp("onnx") / "m.onnx"), tune="heuristic", cache=False)
 
 
 def test_the_gpu_is_the_default(session: ort.InferenceSession) -> None:

@@ -15,6 +15,7 @@ from jitrt.errors import JitrtWarning, OptionError
 from jitrt.frontend.onnx.elements import dtype_of
 from jitrt.frontend.onnx.importer import Imported, NeedsInput
 from jitrt.graph.op import Array
+from jitrt.graph.types import Layout, channels_last
 
 Dims = tuple[int | str | None, ...]
 
@@ -109,11 +110,20 @@ class Signature:
 
 @dataclass(frozen=True)
 class Bound:
-    """A model imported for what a caller gave. `fixed` has the inputs whose numbers are part of the graph, because
-    what is built depends on them: it no longer takes those."""
+    """A model imported for what a caller gave, `given` by name. `fixed` has the inputs whose numbers are part of the
+    graph, because what is built depends on them: it no longer takes those."""
 
     imported: Imported
     fixed: Mapping[str, Array]
+    given: Mapping[str, Any]
+
+    def lay_as_given(self) -> None:
+        """Let inputs that were given channels-last lie so in the graph, as those of a PyTorch model do; others are
+        row-major."""
+        for name, value in zip(self.imported.inputs, self.imported.graph.inputs, strict=True):
+            last = channels_last(value.type.shape) if value.type.rank > 3 else None
+            if last is not None and last != value.type.strides and _strides(self.given.get(name)) == last:
+                value.type = value.type.with_layout(Layout(last))
 
     def warn(self, stacklevel: int = 2) -> None:
         """Say, as a JitrtWarning, which inputs' numbers have become part of what is built."""
@@ -146,7 +156,7 @@ def import_bound(
     while True:
         try:
             imported = import_onnx(model, shapes=shapes, constants=fixed, outputs=outputs, fallback=fallback)
-            return Bound(imported, fixed)
+            return Bound(imported, fixed, given)
         except NeedsInput as need:
             new = {n: numbers(given[n]) for n in need.names if n in given and not is_shape(given[n]) and n not in fixed}
             if not new:
@@ -210,6 +220,13 @@ def _check(port: Port, value: Any) -> None:
     complaint = port.complaint(shape_of(value))
     if complaint is not None:
         raise OptionError(f"input {port.name!r}: {complaint}")
+
+
+def _strides(value: Any) -> tuple[int, ...] | None:
+    """The strides of an array in elements; None for a shape, and for an array that does not tell."""
+    if isinstance(value, np.ndarray):
+        return tuple(step // value.itemsize for step in value.strides)
+    return tuple(value.stride()) if hasattr(value, "stride") else None
 
 
 def _example(port: Port) -> str:
