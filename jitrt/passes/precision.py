@@ -17,12 +17,13 @@ from __future__ import annotations
 
 import dataclasses
 
+import ml_dtypes
 import numpy as np
 
 from jitrt.errors import OptionError
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node, Value
-from jitrt.graph.op import Trait
+from jitrt.graph.op import Array, Trait
 from jitrt.graph.ops import Cast
 from jitrt.passes.base import PassContext
 
@@ -73,8 +74,7 @@ class _Narrow:
         if not any(node.op.takes(self.half) for node in value.users):
             return
         assert value.data is not None
-        with np.errstate(over="ignore"):
-            data = value.data.astype(self.half.numpy)
+        data = _rounded(value.data, self.half)
         if np.any(np.isinf(data) & np.isfinite(value.data)):
             largest = float(np.max(np.abs(value.data[np.isfinite(value.data)])))
             reader = value.users[0]
@@ -165,6 +165,15 @@ class _Narrow:
         cast.output.type = cast.output.type.with_layout(declared)
         self.context.applied(cast, "output cast back to f32")
         self.graph.outputs = [cast.output if v is value else v for v in self.graph.outputs]
+
+
+def _rounded(array: Array, half: DType) -> Array:
+    """Rounded to a 16-bit type. The largest float32, which masks of attention are made of, stands for the largest there
+    is, and becomes that of the type."""
+    with np.errstate(over="ignore"):
+        data = array.astype(half.numpy)
+    ends = np.abs(array) == np.finfo(np.float32).max
+    return np.where(ends, np.copysign(ml_dtypes.finfo(half.numpy).max, array), data).astype(half.numpy)
 
 
 def _is_elementwise_vector(value: Value) -> bool:

@@ -211,6 +211,20 @@ def test_an_infinity_stays_one(apply):
     assert constant.data[1] == -np.inf
 
 
+@pytest.mark.parametrize(("name", "largest"), [("fp16", 65504.0), ("bf16", 3.3895314e38)])
+def test_the_largest_float32_is_the_largest_there_is(apply, name, largest):
+    """Masks of attention are made of it."""
+    graph = Graph("g")
+    x = graph.add_input("x", TensorType(f32, (1, 2)))
+    most = np.finfo(np.float32).max
+    ends = np.array([[most, -most], [1.5, -np.inf]], np.float32)
+    graph.mark_output(graph.add(Add(), x, graph.add_constant(ends)))
+    (constant,) = apply(precision, graph, precision=name).graph.constants.values()
+    np.testing.assert_array_equal(
+        constant.data.astype(np.float64), np.float32([[largest, -largest], [1.5, -np.inf]]).astype(np.float64)
+    )
+
+
 def test_a_number_that_vanishes_is_reported(apply):
     text = "graph g(%x: f32[2]) {\nconst %eps: f32[] = 1e-12\n%y = add(%x, %eps) : f32[2]\nreturn %y\n}"
     assert apply(precision, text, precision="fp16").refused == ["the number 1e-12 is 0 in f16"]
