@@ -9,6 +9,7 @@ import pytest
 
 from jitrt.errors import UnsupportedOpError
 from jitrt.graph import interpret
+from jitrt.passes.pipeline import optimize
 from jitrt.testing import plan_interpreted
 from tests.frontend.onnx.graphs import close, load, near, ops, same
 
@@ -63,6 +64,15 @@ def test_the_types_asked_for() -> None:
     assert got.dtype == np.int16
     half = X.astype(np.float16)
     same("y = QuantizeLinear (x, s)", x=half, s=np.array(0.5, np.float16))
+
+
+def test_weights_are_dequantized_when_the_plan_is_built() -> None:
+    """However large they are: a linear layer of a constant is all that is left."""
+    w, given = whole(np.int8, 300, 400), {"s": scales(300, 25), "z": whole(np.int8, 300, 25)}
+    text = "d = DequantizeLinear <axis = 1, block_size = 16> (w, s, z) t = Transpose (d) y = MatMul (x, t)"
+    graph = optimize(close(text, "w s z", x=np.ones((2, 400), np.float32), w=w, **given))
+    (region,) = graph.nodes
+    assert [node.op.name for node in region.op.body.nodes] == ["linear"]  # type: ignore[attr-defined]
 
 
 def test_dynamic_quantization() -> None:

@@ -14,9 +14,24 @@ from jitrt.graph import ops as g
 _LINEAR = (DType.f32, DType.f16, DType.bf16)  # what the kernels of linear layers take
 
 
+def fixed(value: Value) -> bool:
+    """Whether a value is the same in every run: a constant, or made of constants alone."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        producer = waiting[-1].producer
+        if producer is None and not waiting[-1].is_constant:
+            return False
+        waiting.pop()
+        for operand in producer.inputs if producer is not None else ():
+            if operand not in seen:
+                seen.add(operand)
+                waiting.append(operand)
+    return True
+
+
 def product(n: Call, left: Value, right: Value) -> Value:
-    """left @ right; by a constant matrix a linear layer, which has the better kernels."""
-    if right.is_constant and right.type.rank == 2 and left.type.rank >= 2 and left.type.dtype in _LINEAR:
+    """left @ right; by a matrix of weights a linear layer, which has the better kernels."""
+    if right.type.rank == 2 and left.type.rank >= 2 and left.type.dtype in _LINEAR and fixed(right):
         return n.add(g.Linear(), left, n.b.permute(right, (1, 0)))
     return layers.matmul(n.b, left, right)
 
@@ -41,7 +56,7 @@ def gemm(n: Call, a: Value, b: Value, c: Value | None = None) -> Value:
         n.refuse(f"of tensors of ranks {a.type.rank} and {b.type.rank}")
     left = turned(n, a) if n.attribute("transA", 0) else a
     right = turned(n, b) if n.attribute("transB", 0) else b
-    if b.is_constant and a.type.dtype in _LINEAR:
+    if a.type.dtype in _LINEAR and fixed(b):
         y = n.add(g.Linear(), left, b if n.attribute("transB", 0) else turned(n, b))
     else:
         y = layers.matmul(n.b, left, right)

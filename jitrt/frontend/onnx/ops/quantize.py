@@ -14,10 +14,11 @@ from jitrt.frontend.layers.arithmetic import binary, scaled
 from jitrt.frontend.layers.linear import matmul
 from jitrt.frontend.onnx.elements import dtype_of
 from jitrt.frontend.onnx.node import Call
-from jitrt.frontend.onnx.ops.linear import product
+from jitrt.frontend.onnx.ops.linear import fixed, product
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
+from jitrt.graph.op import Array
 
 _WIDEST = 255  # of the difference of two numbers of 8 bits
 _EXACT = 2**24  # float32 holds all whole numbers below
@@ -83,7 +84,17 @@ def dequantize_linear(n: Call, x: Value, scale: Value, zero: Value | None = None
     y = n.b.operand(x, between)
     if zero is not None:
         y = n.add(g.Sub(), y, n.b.operand(_granular(n, zero, x), between))
-    return n.b.operand(n.add(g.Mul(), y, n.b.operand(_granular(n, scale, x), between)), dtype)
+    y = n.b.operand(n.add(g.Mul(), y, n.b.operand(_granular(n, scale, x), between)), dtype)
+    return n.constant(_computed(y)) if y.data is None and fixed(y) else y
+
+
+def _computed(value: Value) -> Array:
+    """What a value that is made of constants alone is, however large: weights are not dequantised in every run."""
+    if value.data is not None:
+        return value.data
+    assert value.producer is not None
+    (result,) = value.producer.op.eval(*(_computed(operand) for operand in value.producer.inputs))
+    return np.asarray(result).astype(value.type.dtype.numpy, copy=False)
 
 
 # -- products of whole numbers -----------------------------------------------------------------------------------------
