@@ -44,7 +44,7 @@ from jitrt.kernels.conv_shape import (
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 from jitrt.kernels.split_k import split_launch, store_sum
 
-__all__ = ["Conv2d", "constexprs_of", "conv2d_tile", "gemm_shape", "lower_anchor", "tiles_of", "unpack"]
+__all__ = ["Conv2d", "constexprs_of", "conv2d_tile", "gemm_shape", "lower_anchor", "product_of", "tiles_of", "unpack"]
 
 
 @triton.jit
@@ -272,13 +272,18 @@ class Conv2d(Template):
         return unpack(problem)[0].groups_a_bundle > 1
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        shape, anchor, _ = unpack(problem)
-        reads = sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:])
-        return rank_configs(gemm_shape(shape, anchor, reads), target)
+        return rank_configs(product_of(problem), target)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         shape, anchor, epilogue = unpack(problem)
         return lower_anchor(problem, anchor, shape, epilogue, config, target)
+
+
+def product_of(problem: Problem) -> GemmShape:
+    """The matrix product that a problem of `Conv2d` is to the cost model."""
+    shape, anchor, _ = unpack(problem)
+    reads = sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:])
+    return gemm_shape(shape, anchor, reads)
 
 
 def gemm_shape(shape: ConvShape, anchor: Node, epilogue_reads: int) -> GemmShape:

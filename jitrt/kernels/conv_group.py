@@ -21,7 +21,7 @@ from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
 from jitrt.kernels.conv2d import Conv2d, constexprs_of, conv2d_tile, gemm_shape, tiles_of, unpack
 from jitrt.kernels.conv_shape import ConvShape, operands_of
-from jitrt.kernels.gemm_cost import rank_configs
+from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 
 _KEEP, _ALL = 48, 1 << 20  # candidates
 _SHARED = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "FLATTEN", "PRECISION", "DEPENDENT", "EARLY")
@@ -65,14 +65,9 @@ class ConvGroup(Template):
         return None
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        parts = _parts(problem)
-        longest = max(parts, key=lambda part: part.shape.reduction)
-        shape, anchor = longest.shape, longest.problem.anchor
-        assert anchor is not None
-        gemm = replace(gemm_shape(shape, anchor, 0), columns=sum(part.shape.filters for part in parts))
-        widest = max(part.shape.filters for part in parts)
+        widest = max(part.shape.filters for part in _parts(problem))
         # Of all, not of the first: those may all be wider than any of the convolutions.
-        ranked = rank_configs(gemm, target, keep=_ALL)
+        ranked = rank_configs(product_of(problem), target, keep=_ALL)
         return [c for c in ranked if c["BLOCK_N"] < max(17, 2 * widest)][:_KEEP]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
@@ -107,6 +102,15 @@ class ConvGroup(Template):
         kernel = function(source, "conv_group")
         call = KernelCall(kernel, arguments, constexprs, (programs, 1, 1), config["num_warps"], config["num_stages"])
         return Lowered((call,), elements * 4, tiles * 4)
+
+
+def product_of(problem: Problem) -> GemmShape:
+    """The matrix product that a problem of `ConvGroup` is to the cost model: the longest reduction, of all columns."""
+    parts = _parts(problem)
+    longest = max(parts, key=lambda part: part.shape.reduction)
+    shape, anchor = longest.shape, longest.problem.anchor
+    assert anchor is not None
+    return replace(gemm_shape(shape, anchor, 0), columns=sum(part.shape.filters for part in parts))
 
 
 def _call(

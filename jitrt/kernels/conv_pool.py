@@ -28,7 +28,7 @@ from jitrt.kernels.base import Config, Lowered, Problem, Template
 from jitrt.kernels.conv2d import gemm_shape, lower_anchor
 from jitrt.kernels.conv_shape import ConvShape, operands_of, refuse_anchor, refuse_weights
 from jitrt.kernels.conv_shape import describe as describe_conv
-from jitrt.kernels.gemm_cost import rank_configs
+from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 from jitrt.kernels.pool import POOLS
 from jitrt.kernels.pool import describe as describe_pool
 
@@ -65,12 +65,17 @@ class ConvPool(Template):
         return describe(problem).groups_a_bundle > 1
 
     def candidates(self, problem: Problem, target: Target) -> Sequence[Config]:
-        pixels = problem.output.type.numel
-        reads = sum(problem.body.inputs[index].type.numel >= pixels for index in _epilogue(problem).operands)
-        return rank_configs(gemm_shape(describe(problem), problem.anchors[0], reads), target)
+        return rank_configs(product_of(problem), target)
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         return lower_anchor(problem, problem.anchors[0], describe(problem), _epilogue(problem), config, target)
+
+
+def product_of(problem: Problem) -> GemmShape:
+    """The matrix product that a problem of `ConvPool` is to the cost model."""
+    pixels = problem.output.type.numel
+    reads = sum(problem.body.inputs[index].type.numel >= pixels for index in _epilogue(problem).operands)
+    return gemm_shape(describe(problem), problem.anchors[0], reads)
 
 
 def describe(problem: Problem) -> ConvShape:

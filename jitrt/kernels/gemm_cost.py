@@ -12,14 +12,17 @@ problems left out of the fit; one in ten is more than 15% slower.
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any, NamedTuple
 
 from jitrt.codegen.target import Target
 from jitrt.kernels.base import Config
 
 _REGISTERS = 65536
 _ELEMENTWISE_PER_CYCLE = 128  # ops of an SM's plain cores
+_PLAIN_FLOPS = 50e12  # a second of all plain cores
 
 
 @dataclass(frozen=True)
@@ -164,46 +167,77 @@ def _fits(config: Config, shape: GemmShape, target: Target) -> bool:
 
 def cost(config: Config, shape: GemmShape, target: Target, of: Constants = H200) -> float:
     """Estimated seconds."""
+    return estimate(count(config, shape, target), of)
+
+
+class Counts(NamedTuple):
+    """All that a configuration's time depends on beside the constants, numbers or arrays of them; of one program and
+    one step of its loop where nothing else is said. `if_` something: 1 if it is so, else 0."""
+
+    rounds: Any  # of programs on an SM, one after the other
+    together: Any  # programs on an SM at a time
+    steps: Any
+    multiply: Any  # seconds at the full rate
+    if_tensor: Any  # cores multiply,
+    if_mma: Any  # with mma.sync,
+    if_wide: Any  # with eight warps where four could do,
+    if_narrow: Any  # on few columns
+    addresses: Any  # to be computed, divided by the warps
+    prologue: Any  # cycles
+    loaded: Any  # bytes
+    ahead: Any  # steps that loads are under way before their data is needed
+    stored: Any  # bytes of all programs on an SM
+    if_late: Any  # operands of the epilogue are loaded at the end
+    if_split: Any
+    parts: Any  # bytes of split sums
+    moved: Any  # bytes of everything once
+
+
+def count(config: Config, shape: GemmShape, target: Target) -> Counts:
+    """What a configuration does."""
     bm, bn, bk = config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"]
     split, stages, warps = config["SPLIT_K"], config["num_stages"], config["num_warps"]
     programs = -(-shape.rows // bm) * -(-shape.columns // bn) * shape.batches * split
+    loaded = _loaded(config, shape)
     resident = min(
-        target.shared // (_shared(config, shape) + 1024),
+        target.shared // (loaded * stages + 1024),
         _REGISTERS // (_registers(config, shape) * 32 * warps),
         64 // warps,
         16,
     )
-    if resident == 0:
-        return float("inf")
-    together = min(resident, -(-programs // target.sms))
-    rounds = -(-programs // (target.sms * together))
-    arithmetic = 2 * bm * bn * bk / _flops_per_cycle(config, shape, target, of)
-    arithmetic += bm * bk * (1 if shape.taps > 1 else 0.3) * of.addresses / warps
-    arithmetic += bm * bk * shape.prologue_ops / _ELEMENTWISE_PER_CYCLE
-    bounds = (together * arithmetic, together * _loaded(config, shape) / of.l2, of.latency / max(1, stages - 1))
-    step = sum(bound**of.sharpness for bound in bounds) ** (1 / of.sharpness) + of.step
-    steps = -(-_steps(shape, bool(config["FLATTEN"]), bk) // split)
-    cycles = steps * step + of.setup + bm * bn * 2 * (1 + shape.epilogue_reads) * together / of.store
-    if shape.epilogue_reads and not config["EARLY"]:
-        cycles += of.late * of.latency
-    cycles *= rounds
-    if split > 1:
-        cycles += of.split + split * bm * bn * 4 * min(together, 2) / of.partial
+    together = max(1, min(resident, -(-programs // target.sms)))
+    rate = target.flops16 if shape.itemsize == 2 else target.flops32
+    hopper = target.arch >= 90 and not shape.ieee
+    mma = hopper and (bm < 64 or warps < 4)
     moved = shape.batches * (shape.rows * shape.channels + shape.columns * shape.reduction)
     moved += shape.batches * shape.rows * shape.columns * (1 + shape.epilogue_reads)
-    return cycles / of.clock + of.launch + moved * shape.itemsize / of.dram
+    return Counts(
+        rounds=-(-programs // (target.sms * together)) if resident else math.inf,
+        together=together,
+        steps=-(-_steps(shape, bool(config["FLATTEN"]), bk) // split),
+        multiply=2 * bm * bn * bk / (_PLAIN_FLOPS if shape.ieee else rate) * target.sms,
+        if_tensor=int(not shape.ieee),
+        if_mma=int(mma),
+        if_wide=int(hopper and not mma and warps == 8 and bm * bn <= 128 * 128),
+        if_narrow=int(hopper and not mma and bn < 64),
+        addresses=bm * bk * (1 if shape.taps > 1 else 0.3) / warps,
+        prologue=bm * bk * shape.prologue_ops / _ELEMENTWISE_PER_CYCLE,
+        loaded=loaded,
+        ahead=max(1, stages - 1),
+        stored=bm * bn * 2 * (1 + shape.epilogue_reads) * together,
+        if_late=int(shape.epilogue_reads > 0 and not config["EARLY"]),
+        if_split=int(split > 1),
+        parts=split * bm * bn * 4 * min(together, 2) if split > 1 else 0,
+        moved=moved * shape.itemsize,
+    )
 
 
-def _flops_per_cycle(config: Config, shape: GemmShape, target: Target, of: Constants) -> float:
-    """What an SM's multipliers reach on such a tile."""
-    rows, warps = config["BLOCK_M"], config["num_warps"]
-    if shape.ieee:
-        return 50e12 / target.sms / of.clock
-    rate = (target.flops16 if shape.itemsize == 2 else target.flops32) / target.sms / of.clock * of.peak
-    if target.arch < 90:
-        return rate
-    if rows < 64 or warps < 4:
-        return rate * of.mma
-    if warps == 8 and rows * config["BLOCK_N"] <= 128 * 128:
-        rate *= of.wide
-    return rate * of.narrow if config["BLOCK_N"] < 64 else rate
+def estimate(n: Counts, of: Constants) -> Any:
+    """Seconds, of as many configurations at once as the counts are of."""
+    reached = of.peak**n.if_tensor * of.mma**n.if_mma * of.wide**n.if_wide * of.narrow**n.if_narrow
+    arithmetic = n.multiply * of.clock / reached + n.addresses * of.addresses + n.prologue
+    bounds = (n.together * arithmetic, n.together * n.loaded / of.l2, of.latency / n.ahead)
+    step = sum(bound**of.sharpness for bound in bounds) ** (1 / of.sharpness) + of.step
+    cycles = n.steps * step + of.setup + n.stored / of.store + n.if_late * of.late * of.latency
+    cycles = n.rounds * cycles + n.if_split * of.split + n.parts / of.partial
+    return cycles / of.clock + of.launch + n.moved / of.dram
