@@ -10,7 +10,7 @@ import pytest
 
 pytest.importorskip("triton")
 
-from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, i64
+from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32, f64, i32, i64
 from jitrt.graph import ops as o
 from jitrt.graph.op import Op
 from jitrt.graph.types import channels_last
@@ -125,6 +125,8 @@ PROBLEMS = {
     "product of odd sizes, bfloat16": region(o.Matmul(), (3, 2, 77, 45), (2, 45, 131), dtype=bf16),
     "product, float32": region(o.Matmul(), (300, 200), (200, 100), dtype=f32),
     "product, tf32": region(o.Matmul(True), (512, 512), (512, 512), dtype=f32),
+    "product, float64": region(o.Matmul(), (4, 200, 70), (4, 70, 90), dtype=f64),
+    "product of integers": region(o.Matmul(), (300, 200), (200, 100), dtype=i32),
     "DenseNet's bn and relu": gated(8, 96, 56, 160),
     "NHWC to NCHW": turned((8, 256, 28, 28)),
     "NHWC to NCHW, seven wide": turned((8, 512, 7, 7)),
