@@ -20,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper, shape_inference
 
 from jitrt.errors import GraphError
+from jitrt.frontend.onnx.bodies import refuse_far_axes
 from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.registry import Unsupported
 from jitrt.graph.dtype import DType
@@ -28,6 +29,7 @@ from jitrt.graph.op import Array, Op, Trait
 from jitrt.graph.text import parse_type
 from jitrt.graph.types import TensorType
 
+_MOST = 1 << 24  # elements of what is computed at import, or of what it is computed from
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
 
@@ -85,6 +87,8 @@ def host_step(
     takes = tuple(str(value.type.logical()) for value in values)
     step = HostStep(title, reason, domain, opset, plain.SerializeToString().hex(), takes, ())
     if len(known) == len(values):
+        if any(array.size > _MOST for array in known) or _numel(plain, values, domain, opset) > _MOST:
+            raise Unsupported(f"it would make a constant of more than {_MOST} elements")
         return _named(node, [graph.add_constant(array) for array in _evaluate(step, known)])
     gives = _result_types(plain, values, domain, opset)
     step = HostStep(title, reason, domain, opset, step.node, takes, gives)
@@ -125,6 +129,7 @@ def _named(node: onnx.NodeProto, values: Sequence[Value]) -> list[Value | None]:
 
 def _result_types(plain: onnx.NodeProto, values: Sequence[Value], domain: str, opset: int) -> tuple[str, ...]:
     """The types of the results, from ONNX's own shape inference, which is told the numbers that are known."""
+    refuse_far_axes(plain, values)
     inputs = [_info(f"a{i}", value.type) for i, value in enumerate(values)]
     known = [numpy_helper.from_array(v.data, f"a{i}") for i, v in enumerate(values) if v.data is not None]
     outputs = [onnx.ValueInfoProto(name=name) for name in plain.output if name]
@@ -136,6 +141,15 @@ def _result_types(plain: onnx.NodeProto, values: Sequence[Value], domain: str, o
         raise Unsupported(f"ONNX's shape inference refuses it: {str(error).strip().splitlines()[-1]}") from error
     _evaluator(domain, opset, plain.SerializeToString().hex())  # which there may be none of
     return tuple(str(_type_of(info)) for info in inferred.graph.output)
+
+
+def _numel(plain: onnx.NodeProto, values: Sequence[Value], domain: str, opset: int) -> int:
+    """Elements of the largest result; 0 where only the numbers tell, which are not many."""
+    try:
+        types = _result_types(plain, values, domain, opset)
+    except Unsupported:
+        return 0
+    return max((parse_type(text).numel for text in types), default=0)
 
 
 def _info(name: str, type: TensorType) -> onnx.ValueInfoProto:
