@@ -85,8 +85,12 @@ def _head(path: str, found: Checkup) -> list[tuple[str, str]]:
         *((f"output {port.name}", f"{port.kind} {_dims(port.dims)}") for port in found.outputs),
         ("weights", size(found.weights)),
         ("nodes", f"{found.operators.total()} of {len(found.operators)} operators: {common}{more}"),
-        ("work", f"{found.flops / 1e9:,.2f} GFLOP a run, in {found.layers} nodes of the graph"),
+        ("work", f"{_flops(found.flops)} a run, in {found.layers} nodes of the graph"),
     ]
+
+
+def _flops(flops: int) -> str:
+    return f"{flops / 1e9:,.2f} GFLOP" if flops >= 1e8 else f"{flops / 1e6:,.3f} MFLOP"
 
 
 def _dims(dims: Sequence[int | str | None] | None) -> str:

@@ -6,8 +6,10 @@ model      reads a model safely: sizes, nesting, external data
 registry   which function imports which operator
 node       what such a function is given
 importer   walks the nodes, functions and subgraphs
+plugins    operators that are plugins
 fallback   an operator without an importer, as a step on the host
 signature  what goes into a model and comes out; the import for a caller's inputs
+checkup    all that is in the way of a model, without building it
 ops        the operators, a family a file
 """
 
