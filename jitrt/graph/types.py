@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from jitrt.graph.dtype import DType
 
@@ -108,14 +108,14 @@ class TensorType:
         return tuple(d if self.shape[d] == 1 else next(rest) for d in range(self.rank))
 
     def with_layout(self, layout: Layout | None) -> TensorType:
-        return replace(self, layout=layout)
+        return TensorType(self.dtype, self.shape, layout)
 
     def with_dtype(self, dtype: DType) -> TensorType:
-        return replace(self, dtype=dtype)
+        return TensorType(dtype, self.shape, self.layout)
 
     def logical(self) -> TensorType:
         """The same type without its layout: what two values must share to mean the same."""
-        return replace(self, layout=None)
+        return self if self.layout is None else TensorType(self.dtype, self.shape)
 
     def __str__(self) -> str:
         text = f"{self.dtype.value}[{','.join(map(str, self.shape))}]"
