@@ -23,6 +23,7 @@ from jitrt.graph.graph import Value
 from jitrt.graph.op import Array
 
 _MOST_TERMS = 16  # what is recognised has fewer than ten
+_ODD, _EVEN = {"erf", "tanh"}, {"abs"}
 _CANCELLED = 1e-9  # a sum this much smaller than what was added is nothing
 
 
@@ -89,17 +90,16 @@ class Polynomial:
         >>> (X * 0.5 + X * apply("erf", X * 0.7)).outline
         'x+x*erf(x)'
         """
-        return "+".join(
-            sorted(
-                "*".join(sorted("*".join([atom.outline] * count) for atom, count in monomial)) or "1"
-                for monomial, _ in self.terms
-            )
-        )
+        return "+".join(sorted(_outline(monomial) for monomial, _ in self.terms))
 
     @property
     def atoms(self) -> set[Atom]:
         """The factors of its terms."""
         return {atom for monomial, _ in self.terms for atom, _ in monomial}
+
+
+def _outline(monomial: Monomial) -> str:
+    return "*".join(sorted("*".join([atom.outline] * count) for atom, count in monomial)) or "1"
 
 
 def _polynomial(number: Polynomial | float) -> Polynomial:
@@ -132,7 +132,11 @@ def constant(value: Value) -> Polynomial:
 
 
 def apply(function: str, p: Polynomial) -> Polynomial:
-    """A function of one operand, by its op's name."""
+    """A function of one operand, by its op's name. Those that are odd or even are taken of the positive operand."""
+    if function in _ODD | _EVEN and p.terms:
+        _, number = min(p.terms, key=lambda term: (_outline(term[0]), term[1]))
+        if number < 0:
+            return -_of(Atom(function, -p)) if function in _ODD else _of(Atom(function, -p))
     return _of(Atom(function, p))
 
 

@@ -25,6 +25,9 @@ EXP = apply("exp", X)
         (clamp(X * 2 + 1, 0.0, 4.0), 2 * clamp(X, -0.5, 1.5) + 1),
         (clamp(-X, 0.0, math.inf), -clamp(X, -math.inf, 0.0)),
         (clamp(clamp(X, 0.0, math.inf), -math.inf, 6.0), clamp(X, 0.0, 6.0)),
+        (apply("erf", -2 * X), -apply("erf", 2 * X)),
+        (apply("tanh", -X - EXP + 1), -apply("tanh", X + EXP - 1)),
+        (apply("abs", -X), apply("abs", X)),
         (mean(X - mean(X, (1,)), (1,)), X - X),
         (mean(power(X - mean(X, (1,)), 2), (1,)), mean(X * X, (1,)) - power(mean(X, (1,)), 2)),
         (mean(3 * X + 2, (0, 1)), 3 * mean(X, (0, 1)) + 2),
@@ -46,6 +49,7 @@ def test_one_computation(a, b):
         (mean(X * X, (1,)), mean(X, (1,)) * mean(X, (1,))),
         (mean(mean(X, (0,)), (1,)), mean(X, (0,))),
         (apply("tanh", X), EXP),
+        (apply("exp", -X), EXP),
         (EXP, apply("exp", 1.001 * X)),
     ],
 )

@@ -72,6 +72,7 @@ SPELLED: list[tuple[Any, Callable[[Writer, Value], Value]]] = [
     (Gelu(), lambda w, x: w.mul(w.mul(x, 0.5), w.add(1, w.erf(w.mul(ROOT_HALF, x))))),
     (Gelu(), lambda w, x: w.mul(x, w.add(0.5, w.mul(w.erf(w.mul(x, ROOT_HALF)), 0.5)))),
     (Gelu(), lambda w, x: w.div(w.add(x, w.mul(x, w.erf(w.div(x, math.sqrt(2))))), 2)),
+    (Gelu(), lambda w, x: w.mul(w.mul(x, 0.5), w.sub(1, w.erf(w.div(w.neg(x), math.sqrt(2)))))),  # Keras
     (
         Gelu(approximate=True),  # Hugging Face
         lambda w, x: w.mul(w.mul(0.5, x), w.add(1, w.tanh(w.mul(ROOT_2_PI, w.add(x, w.mul(0.044715, w.pow(x, 3))))))),
@@ -157,7 +158,7 @@ def test_mish_is_made_of_what_there_is() -> None:
 
 def test_numbers_are_as_exact_as_their_dtype() -> None:
     w = Writer(f16)
-    graph, _ = run(w, SPELLED[4][1](w, w.x))
+    graph, _ = run(w, SPELLED[5][1](w, w.x))
     assert [node.op for node in graph.nodes] == [Gelu(approximate=True)]
 
 
