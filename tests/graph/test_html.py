@@ -3,7 +3,7 @@ from __future__ import annotations
 import numpy as np
 
 from jitrt.graph import Graph, TensorType, f32
-from jitrt.graph.ops import Add, Clamp, Tanh, Slice
+from jitrt.graph.ops import Add, Clamp, Slice, Tanh
 from jitrt.passes import optimize
 
 
