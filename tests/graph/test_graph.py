@@ -82,6 +82,23 @@ def test_rename_is_followed_by_layouts_and_constants(graph):
     assert graph.add(Relu(), graph.inputs[0], name="w").name == "w"
 
 
+def test_many_are_renamed_at_once(graph):
+    nodes = graph.nodes
+    first, second = nodes[0].output, nodes[1].output
+    second.type = second.type.with_layout(Layout(second.type.strides, storage=first.name))
+    graph.rename_all({first: "a", second: "a"})
+    assert (first.name, second.name) == ("a", "a_1")
+    assert second.type.layout.storage == "a"
+
+
+def test_a_name_that_is_free_again_is_given_again():
+    graph = Graph()
+    values = [graph.add_constant(np.float32(i), "c") for i in range(4)]
+    assert [value.name for value in values] == ["c", "c_1", "c_2", "c_3"]
+    graph.drop_unused_constants([values[1]])
+    assert [graph.add_constant(np.float32(0), "c").name for _ in range(2)] == ["c_1", "c_4"]
+
+
 def test_constants(graph):
     w = graph.add_constant(np.ones(2, np.float32), "w")
     assert w.is_constant

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import ChainMap
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,7 +18,7 @@ from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.node import Call, FoldingBuilder, Item, Known
 from jitrt.frontend.onnx.plugins import plugin_importer
 from jitrt.frontend.onnx.registry import Unsupported, importer_of, importers
-from jitrt.frontend.onnx.tensors import array_of, dense
+from jitrt.frontend.onnx.tensors import array_of, dense, element_name
 from jitrt.graph import Graph, TensorType, Value, verify
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
@@ -97,6 +97,8 @@ def import_model(
             raise ImportFailure(f"input {info.name!r} has no static shape; give one")
     results = importer.run(model.graph, scope, outputs)
     importer.refuse_missing()
+    if outputs is None:
+        _check_types(model.graph.output, results)
     returned = [info.name for info in model.graph.output] if outputs is None else list(outputs)
     importer.outputs(returned, results)
     importer.b.finish()
@@ -133,7 +135,8 @@ class Importer:
     def run(self, graph: onnx.GraphProto, scope: Scope, wanted: Sequence[str] | None = None) -> list[Any]:
         """Import a graph, or a subgraph in the scope of the one around it; returns its results, or those `wanted`."""
         own = scope.maps[0]
-        self.count += 1  # a body without nodes, run for ever, is bounded too
+        if len(scope.maps) > 1:  # a body without nodes, run for ever, is bounded too
+            self.spend(1 + len(graph.initializer) + len(graph.sparse_initializer), self.b.loc)
         for tensor in graph.initializer:
             if tensor.name not in own:
                 own[tensor.name] = self.constant(tensor, tensor.name)
@@ -148,9 +151,7 @@ class Importer:
         self.depth += 1
         for position, node in enumerate(nodes):
             loc = called(node, position)
-            self.count += 1
-            if self.count > self.limits.nodes:
-                raise ImportFailure(f"node {loc}: with loops and functions written out, over {self.limits.nodes} nodes")
+            self.spend(1, loc)
             if self.depth > self.limits.depth:
                 raise ImportFailure(f"node {loc}: functions and subgraphs nest deeper than {self.limits.depth}")
             operands = [self.lookup(name, scope, loc) if name else None for name in node.input]
@@ -159,6 +160,12 @@ class Importer:
                 if name:
                     scope[name] = result
         self.depth -= 1
+
+    def spend(self, count: int, loc: str) -> None:
+        """Count what is walked: nodes, and initialisers of subgraphs. Raises ImportFailure beyond the limit."""
+        self.count += count
+        if self.count > self.limits.nodes:
+            raise ImportFailure(f"node {loc}: with loops and functions written out, over {self.limits.nodes} nodes")
 
     def lookup(self, name: str, scope: Mapping[str, Any], where: str) -> Any:
         if name not in scope:
@@ -361,6 +368,14 @@ class Importer:
                 names, f"{self.needed[names[0]]}: give the values of input {', '.join(names)} at the build"
             )
         raise UnsupportedOpError("ONNX", [(f"{m.name}: {m.reason}", m.count, m.where) for m in self.missing.values()])
+
+
+def _check_types(infos: Iterable[onnx.ValueInfoProto], results: Sequence[Any]) -> None:
+    for info, value in zip(infos, results, strict=True):
+        declared = info.type.tensor_type.elem_type
+        if declared and isinstance(value, Value) and element_of(value.type.dtype) != declared:
+            found, wanted = element_name(element_of(value.type.dtype)), element_name(declared)
+            raise ImportFailure(f"output {info.name!r} is declared {wanted}, but its nodes compute {found}")
 
 
 class _Lost:

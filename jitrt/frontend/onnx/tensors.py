@@ -103,7 +103,8 @@ def elements(dims: Sequence[int], where: str) -> int:
 
 def element_name(element: int) -> str:
     """What ONNX calls an element type."""
-    return str(_T.DataType.Name(element)).lower()
+    names = _T.DataType
+    return str(names.Name(element)).lower() if element in names.values() else f"number {element}"
 
 
 def _field_of(tensor: onnx.TensorProto) -> str | None:

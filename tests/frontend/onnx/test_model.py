@@ -16,7 +16,8 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper, parser
 from jitrt.errors import ImportFailure, JitrtError, ModelError, UnsupportedOpError
 from jitrt.frontend.onnx import Limits, import_onnx, read_model
 from jitrt.frontend.onnx import registry as onnx_registry
-from jitrt.graph import Graph
+from jitrt.frontend.onnx.bodies import standard_body
+from jitrt.graph import DType, Graph, TensorType
 from tests.frontend.onnx.fuzz import bounded_memory
 from tests.frontend.onnx.seeds import seeds
 
@@ -203,13 +204,19 @@ def test_the_same_function_twice() -> None:
     refused(functions(("f0", "y = Relu (x)"), ("f0", "y = Neg (x)")), "two functions 'f0'")
 
 
-@pytest.mark.parametrize("body", ["o = Relu (s)", "o = Identity (s)"])
+@pytest.mark.parametrize(
+    "body",
+    ["(bool g, float[2] o) { o = Relu (s) }", "(bool g, float[2] o) { o = Identity (s) }", "(bool g, float[2] s) {}"],
+)
 def test_a_loop_that_never_ends(body: str) -> None:
     text = f"""net (float[2] x) => (y) {{
         n = Constant <value = int64 {{4611686018427387904}}> ()
         c = Constant <value = bool {{1}}> ()
-        y = Loop (n, c, x) <body = b (int64 i, bool g, float[2] s) => (bool g, float[2] o) {{ {body} }}> }}"""
-    refused(read_model(model(text), Limits(nodes=2000)), r"y \(Loop\)|o \(", (ImportFailure, UnsupportedOpError))  # type: ignore[arg-type]
+        y = Loop (n, c, x) <body = b (int64 i, bool g, float[2] s) => {body}> }}"""
+    refused(read_model(model(text), Limits(nodes=2000)), r"Loop|o \(", (ImportFailure, UnsupportedOpError))  # type: ignore[arg-type]
+    proto = model(text.replace("4611686018427387904", "50"))
+    proto.graph.node[2].attribute[0].g.initializer.extend(helper.make_tensor(f"i{i}", 1, [], [1]) for i in range(100))
+    refused(read_model(proto, Limits(nodes=4000)), "over 4000 nodes", ImportFailure)
 
 
 # -- tensors ---------------------------------------------------------------------------------------------------------
@@ -477,6 +484,31 @@ def test_what_an_importer_stumbles_over_names_the_node(monkeypatch: pytest.Monke
     monkeypatch.setitem(onnx_registry.importers(), ("", "Relu"), {1: stumble})
     caught = refused(relu(), rf"node y \(Relu\): {type(error).__name__}", ImportFailure)
     assert caught.__cause__ is error  # which --debug shows
+
+
+def test_an_output_of_another_type_than_its_nodes_compute() -> None:
+    proto = model("net (float[2] x) => (int64[2] y) { y = Relu (x) }")
+    refused(proto, "output 'y' is declared int64, but its nodes compute float", ImportFailure)
+
+
+# -- ONNX's own C++ ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("fallback", [False, True])
+@pytest.mark.parametrize("axis", [1 << 31, -(1 << 31), 1 << 40, 60, -60, 3, -3])
+def test_axes_that_would_end_the_process(axis: int, fallback: bool) -> None:
+    """ONNX's shape inference reads out of bounds for these: it must not be asked."""
+    proto = model(f"net (float[2,3] x) => (y) {{ y, m = LayerNormalization <axis = {axis}> (x, x) }}")
+    refused(proto, "axis", (ImportFailure, UnsupportedOpError), fallback=fallback)  # type: ignore[arg-type]
+    proto = model(f"net (float[2,3] x, int64[2,1] i) => (y) {{ y = GatherND <batch_dims = {axis}> (x, i) }}")
+    refused(proto, "batch", (ImportFailure, UnsupportedOpError), fallback=fallback)  # type: ignore[arg-type]
+
+
+def test_axes_are_looked_at_before_the_standards_own_body_is_made() -> None:
+    node = helper.make_node("LayerNormalization", ["x", "x"], ["y"], axis=7)
+    value = Graph().add_input("x", TensorType(DType.f32, (2, 3)))
+    with pytest.raises(onnx_registry.Unsupported, match="axis 7 of a tensor of rank 2"):
+        standard_body(node, [value, value], "", 17)
 
 
 # -- what is given for inputs ----------------------------------------------------------------------------------------
