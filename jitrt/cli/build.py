@@ -15,7 +15,7 @@ from jitrt.cli.onnx_subject import OnnxFile
 from jitrt.cli.subject import load_subject, model_arguments, one_batch, precision_arguments, prepared
 from jitrt.cli.terminal import check_writable, console, line, size
 from jitrt.codegen.target import target_of
-from jitrt.errors import NoGpuError
+from jitrt.errors import FallbackError, NoGpuError, TargetError
 from jitrt.request import Request
 
 EXAMPLES = """examples:
@@ -35,7 +35,6 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--workspace", type=float, metavar="MIB", help="MiB of scratch memory one kernel may use (default: no limit)"
     )
-    parser.add_argument("--strict", action="store_true", help="refuse a model of which some would run on the host")
     parser.add_argument("--no-cache", action="store_true", help="neither read nor write the cache")
 
 
@@ -50,8 +49,6 @@ def run(args: argparse.Namespace) -> int:
     options: dict[str, Any] = {"precision": args.precision, "tune": args.tune, "cache": not args.no_cache}
     if args.workspace is not None:
         options["workspace_limit"] = int(args.workspace * (1 << 20))
-    if args.strict:
-        options["strict"] = True
     if args.target:
         names = [str(target_of(name)) for name in args.target.split(",")]
         options["target"] = names[0] if len(names) == 1 else names
@@ -59,6 +56,7 @@ def run(args: argparse.Namespace) -> int:
     subject = load_subject(args.model, args.shape, args.shapes, settled=True)
     model, inputs = prepared(subject, batch, args.precision)
     if isinstance(subject, OnnxFile):
+        options["strict"] = True  # a plan has no steps on the host: said before anything is tuned
         for note in subject.notes(batch):
             terminal.print(line(note))
     try:
@@ -66,6 +64,12 @@ def run(args: argparse.Namespace) -> int:
     except NoGpuError as error:
         raise NoGpuError(
             "this machine has no NVIDIA GPU to tune for; --target sm_90 (or sm_80, sm_100) builds without one"
+        ) from error
+    except FallbackError as error:
+        kinds = "; ".join(f"{what} (x{count}, first at {where}): {why}" for what, why, count, where in error.steps)
+        raise TargetError(
+            f"a plan runs on the GPU alone, and some of {args.model} would have to run on the host: {kinds}. "
+            "jitrt.compile and jitrt.onnx.InferenceSession run it so, without a plan file"
         ) from error
     engine.save(output)
     took = time.perf_counter() - start

@@ -25,7 +25,7 @@ _ALWAYS = {  # asked for in trtexec, and what jitrt does anyway
     "useCudaGraph": "an engine always runs as one CUDA graph",
     "noDataTransfers": "inputs and outputs stay on the GPU in every measurement",
     "separateProfileRun": "layers are timed apart from the rest",
-    "allowGPUFallback": "what has no kernel runs on the host and is named; --strict refuses it",
+    "allowGPUFallback": "in a program what has no kernel runs on the host; a plan runs on the GPU alone",
     "skipInference": "building and timing are two commands",
     "buildOnly": "building and timing are two commands",
     "profilingVerbosity": "a plan always names its layers and tactics",

@@ -133,7 +133,8 @@ def _verdict(path: str, found: Checkup, steps: Sequence[Step], kernels: bool) ->
     if count or steps:
         work = f", {100 * found.host_share:.1f}% of the work" if found.host_share else ""
         return [
-            f"it builds, and {count + len(steps)} of its nodes fall back to the host{work}; strict=True would refuse it"
+            f"jitrt.compile and jitrt.onnx run it, {count + len(steps)} of its nodes on the host{work}; strict=True "
+            "and jitrt build, whose plans run on the GPU alone, refuse it"
         ]
     asked = "and has a kernel" if kernels else "of the graph; --kernels asks for their kernels too"
     shapes = ",".join(f"{name}:{shape_text(found.sizes[name])}" for name in found.dynamic)

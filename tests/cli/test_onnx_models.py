@@ -124,12 +124,23 @@ def test_build_hands_over_the_shapes(
 
     monkeypatch.setitem(package.__dict__, "compile", compile)
     output = tmp_path / "m.plan"
-    status, _, err = jitrt("build", batched, "--fp16", "--shapes", "x:8x3", "--strict", "-o", output)
+    status, _, err = jitrt("build", batched, "--fp16", "--shapes", "x:8x3", "-o", output)
     assert (status, output.read_bytes()) == (0, b"a plan")
     assert "leaves" not in err
     status, _, err = jitrt("build", batched, "--batch", "2", "-o", output)
     assert "x [N, 3] is built for 2x3; --batch or --shapes for another" in err
-    assert seen == [({"x": (8, 3), "y:0": (4,)}, "fp16", True), ({"x": (2, 3), "y:0": (4,)}, "fp32", False)]
+    assert seen == [({"x": (8, 3), "y:0": (4,)}, "fp16", True), ({"x": (2, 3), "y:0": (4,)}, "fp32", True)]
+
+
+def test_build_refuses_what_no_plan_can_hold_before_it_tunes(
+    jitrt: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delitem(importers(), ("", "Abs"))
+    path = write(tmp_path / "abs.onnx", ("x", (2, 3)), op="Abs")
+    status, _, err = jitrt("build", path, "--target", "sm_90", "-o", tmp_path / "m.plan")
+    assert (status, (tmp_path / "m.plan").exists()) == (1, False)
+    assert "a plan runs on the GPU alone" in err
+    assert "Abs (x1, first at node_x (Abs)): no importer" in err
 
 
 def test_run_builds_and_runs_a_model(jitrt: Any, batched: Path, tmp_path: Path) -> None:
@@ -180,7 +191,7 @@ def test_doctor_of_a_model_that_falls_back(jitrt: Any, tmp_path: Path, monkeypat
     assert status == 1
     assert "fall back to the host" in out
     assert "node_x (Abs)" in out
-    assert "it builds, and 1 of its nodes fall back to the host, 100.0% of the work; strict=True would refuse" in out
+    assert "jitrt.compile and jitrt.onnx run it, 1 of its nodes on the host, 100.0% of the work; strict=True and" in out
     assert json.loads(jitrt("doctor", image, "--json")[1])["host_share"] == 1.0
 
 
@@ -202,7 +213,7 @@ def test_doctor_asks_the_kernels(jitrt: Any, image: Path, monkeypatch: pytest.Mo
     assert status == 1
     assert "no template" in out
     assert "at all" not in out
-    assert "1 of its nodes fall back to the host" in out
+    assert "run it, 1 of its nodes on the host; strict=True and jitrt build" in out
 
 
 def test_doctor_refuses(jitrt: Any, image: Path) -> None:
