@@ -133,7 +133,7 @@ def layer_of(node: Node) -> Layer:
     return Layer(
         name=node.outputs[0].name,
         kind=node.op.name,
-        text=" + ".join(inner.op.name for inner in nodes),
+        text=" + ".join(getattr(inner.op, "title", inner.op.name) for inner in nodes),
         location=node.loc,
         tactic="numpy",
         microseconds=0.0,

@@ -15,6 +15,7 @@ from jitrt.frontend.onnx import import_onnx
 from jitrt.frontend.onnx.fallback import HostStep, host_step
 from jitrt.frontend.onnx.registry import Unsupported
 from jitrt.graph import Graph, TensorType, f32, i64, interpret, parse, verify
+from jitrt.reference import ReferenceEngine
 
 X = np.linspace(-1, 1, 25, dtype=np.float32).reshape(1, 5, 5)
 
@@ -65,6 +66,14 @@ def test_it_keeps_its_types_in_the_reference_target(precision: str) -> None:
     graph = optimize_for_reference(col2im(), Options(precision=precision)).graph
     (y,) = interpret(graph, [X])
     np.testing.assert_allclose(y[0, 0], X[0].T, atol=1e-3)
+
+
+def test_the_reference_engine_names_and_costs_it() -> None:
+    engine = ReferenceEngine(col2im())
+    (layer,) = engine.inspect().layers
+    assert (layer.text, layer.location) == ("Col2Im", "here")
+    (time,) = engine.profile(X).layers
+    assert time.microseconds > 0
 
 
 def test_an_operand_that_is_left_out() -> None:
