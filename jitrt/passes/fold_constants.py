@@ -11,12 +11,15 @@ from jitrt.passes.edit import bypass
 
 _FREE_BYTES = 1 << 16  # a result up to this size is folded however small its inputs
 _KERNEL_BYTES = 1 << 22  # and up to this one if it would take a kernel at every call (a gather of position biases)
+_MOST_BYTES = 1 << 28  # of all results together, beside 8 times the constants there are: each may be twice its inputs,
+_MOST_TIMES = 8  # and thirty nodes in a chain that each double what they are given are a thousand million times it
 
 
 def fold_constants(graph: Graph, context: PassContext) -> None:
     """Replace each node all of whose inputs are constants by its result, unless that is much larger than they are: an
     `expand` of one number should not become megabytes of weights. What has no elements is known whatever it comes from.
     """
+    left = _MOST_BYTES + _MOST_TIMES * sum(value.type.nbytes for value in graph.constants.values())
     for node in list(graph.nodes):
         if not node.inputs or len(node.outputs) != 1 or node.has(Trait.OPAQUE):
             continue
@@ -31,7 +34,10 @@ def fold_constants(graph: Graph, context: PassContext) -> None:
             context.refused(node, f"{node.op.name} of constants not folded: {given} bytes would become {size}")
         elif node.output in graph.outputs:
             context.refused(node, f"{node.op.name} of constants not folded: it is an output of the graph")
+        elif size > left:
+            context.refused(node, f"{node.op.name} of constants not folded: too much has been folded before it")
         else:
+            left -= size
             _fold(graph, node, context)
     graph.drop_unused_constants()
 

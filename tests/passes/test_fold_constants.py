@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 
 from jitrt.graph import Graph, TensorType, f32
-from jitrt.graph.ops import Add, Gather
+from jitrt.graph.ops import Add, Concat, Gather
+from jitrt.passes import fold_constants as module
 from jitrt.passes.base import PassContext
 from jitrt.passes.fold_constants import fold_constants
 
@@ -102,3 +103,16 @@ def test_what_would_take_a_kernel_is_folded_though_it_grows(count, folded):
     fold_constants(graph, context)
     assert [node.op.name for node in graph.nodes] == ([] if folded else ["gather"]) + ["add"]
     assert ("not folded" in next(iter(context.report)).text) != folded
+
+
+def test_a_chain_of_nodes_that_each_double_a_constant_is_not_folded_for_ever(monkeypatch):
+    monkeypatch.setattr(module, "_MOST_BYTES", 0)
+    graph = Graph()
+    x, value = graph.add_input("x", TensorType(f32, (1,))), graph.add_constant(np.ones(1 << 14, np.float32))
+    for _ in range(8):
+        value = graph.add(Concat(0), value, value)
+    graph.mark_output(graph.add(Add(), x, value))
+    context = PassContext()
+    fold_constants(graph, context)
+    assert [node.op.name for node in graph.nodes] == ["concat"] * 6 + ["add"]  # 2 and 4 times its bytes are within 8
+    assert any("too much has been folded before it" in decision.text for decision in context.report)
