@@ -233,3 +233,29 @@ def test_doctor_loads_neither_torch_nor_triton(image: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code, str(image)], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "0 []"
+
+
+# -- bench -----------------------------------------------------------------------------------------------------------
+
+
+def test_bench_of_an_onnx_file(jitrt: Any, batched: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    from jitrt.bench import onnx_model
+    from jitrt.bench import run as bench
+    from jitrt.bench.measure import HostTimer
+
+    real = bench.bench_models
+    monkeypatch.setattr("jitrt.cli.bench._need_gpu", lambda: None)
+    monkeypatch.setattr(bench, "CudaTimer", HostTimer)
+    monkeypatch.setattr(bench, "bench_models", lambda *args, **more: real(*args, **{**more, "device": "cpu"}))
+    monkeypatch.setattr(onnx_model.importlib.util, "find_spec", lambda name: None)
+    compile = package.compile
+
+    def on_the_host(model: Any, inputs: Any, *, precision: str, tune: str, without: Any) -> Any:
+        return compile(model, inputs, precision=precision, target="reference")
+
+    monkeypatch.setitem(package.__dict__, "compile", on_the_host)
+    status, out, _ = jitrt("bench", batched, "--batch", "2", "--seconds", "0.01")
+    assert status == 0
+    assert "OptionError: onnxruntime is not installed; pip install onnxruntime-gpu" in out
+    status, _, err = jitrt("bench", batched, "--vs", "eager")
+    assert (status, "eager runs PyTorch models, of which there is none here" in err) == (2, True)
