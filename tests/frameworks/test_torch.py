@@ -160,7 +160,7 @@ def test_what_the_old_exporter_spells_out_is_raised(package: Callable[..., Any])
 
     model, inputs = bert()
 
-    class Logits(torch.nn.Module):  # type: ignore[name-defined, misc]
+    class Logits(torch.nn.Module):
         def __init__(self) -> None:
             super().__init__()
             self.model = model

@@ -208,12 +208,12 @@ def test_it_is_in_the_pipeline_and_leaves_what_a_rule_is_written_for() -> None:
         w.graph.mark_output(w.mul(w.x, w.sigmoid(w.x)))
         return w.graph
 
-    assert [node.op for node in optimize(model()).nodes[0].op.body.nodes] == [Silu()]  # type: ignore[attr-defined]
+    assert [node.op for node in optimize(model()).nodes[0].op.body.nodes] == [Silu()]
     jitrt.fusion_rule("mine", pattern=lambda g, x: g.mul(x, g.sigmoid(x)), rewrite=lambda g, x: g.tanh(x))
     try:
         context = PassContext()
         after = optimize(model(), context)
-        assert [node.op for node in after.nodes[0].op.body.nodes] == [Tanh()]  # type: ignore[attr-defined]
+        assert [node.op for node in after.nodes[0].op.body.nodes] == [Tanh()]
         refusals = [d.text for d in context.report.of("raise_activations")]
         assert refusals == ["not raised to silu: rule mine is written for it"]
     finally:

@@ -56,7 +56,7 @@ class Writer:
 
     def op(self, op: object, *operands: Value | float) -> Value:
         values = [v if isinstance(v, Value) else self.graph.scalar(v, self.dtype) for v in operands]
-        return self.graph.add(op, *values, loc="model.py:3")  # type: ignore[arg-type]
+        return self.graph.add(op, *values, loc="model.py:3")
 
     def mean(self, x: Value) -> Value:
         return self.op(ReduceMean(self.axes, keepdims=True), x)
@@ -134,10 +134,10 @@ def test_every_spelling_of_layer_norm(write: Write) -> None:
     spelled = len(w.graph.nodes) - count
     graph, context = run(w, y)
     cos, norm = graph.nodes
-    assert norm.op == LayerNorm(1, norm.op.eps) and norm.op.eps == pytest.approx(EPS)  # type: ignore[attr-defined]
+    assert norm.op == LayerNorm(1, norm.op.eps) and norm.op.eps == pytest.approx(EPS)
     assert norm.loc == "model.py:3" and norm.inputs[0] is cos.output
     assert [d.text for d in context.report] == [f"{spelled} nodes are one layer_norm"]
-    np.testing.assert_array_equal(norm.inputs[1].data, w.w.data)  # type: ignore[arg-type]
+    np.testing.assert_array_equal(norm.inputs[1].data, w.w.data)
     assert len(graph.constants) == 2
 
 
@@ -146,15 +146,15 @@ def test_rms_norm_with_and_without_weight() -> None:
     assert norms(graph) == ["cos", "rms_norm"]
     w = Writer()
     graph, context = run(w, w.op(Div(), w.x, w.root(w.mean(w.square(w.x)))))
-    assert graph.nodes[1].op == RmsNorm(1, graph.nodes[1].op.eps)  # type: ignore[attr-defined]
-    np.testing.assert_array_equal(graph.nodes[1].inputs[1].data, np.ones(8, np.float32))  # type: ignore[arg-type]
+    assert graph.nodes[1].op == RmsNorm(1, graph.nodes[1].op.eps)
+    np.testing.assert_array_equal(graph.nodes[1].inputs[1].data, np.ones(8, np.float32))
     assert [d.text for d in context.report] == ["5 nodes are one rms_norm"]
 
 
 def test_several_dimensions_and_scalar_parameters() -> None:
     w = Writer(axes=(1, 2), parameters=(1,))
     graph, _ = run(w, plain(w))
-    assert graph.nodes[1].op == LayerNorm(2, graph.nodes[1].op.eps)  # type: ignore[attr-defined]
+    assert graph.nodes[1].op == LayerNorm(2, graph.nodes[1].op.eps)
     assert graph.nodes[1].inputs[1].type.shape == (3, 8)
 
 
@@ -174,7 +174,7 @@ def test_channels_of_images_are_turned_to_the_end_and_back() -> None:
 def test_instance_norm(shape: tuple[int, ...], axes: tuple[int, ...], parameters: tuple[int, ...]) -> None:
     w = Writer(shape, axes, parameters)
     graph, _ = run(w, plain(w))
-    assert graph.nodes[1].op == GroupNorm(6, graph.nodes[1].op.eps)  # type: ignore[attr-defined]
+    assert graph.nodes[1].op == GroupNorm(6, graph.nodes[1].op.eps)
 
 
 def test_what_others_read_stays_or_is_raised_as_far_as_it_can_be() -> None:
@@ -252,4 +252,4 @@ def test_it_is_in_the_pipeline() -> None:
     w = Writer()
     w.graph.mark_output(plain(w))
     regions = optimize(w.graph).nodes
-    assert [node.op.name for region in regions for node in region.op.body.nodes] == ["cos", "layer_norm"]  # type: ignore[attr-defined]
+    assert [node.op.name for region in regions for node in region.op.body.nodes] == ["cos", "layer_norm"]
