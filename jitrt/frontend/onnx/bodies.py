@@ -11,7 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from jitrt.frontend.onnx.elements import element_of
-from jitrt.frontend.onnx.registry import Unsupported
+from jitrt.frontend.onnx.isolated import made_body
 from jitrt.graph.graph import Value
 
 
@@ -24,24 +24,8 @@ def standard_body(node: onnx.NodeProto, operands: Sequence[Any], domain: str, op
         return _fixed_body(node.op_type, opset, domain)
     if not schema.has_context_dependent_function:
         return None
-    refuse_far_axes(node, operands)
-    types = [_proto(operand).SerializeToString() for operand in operands]
-    body = onnx.FunctionProto()
-    body.ParseFromString(schema.get_context_dependent_function(node.SerializeToString(), types))
+    body = made_body(node, opset, domain, [_proto(operand) for operand in operands])
     return _with_defaults(body, schema) if body.node else None
-
-
-def refuse_far_axes(node: onnx.NodeProto, operands: Sequence[Any]) -> None:
-    """To be called before a node goes to ONNX's own C++, which counts on axes to be within the tensor: its shape
-    inference ends the process with a segmentation fault for a LayerNormalization of axis 2**31. Raises Unsupported."""
-    first = next((operand for operand in operands if isinstance(operand, Value)), None)
-    rank = 0 if first is None else first.type.rank
-    for attribute in node.attribute:
-        if not attribute.name.endswith(("axis", "axes", "batch_dims")):
-            continue
-        for number in (attribute.i, *attribute.ints):
-            if not -rank <= number <= rank:
-                raise Unsupported(f"{attribute.name} {number} of a tensor of rank {rank}")
 
 
 @cache

@@ -17,11 +17,11 @@ from typing import Any, ClassVar
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper, shape_inference
+from onnx import helper, numpy_helper
 
 from jitrt.errors import GraphError
-from jitrt.frontend.onnx.bodies import refuse_far_axes
 from jitrt.frontend.onnx.elements import dtype_of, element_of
+from jitrt.frontend.onnx.isolated import inferred
 from jitrt.frontend.onnx.registry import Unsupported
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Value
@@ -129,18 +129,17 @@ def _named(node: onnx.NodeProto, values: Sequence[Value]) -> list[Value | None]:
 
 def _result_types(plain: onnx.NodeProto, values: Sequence[Value], domain: str, opset: int) -> tuple[str, ...]:
     """The types of the results, from ONNX's own shape inference, which is told the numbers that are known."""
-    refuse_far_axes(plain, values)
     inputs = [_info(f"a{i}", value.type) for i, value in enumerate(values)]
     known = [numpy_helper.from_array(v.data, f"a{i}") for i, v in enumerate(values) if v.data is not None]
     outputs = [onnx.ValueInfoProto(name=name) for name in plain.output if name]
     graph = helper.make_graph([plain], "step", inputs, outputs, known)
     opsets = [helper.make_opsetid(domain, opset)]
     try:
-        inferred = shape_inference.infer_shapes(helper.make_model(graph, opset_imports=opsets), True, True, True)
-    except (shape_inference.InferenceError, RuntimeError) as error:
-        raise Unsupported(f"ONNX's shape inference refuses it: {str(error).strip().splitlines()[-1]}") from error
+        result = inferred(helper.make_model(graph, opset_imports=opsets))
+    except Unsupported as error:
+        raise Unsupported(f"ONNX's shape inference refuses it: {error}") from error
     _evaluator(domain, opset, plain.SerializeToString().hex())  # which there may be none of
-    return tuple(str(_type_of(info)) for info in inferred.graph.output)
+    return tuple(str(_type_of(info)) for info in result.graph.output)
 
 
 def _numel(plain: onnx.NodeProto, values: Sequence[Value], domain: str, opset: int) -> int:

@@ -16,8 +16,7 @@ from onnx import AttributeProto, TensorProto, helper, numpy_helper, parser
 from jitrt.errors import ImportFailure, JitrtError, ModelError, UnsupportedOpError
 from jitrt.frontend.onnx import Limits, import_onnx, read_model
 from jitrt.frontend.onnx import registry as onnx_registry
-from jitrt.frontend.onnx.bodies import standard_body
-from jitrt.graph import DType, Graph, TensorType
+from jitrt.graph import Graph
 from tests.frontend.onnx.fuzz import bounded_memory
 from tests.frontend.onnx.seeds import seeds
 
@@ -489,26 +488,6 @@ def test_what_an_importer_stumbles_over_names_the_node(monkeypatch: pytest.Monke
 def test_an_output_of_another_type_than_its_nodes_compute() -> None:
     proto = model("net (float[2] x) => (int64[2] y) { y = Relu (x) }")
     refused(proto, "output 'y' is declared int64, but its nodes compute float", ImportFailure)
-
-
-# -- ONNX's own C++ ---------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("fallback", [False, True])
-@pytest.mark.parametrize("axis", [1 << 31, -(1 << 31), 1 << 40, 60, -60, 3, -3])
-def test_axes_that_would_end_the_process(axis: int, fallback: bool) -> None:
-    """ONNX's shape inference reads out of bounds for these: it must not be asked."""
-    proto = model(f"net (float[2,3] x) => (y) {{ y, m = LayerNormalization <axis = {axis}> (x, x) }}")
-    refused(proto, "axis", (ImportFailure, UnsupportedOpError), fallback=fallback)  # type: ignore[arg-type]
-    proto = model(f"net (float[2,3] x, int64[2,1] i) => (y) {{ y = GatherND <batch_dims = {axis}> (x, i) }}")
-    refused(proto, "batch", (ImportFailure, UnsupportedOpError), fallback=fallback)  # type: ignore[arg-type]
-
-
-def test_axes_are_looked_at_before_the_standards_own_body_is_made() -> None:
-    node = helper.make_node("LayerNormalization", ["x", "x"], ["y"], axis=7)
-    value = Graph().add_input("x", TensorType(DType.f32, (2, 3)))
-    with pytest.raises(onnx_registry.Unsupported, match="axis 7 of a tensor of rank 2"):
-        standard_body(node, [value, value], "", 17)
 
 
 # -- what is given for inputs ----------------------------------------------------------------------------------------
