@@ -4,9 +4,9 @@ It counts, for each configuration, how many programs an SM holds, how many round
 main loop is bound by: the tensor cores, loads from L2, address arithmetic or latency. It only has to order
 configurations; the GPU decides.
 
-The constants were fitted (`python -m jitrt.tune.fit`) on the H200's timing cache of seven networks: 208 problems, 3,000
-timings in fp16. There the first guess is 5% slower than the best configuration that was timed, on average, and 6% for
-problems left out of the fit; one in ten is more than 15% slower.
+The constants were fitted (`python -m jitrt.tune.fit`) on the H200's timing cache of seven networks: 202 problems, 3,400
+timings in fp16. There the first guess is 6% slower than the best configuration that was timed, on average, and 5% for
+problems left out of a fit; one in ten is more than 15% slower.
 """
 
 from __future__ import annotations
