@@ -16,8 +16,9 @@ import sys
 import tempfile
 import time
 import traceback
+import warnings
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -63,11 +64,11 @@ class Report:
 class Fuzzer:
     """Runs numbered cases; `folder` has the file with external data."""
 
-    def __init__(self, folder: Path, seed: int = 0):
+    def __init__(self, folder: Path, seed: int = 0, models: Mapping[str, onnx.ModelProto] | None = None):
         write_data(folder)
         self.folder = folder
         self.seed = seed
-        self.models = list(seeds().items())
+        self.models = list((models or seeds()).items())
         self.mutator = Mutator([model for _, model in self.models])
 
     def case(self, number: int) -> tuple[str, bytes]:
@@ -170,10 +171,20 @@ def bounded_memory(room: int = MEMORY) -> Iterator[None]:
         resource.setrlimit(resource.RLIMIT_AS, (soft, hard))
 
 
-def fuzz(cases: range, folder: Path, seed: int = 0, every: int = 0) -> Report:
+def suite() -> dict[str, onnx.ModelProto]:
+    """The models of ONNX's own test suite that have one node: every operator in every form."""
+    from onnx.backend.test.loader import load_model_tests
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        cases = load_model_tests(kind="node")
+    return {case.name: case.model for case in cases if case.model is not None and case.model.ByteSize() < 20_000}
+
+
+def fuzz(fuzzer: Fuzzer, cases: range, every: int = 0) -> Report:
     """Run the cases of these numbers; with `every`, print the report after each so many."""
-    fuzzer, report = Fuzzer(folder, seed), Report()
-    for number in range(len(fuzzer.models)):
+    report = Report()
+    for number in range(min(len(fuzzer.models), 200)):
         fuzzer.run(number, Report())  # imports what is imported late, before memory is bounded
     with bounded_memory(), np.errstate(all="ignore"):
         for number in cases:
@@ -188,12 +199,13 @@ def main() -> int:
     options.add_argument("--cases", type=int, default=20_000)
     options.add_argument("--first", type=int, default=0, help="the number of the first case")
     options.add_argument("--seed", type=int, default=0)
+    options.add_argument("--suite", action="store_true", help="begin with the models of ONNX's own test suite")
     options.add_argument("--only", type=int, help="one case, with the traceback of whatever it raises")
     given = options.parse_args()
     faulthandler.enable()
     with tempfile.TemporaryDirectory() as folder:
+        fuzzer = Fuzzer(Path(folder), given.seed, suite() if given.suite else None)
         if given.only is not None:
-            fuzzer = Fuzzer(Path(folder), given.seed)
             name, data = fuzzer.case(given.only)
             print(name, len(data), "bytes")
             outcome, error = fuzzer.outcome(data, given.only)
@@ -202,7 +214,7 @@ def main() -> int:
             print(outcome)
             return 0
         numbers = range(given.first, given.first + given.cases)
-        report = fuzz(numbers, Path(folder), given.seed, every=10_000)
+        report = fuzz(fuzzer, numbers, every=10_000)
     print(report)
     return bool(report.problems)
 

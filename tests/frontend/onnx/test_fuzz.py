@@ -35,7 +35,7 @@ def test_there_are_seeds_of_every_kind() -> None:
 
 
 def test_damaged_models_are_imported_or_refused(tmp_path: Path) -> None:
-    report = fuzz.fuzz(range(CASES), tmp_path)
+    report = fuzz.fuzz(fuzz.Fuzzer(tmp_path), range(CASES))
     print(report)
     assert report.problems == []
     assert sum(report.outcomes.values()) == CASES
