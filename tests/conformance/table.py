@@ -46,6 +46,9 @@ downloaded.
 
 Inputs that sizes depend on (the shape given to a Reshape, the k of a TopK; TensorRT's shape tensors) are built for by
 value.
+In 55 of the passing cases that is all there is to compute (Range, Unique, the windows, reductions of nothing):
+their results are made while building, and kernels only hand them out. 42 more compute nothing (Shape, Identity,
+Dropout). (Counted once, on 2026-11-22.)
 """
 
 _LEGEND = """
