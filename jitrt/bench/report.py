@@ -5,15 +5,22 @@ from __future__ import annotations
 import dataclasses
 import json
 import math
+import statistics
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
+from jitrt.bench import roofline
 from jitrt.bench.measure import DeviceState, Stats, Timing
+from jitrt.bench.roofline import Roofline
+
+if TYPE_CHECKING:
+    from jitrt.bench.layers import Convolutions
 
 US = "jitrt"
 WITHOUT = "without "  # begins the name of jitrt with an optimisation left out
@@ -51,13 +58,17 @@ class Outcome:
 
 @dataclass(frozen=True)
 class Report:
-    """One run of the bench."""
+    """One run of the bench. `command` is what was typed, `rooflines` jitrt's layers if they were asked for,
+    `convolutions` those of the layer benchmark."""
 
     when: str
     device: DeviceState | None
     host: str
     tools: dict[str, str]
     outcomes: tuple[Outcome, ...]
+    command: str = ""
+    rooflines: tuple[Roofline, ...] = ()
+    convolutions: tuple[Convolutions, ...] = ()
 
     def contests(self) -> list[list[Outcome]]:
         """The outcomes, grouped by model, batch and precision."""
@@ -79,6 +90,12 @@ def speedup(contest: Sequence[Outcome]) -> float | None:
     ours = next((o.microseconds for o in contest if o.contestant == US), None)
     theirs = [o.microseconds for o in contest if _is_peer(o.contestant) and o.microseconds is not None]
     return min(theirs) / ours if ours and theirs else None
+
+
+def geometric_mean(report: Report) -> float | None:
+    """Of the speed-ups of all contests; None if there is none."""
+    ratios = [ratio for contest in report.contests() if (ratio := speedup(contest))]
+    return statistics.geometric_mean(ratios) if ratios else None
 
 
 def _is_peer(contestant: str) -> bool:
@@ -120,6 +137,9 @@ def summary_rows(report: Report) -> tuple[list[str], list[list[str]]]:
                 f"{ours.error:.1e}" if ours and ours.timing and not math.isnan(ours.error) else "-",
             ]
         )
+    mean = geometric_mean(report)
+    if mean and len(rows) > 1:
+        rows.append(["geometric mean", *["-"] * (len(header) - 3), f"{mean:.2f}x", "-"])
     return header, rows
 
 
@@ -161,36 +181,56 @@ def _spectrum(stats: Stats) -> str:
     return " / ".join(f"{n:,.0f}" for n in numbers)
 
 
+# -- what it is made of ----------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Section:
+    """A table with the lines above it and below it."""
+
+    above: tuple[str, ...]
+    header: Sequence[str]
+    rows: Sequence[Sequence[str]]
+    below: tuple[str, ...] = ()
+
+
+def sections(report: Report) -> list[Section]:
+    """The report as tables: the contests in short and in full, jitrt's layers, the layer benchmark."""
+    found = []
+    if report.outcomes:
+        above = ("Microseconds a call back to back, in brackets one synchronised call; medians.",)
+        found.append(Section(above, *summary_rows(report)))
+        above = ("Of two equal runs and within one (interquartile range), the larger spread stands behind ±.",)
+        failed = (f"{o.contestant} failed on {o.model}, batch {o.batch}: `{o.failure}`" for o in report.failures())
+        found.append(Section(above, DETAIL, detail_rows(report), tuple(failed)))
+    for line in report.rooflines:
+        below = (f"The layers' time by what bounds them: {', '.join(line.shares())}.",)
+        found.append(Section((line.title(),), roofline.HEADINGS, line.rows(), below))
+    for contest in report.convolutions:
+        found.append(Section((contest.title(),), contest.headings(), contest.rows(), contest.notes()))
+    return found
+
+
 # -- three ways to hand it over --------------------------------------------------------------------------------------
 
 
 def to_console(report: Report) -> RenderableType:
     """What the terminal shows."""
-    header, rows = summary_rows(report)
-    parts: list[RenderableType] = [Text(_setting(report)), _table(header, rows), _table(DETAIL, detail_rows(report))]
-    parts += [Text(f"{o.contestant} failed on {o.model}, batch {o.batch}: {o.failure}") for o in report.failures()]
+    parts: list[RenderableType] = [Text(setting(report))]
+    for section in sections(report):
+        parts += [Text(line) for line in section.above]
+        parts += [_table(section.header, section.rows), *(Text(line) for line in section.below)]
     return Group(*parts)
 
 
 def to_markdown(report: Report) -> str:
     """A section of RESULTS.md."""
-    header, rows = summary_rows(report)
-    lines = [
-        f"## {report.when}",
-        "",
-        _setting(report),
-        "",
-        "Microseconds a call back to back, in brackets one synchronised call; medians.",
-        "",
-        *_markdown_table(header, rows),
-        "",
-        "Of two equal runs and within one (interquartile range), the larger spread stands behind ±.",
-        "",
-        *_markdown_table(DETAIL, detail_rows(report)),
-        "",
-    ]
-    for o in report.failures():
-        lines += [f"- {o.contestant} failed on {o.model}, batch {o.batch}: `{o.failure}`"]
+    lines = [f"## {report.when}", "", setting(report), ""]
+    if report.command:
+        lines += [f"`{report.command}`", ""]
+    for section in sections(report):
+        lines += [*section.above, "", *_markdown_table(section.header, section.rows), ""]
+        lines += [*(f"- {line}" for line in section.below), *[""] * bool(section.below)]
     return "\n".join(lines).rstrip() + "\n"
 
 
@@ -210,7 +250,8 @@ def write(report: Report, path: Path) -> None:
         history.write(json.dumps(dataclasses.asdict(report)) + "\n")
 
 
-def _setting(report: Report) -> str:
+def setting(report: Report) -> str:
+    """Where it was measured, and with what."""
     gpu = f"{report.device.name}, driver {report.device.driver}" if report.device else "no GPU"
     return ", ".join([gpu, report.host, *(f"{name} {version}" for name, version in report.tools.items())])
 

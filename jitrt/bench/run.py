@@ -32,10 +32,13 @@ from jitrt.bench.measure import (
 from jitrt.bench.onnx_model import TORCH_DTYPES, OnnxModel
 from jitrt.bench.peers import Contestant
 from jitrt.bench.report import US, WITHOUT, Outcome, Report
+from jitrt.bench.roofline import Roofline
 from jitrt.errors import OptionError
 from jitrt.graph.dtype import DType
+from jitrt.hybrid import HybridEngine
 from jitrt.plan.file import open_plan
 from jitrt.plan.schema import Binding
+from jitrt.reference import ReferenceEngine
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
 TOOLS = ("jitrt", "torch", "triton", "torchvision", "onnxruntime", "numpy", "cuda-bindings")
@@ -66,10 +69,32 @@ class Jitrt:
         return WITHOUT + ", ".join(self.without) if self.without else US
 
     def prepare(self, model: nn.Module | OnnxModel, inputs: Inputs) -> Call:
-        dtype, device = DTYPES[self.precision], inputs[0].device
-        ours = model.source if isinstance(model, OnnxModel) else copy.deepcopy(model).eval().to(device, dtype)
+        ours = source_of(model, self.precision, inputs)
         engine: Call = jitrt.compile(ours, inputs, precision=self.precision, tune=self.tune, without=self.without)
         return engine
+
+
+def source_of(model: nn.Module | OnnxModel, precision: str, inputs: Inputs) -> Any:
+    """What jitrt compiles: a copy of a PyTorch model in the dtype to run in, an ONNX file as it is."""
+    if isinstance(model, OnnxModel):
+        return model.source
+    return copy.deepcopy(model).eval().to(inputs[0].device, DTYPES[precision])
+
+
+def inputs_of(subject: Subject, batch: int, precision: str, device: str) -> Inputs:
+    """A subject's inputs on the device, in the dtype to run in; those of an ONNX file have a type of their own."""
+    wide = subject.inputs(batch)
+    if isinstance(subject.model, OnnxModel):
+        return tuple(x.to(device) for x in wide)
+    return tuple(place(x, DTYPES[precision], device) for x in wide)
+
+
+def check_request(batches: Sequence[int], precision: str) -> None:
+    """Raise OptionError for an unknown precision or a batch that is no positive number."""
+    if precision not in DTYPES:
+        raise OptionError(f"unknown precision {precision!r}; choose one of {', '.join(DTYPES)}")
+    if not batches or min(batches) < 1:
+        raise OptionError(f"batches are {list(batches)}; give positive numbers")
 
 
 def bench_models(
@@ -81,27 +106,31 @@ def bench_models(
     device: str = "cuda",
     timer: Timer | None = None,
     seconds: float = 2.0,
+    layers: bool = False,
     say: Say = lambda line: None,
 ) -> Report:
     """Time every contestant on every model and batch, and check each answer against PyTorch in float32.
 
     All contestants of one model and batch are prepared first and then timed twice in turns, so that the difference
     between two equal runs is known. One that fails is reported with its error; the others go on. One that takes the
-    CUDA context with it, or Ctrl-C, ends the run with what was measured by then. `say` is told what happens.
+    CUDA context with it, or Ctrl-C, ends the run with what was measured by then. With `layers` jitrt's engines are
+    profiled too, after all is timed. `say` is told what happens.
 
     Raises OptionError for an unknown precision or a batch that is no positive number.
     """
-    if precision not in DTYPES:
-        raise OptionError(f"unknown precision {precision!r}; choose one of {', '.join(DTYPES)}")
-    if not batches or min(batches) < 1:
-        raise OptionError(f"batches are {list(batches)}; give positive numbers")
+    check_request(batches, precision)
     outcomes: list[Outcome] = []
-    with torch.no_grad(), _settings(precision):
+    rooflines: list[Roofline] = []
+    with torch.no_grad(), settings(precision):
         for subject, batch in itertools.product(subjects, batches):
             say(f"{subject.name}, batch {batch}, {precision}")
             contest = _Contest(subject, batch, precision, device, timer or CudaTimer(), seconds, say)
             try:
-                outcomes += contest.run(contestants)
+                found, engine = contest.run(contestants)
+                outcomes += found
+                if layers and engine is not None:
+                    rooflines += _rooflines(subject.name, batch, engine, contest.inputs(), say)
+                del engine
                 gc.collect()
                 if torch.cuda.is_available():
                     torch.cuda.empty_cache()
@@ -115,7 +144,22 @@ def bench_models(
                 missing = [c.name for c in contestants if (subject.name, batch, c.name) not in known]
                 outcomes += [Outcome(subject.name, batch, precision, name, failure=lost) for name in missing]
                 break
-    return _report(outcomes)
+    return make_report(outcomes, rooflines=tuple(rooflines))
+
+
+def _rooflines(model: str, batch: int, engine: Any, inputs: Inputs, say: Say) -> list[Roofline]:
+    """The roofline of an engine; none, and the reason is said, of one that runs in part on the host, or fails."""
+    if isinstance(engine, HybridEngine | ReferenceEngine):
+        say("  no roofline: part of it runs on the host")
+        return []
+    say("  profiling jitrt's layers")
+    failures: dict[str, str] = {}
+    found = []
+    with caught(failures, model):
+        found.append(Roofline.of(model, batch, engine.plan, engine.profile(*inputs)))
+    for failure in failures.values():
+        say(f"  no roofline: {failure}")
+    return found
 
 
 def bench_plans(
@@ -124,17 +168,20 @@ def bench_plans(
     device: str = "cuda",
     timer: Timer | None = None,
     seconds: float = 2.0,
+    layers: bool = False,
     load: Callable[[str], Any] | None = None,
-) -> tuple[Report, list[tuple[Any, Inputs]]]:
-    """Time plan files alone, on random inputs; also returns each engine with those inputs, for a look at its layers.
+    say: Say = lambda line: None,
+) -> Report:
+    """Time plan files alone, on random inputs; with `layers` they are profiled too.
 
     "Build" is the time to load, and there is no error, as there is nothing to compare with. Raises PlanError for a file
     that is no plan.
     """
-    outcomes, engines = [], []
+    outcomes: list[Outcome] = []
+    rooflines: list[Roofline] = []
     for path in paths:
         plan = open_plan(path)[0].plan
-        inputs = tuple(_random(binding, device) for binding in plan.inputs)
+        inputs = tuple(random_input(binding, device) for binding in plan.inputs)
         start = time.perf_counter()
         engine = (load or jitrt.load)(path)
         loaded = time.perf_counter() - start
@@ -143,17 +190,20 @@ def bench_plans(
         failures: dict[str, str] = {}
         rounds = _timed({"jitrt": engine}, inputs, timer or CudaTimer(), seconds, failures)
         outcomes.append(_outcome(nothing, rounds["jitrt"], loaded, float("nan"), failures.get("jitrt")))
-        engines.append((engine, inputs))
-    return _report(outcomes), engines
+        if layers and "jitrt" not in failures:
+            rooflines += _rooflines(path, batch, engine, inputs, say)
+    return make_report(outcomes, rooflines=tuple(rooflines))
 
 
-def _report(outcomes: Sequence[Outcome]) -> Report:
+def make_report(outcomes: Sequence[Outcome], **more: Any) -> Report:
+    """The report of a run on this machine, now; `more` are further fields of it."""
     return Report(
         when=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
         device=device_state(),
         host=f"{platform.system()} {platform.machine()}, Python {platform.python_version()}",
         tools={name: version for name in TOOLS if (version := _version(name))},
         outcomes=tuple(outcomes),
+        **more,
     )
 
 
@@ -169,7 +219,7 @@ def _timed(
         for name, call in calls.items():
             if name in failures:
                 continue
-            with _caught(failures, name):
+            with caught(failures, name):
                 rounds[name].append((measure(call, inputs, timer, seconds=seconds), device_state()))
             _check_context(failures, name, timer)
     return rounds
@@ -196,12 +246,12 @@ class _Contest:
     seconds: float
     say: Say
 
-    def run(self, contestants: Sequence[Contestant]) -> list[Outcome]:
-        wide = self.subject.inputs(self.batch)
-        if isinstance(self.subject.model, OnnxModel):  # whose inputs have a type of their own
-            inputs = tuple(x.to(self.device) for x in wide)
-        else:
-            inputs = tuple(_place(x, DTYPES[self.precision], self.device) for x in wide)
+    def inputs(self) -> Inputs:
+        return inputs_of(self.subject, self.batch, self.precision, self.device)
+
+    def run(self, contestants: Sequence[Contestant]) -> tuple[list[Outcome], Any]:
+        """What was found, and jitrt's engine, if it ran."""
+        inputs = self.inputs()
         reference = self._reference(inputs)
         calls: dict[str, Call] = {}
         built: dict[str, float] = {}
@@ -209,7 +259,7 @@ class _Contest:
         failures: dict[str, str] = {}
         for contestant in contestants:
             self.say(f"  preparing {contestant.name}")
-            with _caught(failures, contestant.name):
+            with caught(failures, contestant.name):
                 start = time.perf_counter()
                 call = contestant.prepare(self.subject.model, inputs)
                 found = call(*inputs)
@@ -220,7 +270,7 @@ class _Contest:
             _check_context(failures, contestant.name, self.timer)
         self.say("  timing")
         rounds = _timed(calls, inputs, self.timer, self.seconds, failures)
-        return [
+        outcomes = [
             _outcome(
                 Outcome(self.subject.name, self.batch, self.precision, name),
                 rounds.get(name, []),
@@ -230,18 +280,19 @@ class _Contest:
             )
             for name in (contestant.name for contestant in contestants)
         ]
+        return outcomes, None if US in failures else calls.get(US)
 
     def _reference(self, inputs: Inputs) -> Any:
         """PyTorch in float32 (no tf32) on the very inputs the others get; of an ONNX file what that has."""
         if isinstance(self.subject.model, OnnxModel):
             return self.subject.model.reference(inputs)
         model = copy.deepcopy(self.subject.model).eval().to(self.device)
-        with _settings("fp32"):
+        with settings("fp32"):
             return model(*(x.float() if x.is_floating_point() else x for x in inputs))
 
 
 @contextlib.contextmanager
-def _caught(failures: dict[str, str], name: str) -> Iterator[None]:
+def caught(failures: dict[str, str], name: str) -> Iterator[None]:
     """Anything a contestant raises becomes its reported failure: one line, with the kind of error."""
     try:
         yield
@@ -261,7 +312,7 @@ def _check_context(failures: dict[str, str], name: str, timer: Timer) -> None:
 
 
 @contextlib.contextmanager
-def _settings(precision: str) -> Iterator[None]:
+def settings(precision: str) -> Iterator[None]:
     """cuDNN chooses by measurement; tf32 only where it was asked for. Put back afterwards."""
     cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
     before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
@@ -272,13 +323,13 @@ def _settings(precision: str) -> Iterator[None]:
         cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
 
 
-def _place(x: torch.Tensor, dtype: torch.dtype, device: str) -> torch.Tensor:
+def place(x: torch.Tensor, dtype: torch.dtype, device: str) -> torch.Tensor:
     """On the device, in the dtype, images channels_last: the layout every contestant likes best."""
     x = x.to(device, dtype) if x.is_floating_point() else x.to(device)
     return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
 
 
-def _random(binding: Binding, device: str) -> torch.Tensor:
+def random_input(binding: Binding, device: str) -> torch.Tensor:
     """Normal floats, or zeros and ones, lying as the binding says."""
     dtype = TORCH_DTYPES[DType(binding.dtype)]
     made = torch.empty_strided(binding.shape, binding.strides, dtype=dtype, device=device)

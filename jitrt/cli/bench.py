@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from jitrt.cli.subject import batch_sizes, bench_subject, is_onnx_file, names_without, shape_arguments, without_argument
-from jitrt.cli.terminal import check_writable, console, line, show
+from jitrt.cli.terminal import check_writable, console, line
 from jitrt.errors import NoGpuError, OptionError
 from jitrt.request import Request
 
@@ -42,7 +42,7 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--tune", default="60s", help="as for build (default: 60s)")
     without_argument(parser, "time jitrt without each of these optimisations too")
     parser.add_argument("--seconds", type=float, default=2.0, help="measuring time a run (default: 2)")
-    parser.add_argument("--layers", action="store_true", help="for a plan: the time of every layer too")
+    parser.add_argument("--layers", action="store_true", help="jitrt's layers too, each against its floor")
     parser.add_argument("--output", metavar="MD", help="append the tables to this Markdown file, and JSON beside it")
 
 
@@ -83,7 +83,9 @@ def _models(args: argparse.Namespace) -> Report:
     def say(text: str) -> None:
         progress.print(line(text))
 
-    return bench_models(subjects, batches, args.precision, contestants, seconds=args.seconds, say=say)
+    return bench_models(
+        subjects, batches, args.precision, contestants, seconds=args.seconds, layers=args.layers, say=say
+    )
 
 
 def _plans(args: argparse.Namespace, plans: list[str]) -> Report:
@@ -97,11 +99,7 @@ def _plans(args: argparse.Namespace, plans: list[str]) -> Report:
         if not Path(path).is_file():
             raise OptionError(f"there is no plan at {path}")
     _need_gpu()
-    report, engines = bench_plans(plans, seconds=args.seconds)
-    if args.layers:
-        for engine, inputs in engines:
-            show(engine.profile(*inputs))
-    return report
+    return bench_plans(plans, seconds=args.seconds, layers=args.layers)
 
 
 def _need_gpu() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +15,9 @@ from jitrt.bench.peers import PEERS, Peer, peers_named
 from jitrt.bench.report import Report
 from jitrt.bench.run import Subject, bench_models
 from jitrt.errors import OptionError
+from jitrt.hybrid import HybridEngine
+from jitrt.runtime.report import LayerTime, Profile
+from tests.cli.plans import tiny_plan
 
 
 def subject() -> Subject:
@@ -126,6 +130,68 @@ def test_who_took_the_context_is_named() -> None:
     report = bench(PEERS["eager"], Fatal(), batches=(1, 2), timer=Lost())
     failures = {o.contestant: o.failure for o in report.outcomes}
     assert failures == dict.fromkeys(["eager", "fatal"], "fatal took the CUDA context with it: RuntimeError: illegal")
+
+
+def engine(fails: bool = False) -> Any:
+    """Stands in for jitrt's: its layer takes 9 of 10 microseconds, or profiling it fails."""
+    plan = tiny_plan().plan
+
+    def profile(*inputs: torch.Tensor) -> Profile:
+        if fails:
+            raise RuntimeError("out of memory")
+        return Profile("tiny", "H200", (LayerTime(plan.layers[0], 9.0, 1.0),), 10.0, 9.0, 1.0)
+
+    return SimpleNamespace(plan=plan, profile=profile)
+
+
+@dataclass(frozen=True)
+class Ours:
+    """jitrt's place in a contest, taken by the model itself with an engine's plan and profile."""
+
+    engine: Any
+    name: str = "jitrt"
+
+    def prepare(self, model: nn.Module, inputs: Inputs) -> Call:
+        class Callable(type(self.engine)):  # type: ignore[misc]
+            def __call__(self, *x: torch.Tensor) -> Any:
+                return model(*x)
+
+        return Callable(**vars(self.engine))
+
+
+def test_layers_are_profiled_if_asked_for() -> None:
+    assert bench(Ours(engine())).rooflines == ()
+    (roofline,) = bench(Ours(engine()), layers=True).rooflines
+    assert (roofline.model, roofline.batch, roofline.call) == ("tiny", 1, 10.0)
+    assert [layer.achieved for layer in roofline.layers] == [9.0]
+
+
+def test_a_profile_that_fails_is_said_and_ends_nothing() -> None:
+    said: list[str] = []
+    report = bench(Ours(engine(fails=True)), layers=True, say=said.append)
+    assert report.rooflines == ()
+    assert "  no roofline: RuntimeError: out of memory" in said
+    assert report.failures() == []
+
+
+def test_an_engine_with_steps_on_the_host_has_no_roofline() -> None:
+    class Hybrid(HybridEngine):
+        def __init__(self, model: nn.Module):
+            self.model = model
+
+        def __call__(self, *x: Any) -> Any:
+            return self.model(*x)
+
+    @dataclass(frozen=True)
+    class Mixed:
+        name: str = "jitrt"
+
+        def prepare(self, model: nn.Module, inputs: Inputs) -> Call:
+            return Hybrid(model)
+
+    said: list[str] = []
+    assert bench(Mixed(), layers=True, say=said.append).rooflines == ()
+    assert "  no roofline: part of it runs on the host" in said
 
 
 def test_settings_are_put_back() -> None:

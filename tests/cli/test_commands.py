@@ -17,7 +17,8 @@ from jitrt.bench.measure import HostTimer
 from jitrt.errors import NoGpuError, OptionError
 from jitrt.passes.apply_rules import unregister
 from jitrt.request import optional
-from tests.cli.plans import tiny_arena
+from jitrt.runtime.report import LayerTime, Profile
+from tests.cli.plans import tiny_arena, tiny_plan
 
 
 class FakeEngine:
@@ -34,8 +35,11 @@ class FakeEngine:
         self.calls.append(tuple(inputs))
         return [np.arange(10, dtype=np.float32).reshape(2, 5)]
 
-    def profile(self, *inputs: Any) -> str:
-        return "a table of layers"
+    plan = tiny_plan().plan
+
+    def profile(self, *inputs: Any) -> Profile:
+        layers = tuple(LayerTime(layer, 9.0, 1.0) for layer in self.plan.layers)
+        return Profile("tiny", "Fake H200", layers, 17.0, 18.0, 1.0)
 
 
 @pytest.fixture
@@ -192,7 +196,7 @@ def test_bench_times_a_model_and_writes_the_table(
     words = ("--shape", "1x4", "--batch", "1,2", "--vs", "eager", "--precision", "fp32", "--seconds", "0.02")
     status, out, err = jitrt("bench", "model_to_bench:net", *words, "--output", "RESULTS.md")
     assert status == 1  # the fake engine's answer has another shape, which counts as a failure of ours
-    assert "jitrt failed on model_to_bench:net, batch 1: ValueError: output shape" in out
+    assert "jitrt failed on model_to_bench:net, batch 1: `ValueError: output shape" in out
     assert "model_to_bench:net, batch 2, fp32" in err
     assert Path("RESULTS.md").read_text().count("| model_to_bench:net |") == 6
 
@@ -228,7 +232,8 @@ def test_bench_times_a_plan(jitrt: Any, engine: Any, plan_path: Path, monkeypatc
     on_the_host(monkeypatch)
     status, out, _ = jitrt("bench", plan_path, "--layers", "--seconds", "0.01")
     assert status == 0
-    assert "a table of layers" in out
+    assert "17 us a call, layers one by one 18 us" in out
+    assert "conv+add+relu" in out
     (given,) = engine[0].calls[0]
     assert given.stride() == (48, 1, 12, 3)
     assert given.dtype == torch.float16
