@@ -33,6 +33,7 @@ _FIELD_OF = {  # where an attribute of each type keeps its value
     _A.SPARSE_TENSORS: "sparse_tensors",
     _A.TYPE_PROTOS: "type_protos",
 }
+_LAX = ("Resize",)  # opset 11 made inputs required that exporters have always left out
 _VALUE_FIELDS = frozenset(_FIELD_OF.values())
 _MESSAGES = frozenset({"t", "g", "sparse_tensor", "tp"})  # some writers leave out numbers that are 0, but never these
 
@@ -172,6 +173,7 @@ class _Rules:
     outputs: tuple[int, int]
     attributes: Mapping[str, int]
     required: frozenset[str]
+    operands: tuple[str, ...]  # names of the inputs that a node must give, "" for others
 
     def complaint(self, node: onnx.NodeProto, given: set[str]) -> str | None:
         for what, count, (least, most) in (
@@ -180,6 +182,9 @@ class _Rules:
         ):
             if not least <= count <= most:
                 return f"has {count} {what}; the operator has {least if least == most else f'{least} to {most}'}"
+        for position, (name, given_name) in enumerate(zip(self.operands, node.input)):
+            if name and not given_name:
+                return f"leaves out input {position}, {name!r}"
         for attribute in node.attribute:
             wanted = self.attributes.get(attribute.name, attribute.type)
             if attribute.type != wanted:
@@ -196,7 +201,9 @@ def _rules(name: str, opset: int, domain: str) -> _Rules | None:
     attributes = {key: attribute.type.value for key, attribute in schema.attributes.items()}
     required = frozenset(key for key, attribute in schema.attributes.items() if attribute.required)
     counts = (schema.min_input, schema.max_input), (schema.min_output, schema.max_output)
-    return _Rules(*counts, attributes, required)
+    single = onnx.defs.OpSchema.FormalParameterOption.Single
+    operands = tuple(entry.name if entry.option == single and name not in _LAX else "" for entry in schema.inputs)
+    return _Rules(*counts, attributes, required, operands)
 
 
 def type_name(kind: int) -> str:

@@ -466,7 +466,7 @@ def test_attributes_twice_or_missing() -> None:
         ("a = Constant <value_ints = [5, 7]> () y = Reshape (x, a)", r"node y \(Reshape\)"),
         ("a = Constant <value_ints = [9]> () y = Gather (x, a)", "Gather"),
         ("a = Constant <value_ints = [9]> () y = Unsqueeze (x, a)", "Unsqueeze"),
-        ("y = Add (, x)", r"node y \(Add\)"),
+        ("y = Add (, x)", r"node y \(Add\) leaves out input 0, 'A'"),
     ],
 )  # fmt: skip
 def test_what_only_an_importer_can_see(body: str, match: str) -> None:

@@ -200,7 +200,9 @@ def _resized(n: Call, x: Value, sampling: _Sampling, axes: Sequence[_Axis]) -> V
     outside = {axis.d: sampling.extrapolated(axis, places[axis.d]) for axis in axes}
     if sampling.mode == "nearest":
         tables = {axis.d: sampling.positions(axis, places[axis.d]) for axis in axes}
-        y = _nearest(n, x, {d: t for d, t in tables.items() if not np.array_equal(t, np.arange(x.type.shape[d]))}, axes)
+        y = _nearest(
+            n, x, {d: t for d, t in tables.items() if len(t) != x.type.shape[d] or (t != np.arange(len(t))).any()}, axes
+        )
     else:
         tables = {axis.d: sampling.matrix(axis, places[axis.d]) for axis in axes}
         changed = {d: t for d, t in tables.items() if t.shape[0] != t.shape[1] or (t != np.eye(len(t))).any()}
