@@ -148,6 +148,9 @@ def graphed(forward: Call, inputs: Inputs) -> Call:
         for _ in range(4):
             forward(*inputs)
     torch.cuda.current_stream().wait_stream(side)
+    # cuBLAS keeps one workspace a stream. The capture must get one of its own, in the graph's pool: one from an earlier
+    # graph's is unmapped once torch.compile clears all workspaces, as it does, and this graph would write there.
+    torch._C._cuda_clearCublasWorkspaces()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = forward(*inputs)
