@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
-from jitrt.graph.graph import Graph, Value
+from jitrt.graph.graph import Graph
 from jitrt.graph.ops import Add, Cast, Conv, Relu
 from jitrt.graph.types import TensorType
 from jitrt.kernels.base import Problem
@@ -82,14 +81,13 @@ def layer_of(problem: Problem) -> Layer | str:
     assert isinstance(conv, Conv)
     if x not in body.inputs or weight not in body.inputs:
         return "something before the convolution"
-    if len(x.uses) > 1 or len(weight.uses) > 1:
-        return "an operand that the epilogue reads again"
     if len(conv.stride) != 2 or any(before != after for before, after in conv.padding):
         return "not 2-d, or padded on one side"
     out = anchor.output.type.shape
-    rest = [value for value in body.inputs if value not in (x, weight)]
-    biases = [value for value in rest if problem.weights[body.inputs.index(value)] and _is_added(value, out[1])]
-    residuals = [value for value in rest if value not in biases and _is_added(value, math.prod(out))]
+    rest = [value for value in body.inputs if any(user is not anchor for user in value.users)]
+    added = [value for value in rest if all(isinstance(user.op, Add) for user in value.users if user is not anchor)]
+    biases = [v for v in added if problem.weights[body.inputs.index(v)] and v.type.numel == out[1]]
+    residuals = [v for v in added if v not in biases and v.type.shape == out]
     if len(biases) > 1 or len(residuals) > 1 or len(rest) > len(biases) + len(residuals):
         return "an epilogue with more than a bias, a residual and an activation"
     if body.outputs[0].type.shape != out:
@@ -107,11 +105,6 @@ def layer_of(problem: Problem) -> Layer | str:
         activation=" + ".join(n.op.name for n in ops if not any(v in rest for v in n.inputs)),
         exact=relu_last and conv.groups == 1,
     )
-
-
-def _is_added(value: Value, numel: int) -> bool:
-    """Whether an operand of that many elements is added, and nothing else."""
-    return value.type.numel == numel and all(isinstance(user.op, Add) for user in value.users)
 
 
 def _by(sizes: Sequence[int]) -> str:
