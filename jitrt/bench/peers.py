@@ -150,7 +150,9 @@ def graphed(forward: Call, inputs: Inputs) -> Call:
     torch.cuda.current_stream().wait_stream(side)
     # cuBLAS keeps one workspace a stream. The capture must get one of its own, in the graph's pool: one from an earlier
     # graph's is unmapped once torch.compile clears all workspaces, as it does, and this graph would write there.
-    torch._C._cuda_clearCublasWorkspaces()
+    clear = getattr(torch._C, "_cuda_clearCublasWorkspaces", None)  # not in PyTorch for the CPU
+    if clear is not None:
+        clear()
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
         output = forward(*inputs)

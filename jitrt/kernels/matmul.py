@@ -173,7 +173,7 @@ class MatmulTemplate(Template):
             ),
         )
         names = ("BLOCK_M", "BLOCK_N", "BLOCK_K", "num_warps", "num_stages")
-        ranked = rank_configs(shape, target, keep=400)
+        ranked = rank_configs(shape, target, keep=1 << 20)
         plain = [{n: c[n] for n in names} for c in ranked if c["SPLIT_K"] == 1 and not c["EARLY"]]
         return plain[:10]
 

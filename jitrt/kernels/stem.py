@@ -185,7 +185,8 @@ class Stem(Template):
         # Unstaged loads go through L1, where neighbouring windows find what they share; asynchronous copies do not.
         shallow += [{**c, "num_stages": 1} for c in ranked[:4]]
         deep = [{**c, "BLOCK_K": 256, "num_stages": 2} for c in ranked[:4] if c["BLOCK_M"] <= 128]
-        return [*ranked[:6], *(shallow + deep if length > 128 else []), *ranked[6:]]
+        ordered = [*ranked[:6], *(shallow + deep if length > 128 else []), *ranked[6:]]
+        return list({tuple(sorted(c.items())): c for c in ordered}.values())
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         anchor = problem.anchor
