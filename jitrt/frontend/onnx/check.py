@@ -14,28 +14,9 @@ from typing import Any
 import onnx
 
 from jitrt.errors import ModelError
+from jitrt.frontend.onnx.rules import attribute_complaint, rules_of
 
 Key = tuple[str, str, str]  # a function: domain, name, overload
-_A = onnx.AttributeProto
-_FIELD_OF = {  # where an attribute of each type keeps its value
-    _A.FLOAT: "f",
-    _A.INT: "i",
-    _A.STRING: "s",
-    _A.TENSOR: "t",
-    _A.GRAPH: "g",
-    _A.SPARSE_TENSOR: "sparse_tensor",
-    _A.TYPE_PROTO: "tp",
-    _A.FLOATS: "floats",
-    _A.INTS: "ints",
-    _A.STRINGS: "strings",
-    _A.TENSORS: "tensors",
-    _A.GRAPHS: "graphs",
-    _A.SPARSE_TENSORS: "sparse_tensors",
-    _A.TYPE_PROTOS: "type_protos",
-}
-_LAX = ("Resize",)  # opset 11 made inputs required that exporters have always left out
-_VALUE_FIELDS = frozenset(_FIELD_OF.values())
-_MESSAGES = frozenset({"t", "g", "sparse_tensor", "tp"})  # some writers leave out numbers that are 0, but never these
 
 
 @dataclass(frozen=True)
@@ -130,7 +111,7 @@ class _Walk:
             if attribute.name in seen or not isinstance(attribute.name, str) or not attribute.name:
                 raise ModelError(f"node {called(node, position)}: attribute {attribute.name!r} twice, or no name")
             seen.add(attribute.name)
-            complaint = self.complaint(attribute)
+            complaint = attribute_complaint(attribute, in_function=self.in_function)
             if complaint:
                 raise ModelError(f"node {called(node, position)}: attribute {attribute.name!r} {complaint}")
             for graph in _graphs(attribute):
@@ -143,72 +124,10 @@ class _Walk:
             return
         if domain == "" and domain not in self.opsets:
             raise ModelError(f"node {called(node, position)}: opset_import does not name ONNX's own operators")
-        rules = _rules(node.op_type, self.opsets.get(domain, 1), domain)
+        rules = rules_of(node.op_type, self.opsets.get(domain, 1), domain)
         complaint = rules.complaint(node, seen) if rules else None
         if complaint:
-            raise ModelError(f"node {called(node, position)} {complaint}")
-
-    def complaint(self, attribute: onnx.AttributeProto) -> str | None:
-        """None, or what is wrong with an attribute."""
-        if attribute.type not in _FIELD_OF:
-            return f"has no type that ONNX knows ({attribute.type})"
-        wanted = _FIELD_OF[attribute.type]
-        filled = {field.name for field, _ in attribute.ListFields()} & _VALUE_FIELDS
-        if attribute.ref_attr_name:
-            if not self.in_function:
-                return f"takes its value from {attribute.ref_attr_name!r}, but it is in no function"
-            return f"has a value and a reference to {attribute.ref_attr_name!r}" if filled else None
-        if filled - {wanted}:
-            return f"is {type_name(attribute.type)}, but has values in {', '.join(sorted(filled))}"
-        if wanted in _MESSAGES and not filled:
-            return f"is {type_name(attribute.type)}, but there is none in it"
-        return None
-
-
-@dataclass(frozen=True)
-class _Rules:
-    """What the standard says of a node of some operator, whatever the shapes."""
-
-    inputs: tuple[int, int]
-    outputs: tuple[int, int]
-    attributes: Mapping[str, int]
-    required: frozenset[str]
-    operands: tuple[str, ...]  # names of the inputs that a node must give, "" for others
-
-    def complaint(self, node: onnx.NodeProto, given: set[str]) -> str | None:
-        for what, count, (least, most) in (
-            ("inputs", len(node.input), self.inputs),
-            ("outputs", len(node.output), self.outputs),
-        ):
-            if not least <= count <= most:
-                return f"has {count} {what}; the operator has {least if least == most else f'{least} to {most}'}"
-        for position, (name, given_name) in enumerate(zip(self.operands, node.input)):
-            if name and not given_name:
-                return f"leaves out input {position}, {name!r}"
-        for attribute in node.attribute:
-            wanted = self.attributes.get(attribute.name, attribute.type)
-            if attribute.type != wanted:
-                return f": attribute {attribute.name!r} is {type_name(attribute.type)}, expected {type_name(wanted)}"
-        missing = self.required - given
-        return f": attribute {min(missing)!r} is missing" if missing else None
-
-
-@cache
-def _rules(name: str, opset: int, domain: str) -> _Rules | None:
-    if not onnx.defs.has(name, opset, domain):
-        return None
-    schema: Any = onnx.defs.get_schema(name, opset, domain)
-    attributes = {key: attribute.type.value for key, attribute in schema.attributes.items()}
-    required = frozenset(key for key, attribute in schema.attributes.items() if attribute.required)
-    counts = (schema.min_input, schema.max_input), (schema.min_output, schema.max_output)
-    single = onnx.defs.OpSchema.FormalParameterOption.Single
-    operands = tuple(entry.name if entry.option == single and name not in _LAX else "" for entry in schema.inputs)
-    return _Rules(*counts, attributes, required, operands)
-
-
-def type_name(kind: int) -> str:
-    """What an attribute's type is called: "ints"."""
-    return str(_A.AttributeType.Name(kind)).lower()
+            raise ModelError(f"node {called(node, position)}: {complaint}")
 
 
 def domain_of(name: str) -> str:
@@ -280,9 +199,9 @@ def _unseen(name: Any, later: Sequence[onnx.NodeProto]) -> str:
 
 
 def _graphs(attribute: onnx.AttributeProto) -> Iterator[onnx.GraphProto]:
-    if attribute.type == _A.GRAPH and not attribute.ref_attr_name:
+    if attribute.type == onnx.AttributeProto.GRAPH and not attribute.ref_attr_name:
         yield attribute.g
-    elif attribute.type == _A.GRAPHS:
+    elif attribute.type == onnx.AttributeProto.GRAPHS:
         yield from attribute.graphs
 
 

@@ -61,6 +61,9 @@ def average_pool(n: Call, x: Value) -> Value:
         counted = include or not any(own[0])  # of none either is the same, and PyTorch's default
         return n.add(g.AvgPool(windows.kernel, windows.stride, *own, counted, _dilation(windows)), x)
     mean = _whole_mean(n, x, windows)
+    n.claim(*windows.out)
+    for out, kernel in zip(windows.out, windows.kernel, strict=True):
+        n.claim(out, kernel)
     factor = math.prod(windows.kernel) / _counts(windows, x, include)
     if np.ptp(factor) == 0:
         return scaled(n.b, mean, float(factor.flat[0]))
