@@ -16,6 +16,15 @@ from jitrt.errors import OptionError
 
 MakeInput = Callable[..., torch.Tensor]
 
+SETS = {
+    "cnn": (
+        *("resnet18", "resnet50", "resnet152", "vgg19", "googlenet", "inception_v3", "densenet121"),
+        *("mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_b4", "resnext50_32x4d"),
+        "convnext_tiny",
+    ),
+}
+"""Names that stand for several networks on the command line of `jitrt bench`."""
+
 # Networks that are not made for 224 x 224, and constructor arguments that skip minutes of initialisation.
 _SIZES = {"inception_v3": 299}
 _ARGUMENTS: dict[str, dict[str, Any]] = {

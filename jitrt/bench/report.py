@@ -1,9 +1,7 @@
-"""What `jitrt bench` found, as a terminal table, as Markdown, and as a line of JSON for the history."""
+"""What `jitrt bench` found, as tables for the terminal and as Markdown; as HTML see html.py, as JSON history.py."""
 
 from __future__ import annotations
 
-import dataclasses
-import json
 import math
 import statistics
 from collections.abc import Sequence
@@ -51,6 +49,11 @@ class Outcome:
         return self.timing.back_to_back.median if self.timing else None
 
     @property
+    def spread(self) -> float:
+        """Microseconds that two equal runs, or samples of one, are apart: less is noise."""
+        return max(abs(self.repeat), self.timing.back_to_back.spread) if self.timing else 0.0
+
+    @property
     def throughput(self) -> float | None:
         """Samples a second back to back."""
         return self.timing.queries * self.batch if self.timing else None
@@ -88,7 +91,7 @@ class Report:
 def speedup(contest: Sequence[Outcome]) -> float | None:
     """How many times faster jitrt is than the best peer of one contest; None unless both ran."""
     ours = next((o.microseconds for o in contest if o.contestant == US), None)
-    theirs = [o.microseconds for o in contest if _is_peer(o.contestant) and o.microseconds is not None]
+    theirs = [o.microseconds for o in contest if is_peer(o.contestant) and o.microseconds is not None]
     return min(theirs) / ours if ours and theirs else None
 
 
@@ -98,7 +101,7 @@ def geometric_mean(report: Report) -> float | None:
     return statistics.geometric_mean(ratios) if ratios else None
 
 
-def _is_peer(contestant: str) -> bool:
+def is_peer(contestant: str) -> bool:
     return contestant != US and not contestant.startswith(WITHOUT)
 
 
@@ -156,7 +159,7 @@ def detail_rows(report: Report) -> list[list[str]]:
             [
                 *head,
                 f"{o.throughput:,.0f}",
-                f"{t.back_to_back.median:,.1f} ± {max(abs(o.repeat), t.back_to_back.spread):,.1f}",
+                f"{t.back_to_back.median:,.1f} ± {o.spread:,.1f}",
                 _spectrum(t.latency),
                 f"{t.enqueue.median:,.1f}",
                 f"{t.gpu_compute.median:,.1f}",
@@ -214,21 +217,21 @@ def sections(report: Report) -> list[Section]:
 # -- three ways to hand it over --------------------------------------------------------------------------------------
 
 
-def to_console(report: Report) -> RenderableType:
+def to_console(report: Report, also: Sequence[Section] = ()) -> RenderableType:
     """What the terminal shows."""
     parts: list[RenderableType] = [Text(setting(report))]
-    for section in sections(report):
+    for section in (*sections(report), *also):
         parts += [Text(line) for line in section.above]
         parts += [_table(section.header, section.rows), *(Text(line) for line in section.below)]
     return Group(*parts)
 
 
-def to_markdown(report: Report) -> str:
+def to_markdown(report: Report, also: Sequence[Section] = ()) -> str:
     """A section of RESULTS.md."""
     lines = [f"## {report.when}", "", setting(report), ""]
     if report.command:
         lines += [f"`{report.command}`", ""]
-    for section in sections(report):
+    for section in (*sections(report), *also):
         lines += [*section.above, "", *_markdown_table(section.header, section.rows), ""]
         lines += [*(f"- {line}" for line in section.below), *[""] * bool(section.below)]
     return "\n".join(lines).rstrip() + "\n"
@@ -242,12 +245,10 @@ cache for everybody. Errors are ‖out − ref‖/‖ref‖ against PyTorch in f
 """
 
 
-def write(report: Report, path: Path) -> None:
-    """Append the report to the Markdown file `path`, and its JSON as a line to the file beside it ending in .jsonl."""
+def write(report: Report, path: Path, also: Sequence[Section] = ()) -> None:
+    """Append the report, and the sections `also`, to the Markdown file `path`."""
     text = path.read_text() if path.exists() else HEADER
-    path.write_text(f"{text.rstrip()}\n\n{to_markdown(report)}")
-    with path.with_suffix(".jsonl").open("a") as history:
-        history.write(json.dumps(dataclasses.asdict(report)) + "\n")
+    path.write_text(f"{text.rstrip()}\n\n{to_markdown(report, also)}")
 
 
 def setting(report: Report) -> str:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import shlex
 import sys
 from collections.abc import Sequence
 from typing import NoReturn
@@ -83,6 +84,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     module.arguments(parser)
     try:
         args = parser.parse_args(words[1:])
+        args.typed = shlex.join(["jitrt", *words])
     except SystemExit as stop:  # argparse has said what there is to say
         return int(stop.code or 0)
     try:

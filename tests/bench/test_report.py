@@ -1,15 +1,26 @@
-"""jitrt.bench.report: ratios, tables, and the files it appends to."""
+"""jitrt.bench.report: ratios, tables, and the file it appends to."""
 
 from __future__ import annotations
 
 import io
-import json
+from dataclasses import replace
 from pathlib import Path
 
+import pytest
 from rich.console import Console
 
 from jitrt.bench.measure import DeviceState, Stats, Timing
-from jitrt.bench.report import DETAIL, Outcome, Report, speedup, to_console, to_markdown, write
+from jitrt.bench.report import (
+    DETAIL,
+    Outcome,
+    Report,
+    Section,
+    geometric_mean,
+    speedup,
+    to_console,
+    to_markdown,
+    write,
+)
 from jitrt.bench.run import Jitrt
 
 
@@ -63,13 +74,21 @@ def test_the_terminal_shows_the_failure_too() -> None:
     assert "NVIDIA H200, driver 580.1" in stream.getvalue()
 
 
-def test_write_appends_markdown_and_history(tmp_path: Path) -> None:
+def test_the_geometric_mean_ends_the_table() -> None:
+    twice = [replace(outcome, batch=1, timing=timing(us)) for outcome, us in ((OURS, 100.0), (FAST, 600.0))]
+    both = report(OURS, FAST, *twice)
+    assert geometric_mean(both) == pytest.approx(3.0)  # of 1.5 and 6
+    assert "| geometric mean | - | - | - | - | 3.00x | - |" in to_markdown(both)
+    assert "geometric mean" not in to_markdown(report(OURS, FAST))
+    assert geometric_mean(report(OURS)) is None
+
+
+def test_write_appends(tmp_path: Path) -> None:
     path = tmp_path / "RESULTS.md"
-    write(report(OURS, FAST), path)
-    write(report(OURS), path)
+    write(replace(report(OURS, FAST), command="jitrt bench resnet50"), path)
+    write(report(OURS), path, [Section(("Against R.jsonl:",), ("Model",), [["resnet50"]])])
     text = path.read_text()
     assert text.count("# Measured results") == 1
     assert text.count("## 2026-01-02") == 2
-    lines = path.with_suffix(".jsonl").read_text().splitlines()
-    assert [len(json.loads(line)["outcomes"]) for line in lines] == [2, 1]
-    assert json.loads(lines[0])["outcomes"][0]["timing"]["back_to_back"]["median"] == 400.0
+    assert text.count("`jitrt bench resnet50`") == 1
+    assert "Against R.jsonl:" in text
