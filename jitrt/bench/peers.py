@@ -5,6 +5,10 @@
     compile       torch.compile(mode="reduce-overhead") with Inductor's freezing, channels_last
     cudnn-fused   batch norm folded, cuDNN's fused conv + bias (+ residual) + relu, one CUDA graph: see fold.py
 
+if named
+
+    compile-default, compile-max    as compile, in the modes "default" and "max-autotune"
+
 and of an ONNX file
 
     onnxruntime   ONNX Runtime's CUDA provider on bound device memory: see onnx_model.py
@@ -58,16 +62,22 @@ def eager_graph(model: nn.Module, inputs: Inputs) -> Call:
     return graphed(converted(model, inputs), inputs)
 
 
-def compiled(model: nn.Module, inputs: Inputs) -> Call:
-    """Inductor at its best known setting for latency that does not take minutes to build."""
-    import torch._inductor.config as inductor
+def compiled(mode: str) -> Prepare:
+    """Inductor in one of its modes, with freezing. Preparing raises OptionError if this PyTorch does not have it."""
 
-    torch._dynamo.reset()  # else a second batch size would be compiled for dynamic shapes
-    call: Call = torch.compile(converted(model, inputs), mode="reduce-overhead", dynamic=False)
-    with inductor.patch(freezing=True):
-        for _ in range(4):  # compile, then warm up, record and replay the CUDA graph
-            call(*inputs)
-    return call
+    def prepare(model: nn.Module, inputs: Inputs) -> Call:
+        import torch._inductor as inductor
+
+        if mode not in inductor.list_mode_options():
+            raise OptionError(f"torch.compile has no mode {mode!r} in PyTorch {torch.__version__}")
+        torch._dynamo.reset()  # else a second batch size would be compiled for dynamic shapes
+        call: Call = torch.compile(converted(model, inputs), mode=mode, dynamic=False)
+        with inductor.config.patch(freezing=True):
+            for _ in range(4):  # compile, then warm up, record and replay the CUDA graph
+                call(*inputs)
+        return call
+
+    return prepare
 
 
 def fused(model: nn.Module, inputs: Inputs) -> Call:
@@ -83,19 +93,25 @@ PEERS = {
     for peer in (
         Peer("eager", eager),
         Peer("eager+graph", eager_graph),
-        Peer("compile", compiled),
+        Peer("compile", compiled("reduce-overhead")),
         Peer("cudnn-fused", fused),
+        Peer("compile-default", compiled("default")),
+        Peer("compile-max", compiled("max-autotune")),
     )
 }
+BY_NAME_ONLY = ("compile-default", "compile-max")
+"""Not among "all": Inductor's default, as it is slower than reduce-overhead, and max-autotune, which takes minutes."""
 
 
 def peers_named(text: str, kinds: Collection[str] = ("torch",), precision: str = "fp32") -> list[Contestant]:
-    """The peers of a comma-separated list; "all" (those that can run models of these kinds, "torch" or "onnx") and
-    "none" are lists too. Raises OptionError for an unknown one, or one that can run none of the models."""
+    """The peers of a comma-separated list; "all" (those that can run models of these kinds, "torch" or "onnx", but
+    BY_NAME_ONLY) and "none" are lists too. Raises OptionError for an unknown one, or one that can run none of the
+    models."""
     if text == "none":
         return []
     fitting = [*(PEERS if "torch" in kinds else ()), *((ONNX_RUNTIME,) if "onnx" in kinds else ())]
-    names = fitting if text == "all" else [name.strip() for name in text.split(",")]
+    usual = [name for name in fitting if name not in BY_NAME_ONLY]
+    names = usual if text == "all" else [name.strip() for name in text.split(",")]
     known = [*PEERS, ONNX_RUNTIME]
     unknown = [name for name in names if name not in known]
     if unknown:

@@ -2,8 +2,10 @@
 
 The peers: eager, eager+graph (eager in a CUDA graph), compile (torch.compile, reduce-overhead, freezing) and
 cudnn-fused (batch norm folded, cuDNN's fused convolutions, one CUDA graph); of an ONNX file onnxruntime, where it is
-installed. A plan file is timed alone: it has no PyTorch model. Throughput, Latency, Enqueue Time and GPU Compute Time
-are what trtexec means by them.
+installed. A plan file is timed alone: it has no PyTorch model. --layers adds each layer of jitrt's with its bytes,
+FLOPs and floor; --layers-vs-cudnn times every convolution alone, on rotated buffers, beside cuDNN's.
+
+Throughput, Latency, Enqueue Time and GPU Compute Time are what trtexec means by them.
 """
 
 from __future__ import annotations
@@ -43,7 +45,8 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--vs",
         default="all",
-        help="all, none, or some of eager,eager+graph,compile,cudnn-fused (PyTorch models), onnxruntime (ONNX files)",
+        help="all, none, or some of eager,eager+graph,compile,cudnn-fused (PyTorch models), onnxruntime (ONNX files); "
+        "by name only, torch.compile in other modes: compile-default and compile-max, which takes minutes to build",
     )
     parser.add_argument("--precision", default="fp16", help="fp16, bf16, tf32 or fp32 (default: fp16)")
     parser.add_argument("--tune", default="60s", help="as for build (default: 60s)")

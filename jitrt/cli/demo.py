@@ -202,7 +202,7 @@ def _on_gpu(out: Console, model: Any, x: Any, args: argparse.Namespace) -> None:
 
     import jitrt
     from jitrt.bench.measure import CudaTimer, measure
-    from jitrt.bench.peers import compiled, eager
+    from jitrt.bench.peers import PEERS
 
     dtype = {"fp16": torch.float16, "bf16": torch.bfloat16}.get(args.precision, torch.float32)
     model, x = model.to("cuda", dtype), x.to("cuda", dtype)
@@ -218,7 +218,11 @@ def _on_gpu(out: Console, model: Any, x: Any, args: argparse.Namespace) -> None:
         out.print(line(f"in a fresh process, without torch or triton:\n{fresh.stdout or fresh.stderr}"))
     rows = []
     with torch.no_grad():
-        for name, call in (("jitrt", engine), ("eager", eager(model, (x,))), ("torch.compile", compiled(model, (x,)))):
+        peers = [
+            (name, PEERS[peer].prepare(model, (x,)))
+            for name, peer in (("eager", "eager"), ("torch.compile", "compile"))
+        ]
+        for name, call in (("jitrt", engine), *peers):
             timing = measure(call, (x,), CudaTimer())
             rows.append((name, f"{timing.latency.median:.0f}", f"{timing.back_to_back.median:.0f}"))
     out.print(table("microseconds a call", ("", "synchronised", "back to back"), rows, right=[1, 2]))

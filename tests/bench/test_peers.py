@@ -10,7 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from jitrt.bench.peers import graphed
+from jitrt.bench.peers import PEERS, compiled, graphed, peers_named
+from jitrt.errors import OptionError
 
 
 def test_a_captured_graph_keeps_the_weights_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -30,3 +31,38 @@ def test_a_captured_graph_keeps_the_weights_it_reads(monkeypatch: pytest.MonkeyP
     del call
     gc.collect()
     assert weight() is None
+
+
+@pytest.mark.parametrize(
+    ("name", "mode"),
+    [("compile", "reduce-overhead"), ("compile-default", "default"), ("compile-max", "max-autotune")],
+)
+def test_torch_compile_is_asked_for_its_mode_with_freezing(
+    name: str, mode: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[tuple[str, bool]] = []
+
+    def compile(model: nn.Module, *, mode: str, dynamic: bool) -> nn.Module:
+        assert next(iter(model.parameters())).is_contiguous(memory_format=torch.channels_last)
+
+        def call(x: torch.Tensor) -> torch.Tensor:
+            seen.append((mode, torch._inductor.config.freezing))
+            return model(x)
+
+        return call  # type: ignore[return-value]
+
+    monkeypatch.setattr(torch, "compile", compile)
+    x = torch.randn(1, 3, 8, 8)
+    model = nn.Conv2d(3, 4, 3)
+    assert torch.allclose(PEERS[name].prepare(model, (x,))(x), model(x), atol=1e-6)
+    assert seen == [(mode, True)] * 4 + [(mode, torch._inductor.config.freezing)]
+
+
+def test_a_mode_that_torch_lacks_is_a_reason() -> None:
+    with pytest.raises(OptionError, match=r"torch.compile has no mode 'max-autotune-9' in PyTorch"):
+        compiled("max-autotune-9")(nn.Linear(2, 2), (torch.zeros(1, 2),))
+
+
+def test_what_takes_minutes_is_run_only_by_name() -> None:
+    assert not {"compile-default", "compile-max"} & {peer.name for peer in peers_named("all")}
+    assert [peer.name for peer in peers_named("compile-max,eager")] == ["compile-max", "eager"]
