@@ -29,7 +29,7 @@ th, td { padding: .25rem .6rem; border-bottom: 1px solid var(--line); text-align
 """
 
 _ROW, _BAR = 22, 14  # pixels
-_LABEL, _PLOT, _VALUE = 300, 480, 200
+_LABEL, _PLOT, _VALUE = 300, 440, 290
 
 
 @dataclass(frozen=True)
@@ -105,7 +105,8 @@ def _figure(bars: Sequence[Bar], caption: str, *, one: bool = False) -> str:
     drawn = [_bar(bar, number * _ROW, scale) for number, bar in enumerate(bars)]
     if one:
         drawn.append(_vertical("one", _LABEL + scale, 0, height))
-    svg = f"<svg width='{_LABEL + _PLOT + _VALUE}' height='{height}' role='img'>{''.join(drawn)}</svg>"
+    svg = f"<svg width='{_LABEL + _PLOT + _VALUE}' height='{height}' role='img' aria-label='{escape(caption)}'>"
+    svg += f"{''.join(drawn)}</svg>"
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 

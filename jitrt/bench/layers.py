@@ -7,8 +7,8 @@ grouped convolution PyTorch's own is timed alone, without bias and activation.
 
 Each side is a CUDA graph of launches one after another over several sets of buffers in turns, the same for both,
 enough to overflow the L2 cache twice where 16 are. As in any plan, a launch of jitrt's may begin while the one before
-it ends. Both graphs are timed in turns, twice; the better of two medians
-counts, and the larger difference of two equal runs stands behind ±. Sums count a layer as often as the model has it.
+it ends. Both graphs are timed in turns, twice; the better of two medians counts, and the larger difference of two equal
+runs stands behind ±. Sums count a layer as often as the model has it.
 """
 
 from __future__ import annotations

@@ -138,7 +138,7 @@ def _convolutions(args: argparse.Namespace, plans: list[str]) -> Report:
     _need_gpu()
     found = []
     for name in args.models:
-        subject = bench_subject(name, args.shape, args.shapes)
+        subject = bench_subject(name, args.shape, args.shapes, settled=True)  # else a folded batch norm has no bias
         for batch in batches:
             seconds = args.seconds / 20  # a layer has four runs, and a model many layers
             found.append(bench_layers(subject, batch, args.precision, tune=args.tune, seconds=seconds, say=_say))
