@@ -102,7 +102,7 @@ def _figure(bars: Sequence[Bar], caption: str, *, one: bool = False) -> str:
         max([*(bar.value + bar.spread for bar in bars), *(bar.floor for bar in bars), float(one)], default=0.0) or 1.0
     )
     scale, height = _PLOT / most, _ROW * len(bars)
-    drawn = [_bar(bar, number * _ROW, scale) for number, bar in enumerate(bars)]
+    drawn = [_bar(bar, number * _ROW, scale, float(one)) for number, bar in enumerate(bars)]
     if one:
         drawn.append(_vertical("one", _LABEL + scale, 0, height))
     svg = f"<svg width='{_LABEL + _PLOT + _VALUE}' height='{height}' role='img' aria-label='{escape(caption)}'>"
@@ -110,8 +110,9 @@ def _figure(bars: Sequence[Bar], caption: str, *, one: bool = False) -> str:
     return f"<figure>{svg}<figcaption>{escape(caption)}</figcaption></figure>"
 
 
-def _bar(bar: Bar, top: float, scale: float) -> str:
-    middle, end = top + _ROW / 2, _LABEL + scale * max(bar.value + bar.spread, bar.floor)
+def _bar(bar: Bar, top: float, scale: float, clear: float) -> str:
+    """A bar from `top` on; its text is right of it and of the value `clear`."""
+    middle, end = top + _ROW / 2, _LABEL + scale * max(bar.value + bar.spread, bar.floor, clear)
     name = escape(bar.label if len(bar.label) <= 44 else f"…{bar.label[-43:]}")
     parts = [
         f"<title>{escape(bar.label)}: {escape(bar.text)}</title>",
