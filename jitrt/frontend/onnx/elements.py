@@ -33,7 +33,11 @@ def element_of(dtype: DType) -> int:
 def dtype_of(element: int) -> DType:
     """The element type of ONNX's number. Raises ImportFailure for one jitrt has none for."""
     if element not in _DTYPES:
-        names = onnx.TensorProto.DataType
-        known = names.Name(element) if element in names.values() else f"number {element}"
-        raise ImportFailure(f"jitrt has no element type {known}")
+        raise ImportFailure(f"jitrt has no element type {element_name(element)}")
     return _DTYPES[element]
+
+
+def element_name(element: int) -> str:
+    """What ONNX calls an element type: "float16"."""
+    names = onnx.TensorProto.DataType
+    return str(names.Name(element)).lower() if element in names.values() else f"number {element}"

@@ -14,11 +14,11 @@ from onnx import helper
 from jitrt.errors import GraphError, ImportFailure, JitrtError, UnsupportedOpError
 from jitrt.frontend.onnx.bodies import filled, needed_nodes, standard_body
 from jitrt.frontend.onnx.check import Limits, called, domain_of
-from jitrt.frontend.onnx.elements import dtype_of, element_of
+from jitrt.frontend.onnx.elements import element_name, element_of
 from jitrt.frontend.onnx.node import Call, FoldingBuilder, Item, Known
 from jitrt.frontend.onnx.plugins import plugin_importer
 from jitrt.frontend.onnx.registry import Unsupported, importer_of, importers
-from jitrt.frontend.onnx.tensors import array_of, dense, element_name
+from jitrt.frontend.onnx.tensors import array_of, dense
 from jitrt.graph import Graph, TensorType, Value, verify
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
@@ -383,6 +383,3 @@ class _Lost:
 
 
 _LOST = _Lost()
-
-
-__all__ = ["Imported", "Importer", "NeedsInput", "dtype_of", "element_of", "import_model"]

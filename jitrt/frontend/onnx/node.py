@@ -11,6 +11,7 @@ import onnx
 
 from jitrt.errors import ImportFailure
 from jitrt.frontend.builder import Builder, Number
+from jitrt.frontend.onnx.elements import dtype_of
 from jitrt.frontend.onnx.registry import Unsupported
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Value
@@ -164,6 +165,26 @@ class Call:
     def ints(self, value: Value, what: str) -> tuple[int, ...]:
         """The integers in a tensor, flat; as `need`."""
         return tuple(int(number) for number in np.ravel(self.need(value, what)))
+
+    def numbers(self, name: str, given: Value | None) -> tuple[int, ...] | None:
+        """The integers of what is an attribute in older versions and an input in newer ones; None if left out."""
+        if given is not None:
+            return self.ints(given, name)
+        value = self.attribute(name)
+        return None if value is None else tuple(int(number) for number in value)
+
+    def axis(self, axis: int, rank: int) -> int:
+        """An axis counted from the front. Raises Unsupported for one that a tensor of `rank` does not have."""
+        if not -rank <= axis < rank:
+            self.refuse(f"axis {axis} of a tensor of rank {rank}")
+        return axis + rank if axis < 0 else axis
+
+    def dtype(self, element: int) -> DType:
+        """The dtype of ONNX's number for an element type. Raises Unsupported for one jitrt has none for."""
+        try:
+            return dtype_of(element)
+        except ImportFailure as failure:
+            self.refuse(str(failure))
 
     def refuse(self, text: str) -> NoReturn:
         """Raise Unsupported: the operator is known, but not so."""

@@ -12,7 +12,7 @@ import numpy as np
 import onnx
 
 from jitrt.errors import JitrtWarning, OptionError
-from jitrt.frontend.onnx.elements import dtype_of
+from jitrt.frontend.onnx.elements import dtype_of, element_name
 from jitrt.frontend.onnx.importer import Imported, NeedsInput
 from jitrt.graph.op import Array
 from jitrt.graph.types import Layout, channels_last
@@ -189,19 +189,14 @@ def kind_of(type: onnx.TypeProto) -> str:
     """A type as ONNX Runtime writes it: tensor(float), seq(tensor(int64)), map(int64,tensor(float))."""
     which = type.WhichOneof("value")
     if which in ("tensor_type", "sparse_tensor_type"):
-        inner = _element_text(getattr(type, which).elem_type)
+        inner = element_name(getattr(type, which).elem_type)
         return f"{which.removesuffix('_type')}({inner})"
     if which in ("sequence_type", "optional_type"):
         name = "seq" if which == "sequence_type" else "optional"
         return f"{name}({kind_of(getattr(type, which).elem_type)})"
     if which == "map_type":
-        return f"map({_element_text(type.map_type.key_type)},{kind_of(type.map_type.value_type)})"
+        return f"map({element_name(type.map_type.key_type)},{kind_of(type.map_type.value_type)})"
     return which or "unknown"
-
-
-def _element_text(element: int) -> str:
-    names = onnx.TensorProto.DataType
-    return names.Name(element).lower() if element in names.values() else f"number {element}"
 
 
 def _dim(dim: onnx.TensorShapeProto.Dimension) -> int | str | None:

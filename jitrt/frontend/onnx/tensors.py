@@ -12,6 +12,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from jitrt.errors import ModelError
+from jitrt.frontend.onnx.elements import element_name
 from jitrt.frontend.onnx.external import extent_of, read_extent
 from jitrt.graph.op import Array
 
@@ -99,12 +100,6 @@ def elements(dims: Sequence[int], where: str) -> int:
     if count > MOST_ELEMENTS:
         raise ModelError(f"{where} of shape {list(dims)} has more elements than can be counted")
     return count
-
-
-def element_name(element: int) -> str:
-    """What ONNX calls an element type."""
-    names = _T.DataType
-    return str(names.Name(element)).lower() if element in names.values() else f"number {element}"
 
 
 def _field_of(tensor: onnx.TensorProto) -> str | None:

@@ -112,7 +112,7 @@ def test_kernels() -> None:
     [
         ("y = Attention (q, q, q)", "attribute 'q_num_heads' is missing"),
         ("y = Attention (a, b, b)", "4 heads of q share 3 of k"),
-        ("y = Attention <softmax_precision = 17> (a, a, a)", "jitrt has no element type FLOAT8E4M3FN"),
+        ("y = Attention <softmax_precision = 17> (a, a, a)", "jitrt has no element type float8e4m3fn"),
         ("y = RotaryEmbedding (q, q, q)", "of a tensor of rank 3 without num_heads"),
     ],
 )

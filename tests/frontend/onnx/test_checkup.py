@@ -103,7 +103,7 @@ def test_what_else_ends_a_build_is_said_and_the_operators_are_looked_at_all_the_
     assert not found.builds
     text = model([node("Relu", "x", "y")], (4,))
     text.graph.input[0].type.tensor_type.elem_type = TensorProto.STRING
-    assert "no element type STRING" in str(examine(text).failure)
+    assert "no element type string" in str(examine(text).failure)
 
 
 def test_nodes_inside_are_counted_and_dims_of_one_name_have_one_size() -> None:

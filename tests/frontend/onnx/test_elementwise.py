@@ -328,8 +328,8 @@ ONE = np.float32([1])
     [
         ("BitShift", [np.uint8([1]), np.uint8([1])], {"direction": "UP"}, "direction 'UP', expected 'LEFT' or 'RIGHT'"),
         ("Gelu", [ONE], {"approximate": "erf"}, "approximate='erf'"),
-        ("Cast", [ONE], {"to": TensorProto.STRING}, "jitrt has no element type STRING"),
-        ("Cast", [ONE], {"to": TensorProto.FLOAT8E5M2}, "jitrt has no element type FLOAT8E5M2"),
+        ("Cast", [ONE], {"to": TensorProto.STRING}, "jitrt has no element type string"),
+        ("Cast", [ONE], {"to": TensorProto.FLOAT8E5M2}, "jitrt has no element type float8e5m2"),
         ("Constant", [], {"value_string": "a"}, "strings"),
         ("Constant", [], {}, "it has no value"),
         (

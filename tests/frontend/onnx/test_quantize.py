@@ -127,7 +127,7 @@ def test_kernels() -> None:
     [
         ("y = QuantizeLinear <axis = 1> (x, s)", scales(3), "3 scales along dimension 1"),
         ("y = QuantizeLinear <axis = 1, block_size = 3> (x, s)", scales(3, 3, 6), "for blocks of 3 along dimension 1"),
-        ("y = QuantizeLinear <output_dtype = 17> (x, s)", scales(4), "FLOAT8E4M3FN"),
+        ("y = QuantizeLinear <output_dtype = 17> (x, s)", scales(4), "float8e4m3fn"),
         ("y = QuantizeLinear <output_dtype = 6> (x, s)", scales(4), "to i32"),
         ("y = QuantizeLinear <output_dtype = 1> (x, s)", scales(4), "to f32"),
     ],

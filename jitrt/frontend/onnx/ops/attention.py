@@ -11,7 +11,6 @@ from jitrt.frontend.layers.arithmetic import binary, choose, scaled
 from jitrt.frontend.layers.attention import grouped, masked, masked_softmax, products
 from jitrt.frontend.layers.index import embedding
 from jitrt.frontend.onnx.node import Call
-from jitrt.frontend.onnx.ops.quantize import element_type
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
@@ -73,7 +72,7 @@ def _attend(n: Call, q: Value, k: Value, v: Value, bias: Value | None) -> tuple[
     stages.append(scaled(b, n.add(g.Tanh(), binary(b, g.Div(), stages[-1], cap, dtype)), cap) if cap else stages[-1])
     stages.append(masked(b, stages[-1], bias))
     precision = n.attribute("softmax_precision")
-    between = dtype if precision is None else element_type(n, precision)
+    between = dtype if precision is None else n.dtype(precision)
     stages.append(b.operand(masked_softmax(b, b.operand(stages[-1], between), bias), dtype))
     y = b.reshape(n.add(g.Matmul(), stages[-1], v), (*shape[:3], v.type.shape[-1]))
     return y, b.reshape(stages[n.attribute("qk_matmul_output_mode", _RAW)], (*shape[:3], k.type.shape[-2]))

@@ -7,8 +7,6 @@ from typing import Any
 import numpy as np
 import onnx
 
-from jitrt.errors import ImportFailure
-from jitrt.frontend.onnx.importer import dtype_of
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
@@ -74,11 +72,12 @@ def bit_cast(n: Call, x: Value) -> Value:
 
 
 def _target(n: Call) -> DType:
+    """Of attribute `to`, which up to opset 5 is a name."""
     to = n.required("to")
     try:
-        return dtype_of(onnx.TensorProto.DataType.Value(to) if isinstance(to, str) else to)
-    except (ImportFailure, ValueError) as failure:
-        return n.refuse(str(failure))
+        return n.dtype(onnx.TensorProto.DataType.Value(to) if isinstance(to, str) else to)
+    except ValueError as error:
+        n.refuse(str(error))
 
 
 @onnx_op("Identity")

@@ -10,9 +10,9 @@ from collections.abc import Iterator, Sequence
 
 import onnx
 
-from jitrt.frontend.onnx.importer import dtype_of
+from jitrt.frontend.onnx.elements import dtype_of
 from jitrt.frontend.onnx.node import Call, Item
-from jitrt.frontend.onnx.ops.shape import axis_of, stacked
+from jitrt.frontend.onnx.ops.shape import stacked
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import Value
 from jitrt.graph import ops as g
@@ -116,7 +116,7 @@ def loop(n: Call, count: Value | None = None, condition: Value | None = None, *c
 def _collected(n: Call, parts: list[Value], axis: int, info: onnx.ValueInfoProto) -> Value:
     """What a body returned in every iteration, along a new axis; of no iterations, by the type that the body states."""
     if parts:
-        return stacked(n, parts, axis_of(n, axis, parts[0].type.rank + 1))
+        return stacked(n, parts, n.axis(axis, parts[0].type.rank + 1))
     shape = [dim.dim_value if dim.HasField("dim_value") else None for dim in info.type.tensor_type.shape.dim]
     if None in shape or not info.type.tensor_type.HasField("shape"):
         n.refuse(f"no iterations, and the body does not say what shape {info.name!r} has")
@@ -155,7 +155,7 @@ def _scan(n: Call, operands: list[Value], axes: Sequence[int]) -> list[Item]:
     first = len(operands) - len(axes)
     state, scanned = list[Item](operands[:first]), operands[first:]
     body, collects = _body(n, first, len(axes), 0)
-    axes = [axis_of(n, axis, x.type.rank) for axis, x in zip(axes, scanned, strict=True)]
+    axes = [n.axis(axis, x.type.rank) for axis, x in zip(axes, scanned, strict=True)]
     backwards = n.attribute("scan_input_directions", n.attribute("directions", [0] * len(axes)))
     lengths = {x.type.shape[axis] for x, axis in zip(scanned, axes, strict=True)}
     if len(lengths) != 1:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import numpy as np
 
-from jitrt.frontend.onnx.importer import dtype_of
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import Value
@@ -17,7 +16,7 @@ def eye_like(n: Call, x: Value) -> Value:
         n.refuse(f"ones on the diagonal of {x.type}, which is no matrix")
     n.claim(*x.type.shape)
     element = n.attribute("dtype")
-    dtype = x.type.dtype if element is None else dtype_of(element)
+    dtype = x.type.dtype if element is None else n.dtype(element)
     rows, columns = x.type.shape
     return n.constant(np.eye(rows, columns, n.attribute("k", 0)), dtype)
 

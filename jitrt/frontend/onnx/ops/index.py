@@ -10,7 +10,6 @@ from jitrt.frontend.layers import index as layers
 from jitrt.frontend.layers.arithmetic import binary
 from jitrt.frontend.layers.scatter import scatter, scatter_nd
 from jitrt.frontend.onnx.node import Call
-from jitrt.frontend.onnx.ops.shape import axis_of
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
@@ -19,7 +18,7 @@ from jitrt.graph.op import Array
 
 @onnx_op("Gather")
 def gather(n: Call, x: Value, index: Value) -> Value:
-    axis = axis_of(n, n.attribute("axis", 0), x.type.rank)
+    axis = n.axis(n.attribute("axis", 0), x.type.rank)
     steps = _progression(n, x, index, axis)
     if steps is None:
         return layers.take(n.b, x, index, axis)
@@ -44,7 +43,7 @@ def _progression(n: Call, x: Value, index: Value, axis: int) -> range | None:
 
 @onnx_op("GatherElements")
 def gather_elements(n: Call, x: Value, index: Value) -> Value:
-    return layers.gather(n.b, x, index, axis_of(n, n.attribute("axis", 0), x.type.rank))
+    return layers.gather(n.b, x, index, n.axis(n.attribute("axis", 0), x.type.rank))
 
 
 @onnx_op("GatherND")
@@ -65,7 +64,7 @@ def gather_nd(n: Call, x: Value, index: Value) -> Value:
 
 @onnx_op("ScatterElements", "Scatter")
 def scatter_elements(n: Call, x: Value, index: Value, updates: Value) -> Value:
-    axis = axis_of(n, n.attribute("axis", 0), x.type.rank)
+    axis = n.axis(n.attribute("axis", 0), x.type.rank)
     return scatter(n.b, x, index, updates, axis, n.attribute("reduction", "none"))
 
 
@@ -79,7 +78,7 @@ def tensor_scatter(n: Call, cache: Value, update: Value, start: Value | None = N
     """A cache of keys or values with new ones written from `start` on, which is a number an item of the batch; in mode
     "circular" those that pass the end go to the front."""
     rank = cache.type.rank
-    axis = axis_of(n, n.attribute("axis", -2), rank)
+    axis = n.axis(n.attribute("axis", -2), rank)
     size, count = cache.type.shape[axis], update.type.shape[axis]
     if count > size:
         n.refuse(f"{count} new ones in a cache of {size}")
@@ -101,7 +100,7 @@ def _along(numbers: Array, axis: int, rank: int) -> Array:
 def reverse_sequence(n: Call, x: Value, lengths: Value) -> Value:
     """The first `lengths[item]` steps of every item of the batch backwards."""
     rank = x.type.rank
-    time, batch = (axis_of(n, n.attribute(f"{what}_axis", d), rank) for d, what in enumerate(("time", "batch")))
+    time, batch = (n.axis(n.attribute(f"{what}_axis", d), rank) for d, what in enumerate(("time", "batch")))
     n.claim(x.type.shape[time])
     step = n.constant(_along(np.arange(x.type.shape[time]), time, rank))
     shape = tuple(size if d == batch else 1 for d, size in enumerate(x.type.shape))
@@ -116,7 +115,7 @@ def one_hot(n: Call, index: Value, depth: Value, values: Value) -> Value:
     (count,) = n.ints(depth, "the depth")
     n.claim(count)
     rank = index.type.rank + 1
-    axis = axis_of(n, n.attribute("axis", -1), rank)
+    axis = n.axis(n.attribute("axis", -1), rank)
     at = n.b.operand(index, DType.i64)
     below = binary(n.b, g.Less(), at, 0, DType.i64)
     at = n.add(g.Where(), below, binary(n.b, g.Add(), at, count, DType.i64), at)
@@ -131,7 +130,7 @@ def compress(n: Call, x: Value, condition: Value) -> Value:
     axis = n.attribute("axis")
     if axis is None:
         x, axis = n.b.reshape(x, (x.type.numel,)), 0
-    return layers.take(n.b, x, n.constant(chosen.astype(np.int64)), axis_of(n, axis, x.type.rank))
+    return layers.take(n.b, x, n.constant(chosen.astype(np.int64)), n.axis(axis, x.type.rank))
 
 
 @onnx_op("NonZero")
@@ -145,7 +144,7 @@ def unique(n: Call, x: Value) -> tuple[Value, ...]:
     """The distinct elements, or slices along an axis: where each is first, where x has which, how often each is."""
     known = n.need(x, "how many elements are distinct, and so the size of the result,")
     axis = n.attribute("axis")
-    axis = None if axis is None else axis_of(n, axis, x.type.rank)
+    axis = None if axis is None else n.axis(axis, x.type.rank)
     y, first, inverse, count = np.unique(known, True, True, True, axis=axis)
     inverse = inverse.reshape(-1)
     if not n.attribute("sorted", 1):

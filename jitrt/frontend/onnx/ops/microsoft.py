@@ -161,7 +161,7 @@ def rms_norm(n: Call, x: Value, gamma: Value) -> Value:
     """ONNX Runtime has it in the standard's domain, too."""
     if n.wants(1):
         n.refuse("its deviation as a result")
-    dims = -n.attribute("axis", -1) if n.attribute("axis", -1) < 0 else x.type.rank - n.attribute("axis", -1)
+    dims = x.type.rank - n.axis(n.attribute("axis", -1), x.type.rank)
     return norm.rms_norm(n.b, x, dims, gamma, n.attribute("epsilon", 1e-5))
 
 

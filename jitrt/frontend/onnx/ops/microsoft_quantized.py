@@ -7,7 +7,6 @@ from collections.abc import Callable
 
 import numpy as np
 
-from jitrt.frontend.builder import axis_of
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.linear import product
 from jitrt.frontend.onnx.ops.quantize import (
@@ -73,7 +72,7 @@ def qlinear_unary(
 def qlinear_concat(n: Call, scale: Value, zero: Value, *operands: Value) -> Value:
     """Operands are a tensor, its scale and its zero point, one after another."""
     parts = [_number(n, *operands[i : i + 3]) for i in range(0, len(operands), 3)]
-    return _quantized(n, n.add(g.Concat(axis_of(n.required("axis"), parts[0].type.rank)), *parts), scale, zero, zero)
+    return _quantized(n, n.add(g.Concat(n.axis(n.required("axis"), parts[0].type.rank)), *parts), scale, zero, zero)
 
 
 @onnx_op("MatMulIntegerToFloat", domain=MICROSOFT)

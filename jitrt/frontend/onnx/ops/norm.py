@@ -81,7 +81,7 @@ def _group_norm(n: Call, x: Value, groups: int, scale: Value, bias: Value) -> Va
 @onnx_op("LayerNormalization", since=17)
 def layer_norm(n: Call, x: Value, scale: Value, bias: Value | None = None) -> tuple[Value, ...]:
     """Results y, and the mean and 1 / standard deviation of every row in the type of `stash_type`, float32."""
-    axis, eps = _axis(n, x), n.attribute("epsilon", 1e-5)
+    axis, eps = n.axis(n.attribute("axis", -1), x.type.rank), n.attribute("epsilon", 1e-5)
     axes = tuple(range(axis, x.type.rank))
     wide = x if x.type.dtype.itemsize > 2 else n.add(g.Cast(DType.f32), x)
     last, dtype = x.type.shape[axis:], x.type.dtype
@@ -97,7 +97,7 @@ def layer_norm(n: Call, x: Value, scale: Value, bias: Value | None = None) -> tu
 
 @onnx_op("RMSNormalization", since=23)
 def rms_norm(n: Call, x: Value, scale: Value) -> Value:
-    axis, eps = _axis(n, x), n.attribute("epsilon", 1e-5)
+    axis, eps = n.axis(n.attribute("axis", -1), x.type.rank), n.attribute("epsilon", 1e-5)
     last = x.type.shape[axis:]
     if _has_kernel(x) and scale.type.shape == last:
         return n.b.operand(layers.rms_norm(n.b, x, len(last), n.b.operand(scale, x.type.dtype), eps), scale.type.dtype)
@@ -107,13 +107,6 @@ def rms_norm(n: Call, x: Value, scale: Value) -> Value:
     y = n.b.operand(n.add(g.Mul(), normal, scale), scale.type.dtype)
     _check_broadcast(n, x, y)
     return y
-
-
-def _axis(n: Call, x: Value) -> int:
-    axis = n.attribute("axis", -1)
-    if not -x.type.rank <= axis < x.type.rank:
-        n.refuse(f"axis {axis} of {x.type}")
-    return int(axis % x.type.rank)
 
 
 def _check_broadcast(n: Call, x: Value, y: Value) -> None:
@@ -142,7 +135,7 @@ def _normal(n: Call, x: Value, axes: tuple[int, ...], eps: float) -> tuple[Value
 @onnx_op("MeanVarianceNormalization", since=9)
 def mean_variance_norm(n: Call, x: Value) -> Value:
     """(x - mean) / (standard deviation + 1e-9), over `axes`."""
-    axes = tuple(sorted(axis % x.type.rank for axis in n.attribute("axes", [0, 2, 3])))
+    axes = tuple(sorted(n.axis(axis, x.type.rank) for axis in n.attribute("axes", [0, 2, 3])))
     centred = n.add(g.Sub(), x, n.add(g.ReduceMean(axes, keepdims=True), x))
     variance = n.add(g.ReduceMean(axes, keepdims=True), n.add(g.Mul(), centred, centred))
     return n.add(g.Div(), centred, binary(n.b, g.Add(), n.add(g.Sqrt(), variance), 1e-9, x.type.dtype))
@@ -159,7 +152,7 @@ def local_response_norm(n: Call, x: Value) -> Value:
 @onnx_op("LpNormalization")
 def lp_norm(n: Call, x: Value) -> Value:
     """x / its p-norm along `axis`; 0 where that is 0."""
-    axis, power = _axis(n, x), n.attribute("p", 2)
+    axis, power = n.axis(n.attribute("axis", -1), x.type.rank), n.attribute("p", 2)
     if power not in (1, 2):
         n.refuse(f"p is {power}, not 1 or 2")
     if power == 1:

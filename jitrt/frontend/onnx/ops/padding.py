@@ -9,7 +9,6 @@ import numpy as np
 
 from jitrt.frontend.layers import index as layers
 from jitrt.frontend.onnx.node import Call
-from jitrt.frontend.onnx.ops.shape import axis_of, numbers
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
@@ -23,13 +22,13 @@ Pairs = tuple[tuple[int, int], ...]
 @onnx_op("Pad", since=2)
 def pad(n: Call, x: Value, pads: Value | None = None, value: Value | None = None, axes: Value | None = None) -> Value:
     """Negative padding cuts off, before anything is added."""
-    sizes = numbers(n, "pads", pads) or ()
+    sizes = n.numbers("pads", pads) or ()
     along = range(x.type.rank) if axes is None else n.ints(axes, "the padded axes")
     if len(sizes) != 2 * len(along):
         n.refuse(f"{len(sizes)} paddings for {len(along)} axes")
     padding = [(0, 0)] * x.type.rank
     for axis, before, after in zip(along, sizes[: len(along)], sizes[len(along) :], strict=True):
-        padding[axis_of(n, axis, x.type.rank)] = (before, after)
+        padding[n.axis(axis, x.type.rank)] = (before, after)
     for axis, (before, after) in enumerate(padding):
         start, stop = max(0, -before), x.type.shape[axis] - max(0, -after)
         if start > stop:
@@ -73,7 +72,7 @@ def center_crop_pad(n: Call, x: Value, shape: Value) -> Value:
         n.refuse(f"{len(sizes)} sizes for {len(axes)} axes")
     padding = [(0, 0)] * x.type.rank
     for given, wanted in zip(axes, sizes, strict=True):
-        axis = axis_of(n, given, x.type.rank)
+        axis = n.axis(given, x.type.rank)
         size = x.type.shape[axis]
         start = max(0, size - wanted) // 2
         x = n.b.slice(x, axis, start, start + min(size, wanted))

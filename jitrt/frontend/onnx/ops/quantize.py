@@ -8,11 +8,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from jitrt.errors import ImportFailure
 from jitrt.frontend.builder import axis_of
 from jitrt.frontend.layers.arithmetic import binary, scaled
 from jitrt.frontend.layers.linear import matmul
-from jitrt.frontend.onnx.elements import dtype_of
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.linear import fixed, product
 from jitrt.frontend.onnx.registry import onnx_op
@@ -22,14 +20,6 @@ from jitrt.graph.op import Array
 
 _WIDEST = 255  # of the difference of two numbers of 8 bits
 _EXACT = 2**24  # float32 holds all whole numbers below
-
-
-def element_type(n: Call, number: int) -> DType:
-    """The type of elements that an attribute asks for by ONNX's number."""
-    try:
-        return dtype_of(number)
-    except ImportFailure as failure:
-        n.refuse(str(failure))
 
 
 def _granular(n: Call, parameter: Value, x: Value) -> Value:
@@ -66,11 +56,11 @@ def _quantized(n: Call, y: Value, zero: Value | None, dtype: DType) -> Value:
 def quantize_linear(n: Call, x: Value, scale: Value, zero: Value | None = None) -> Value:
     """The division is done in float64 and rounded: kernels divide float32 only nearly, and a tie must stay one."""
     kind = n.attribute("output_dtype", 0)
-    dtype = zero.type.dtype if zero is not None else element_type(n, kind) if kind else DType.u8
+    dtype = zero.type.dtype if zero is not None else n.dtype(kind) if kind else DType.u8
     if dtype.is_float or dtype == DType.b8:
         n.refuse(f"to {dtype.value}")
     precision = n.attribute("precision", 0)
-    between = element_type(n, precision) if precision else scale.type.dtype
+    between = n.dtype(precision) if precision else scale.type.dtype
     wide = [n.b.operand(n.b.operand(v, between), DType.f64) for v in (x, _granular(n, scale, x))]
     ratio = n.b.operand(n.b.operand(n.add(g.Div(), *wide), between), DType.f32)
     return _quantized(n, ratio, None if zero is None else _granular(n, zero, x), dtype)
@@ -79,7 +69,7 @@ def quantize_linear(n: Call, x: Value, scale: Value, zero: Value | None = None) 
 @onnx_op("DequantizeLinear", since=10)
 def dequantize_linear(n: Call, x: Value, scale: Value, zero: Value | None = None) -> Value:
     kind = n.attribute("output_dtype", 0)
-    dtype = element_type(n, kind) if kind else scale.type.dtype
+    dtype = n.dtype(kind) if kind else scale.type.dtype
     between = DType.f64 if DType.f64 in (dtype, scale.type.dtype) else DType.f32
     y = n.b.operand(x, between)
     if zero is not None:

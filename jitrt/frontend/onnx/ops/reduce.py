@@ -29,10 +29,7 @@ def _axes(n: Call, x: Value, axes: Value | None) -> tuple[int, ...]:
 
 def axis_in(n: Call, x: Value, axis: int) -> int:
     """A dimension of x, counted from the front. A tensor of rank 0 has one."""
-    rank = max(x.type.rank, 1)
-    if not -rank <= axis < rank:
-        n.refuse(f"axis {axis} of a tensor of rank {x.type.rank}")
-    return axis % rank
+    return n.axis(axis, max(x.type.rank, 1))
 
 
 def reduction(n: Call, op: Reduction, x: Value, axes: tuple[int, ...], keepdims: bool, empty: Number) -> Value:

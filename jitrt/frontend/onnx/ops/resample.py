@@ -64,7 +64,7 @@ def resize(
     if sampling.rounding not in _ROUNDINGS:
         n.refuse(f"nearest_mode {sampling.rounding!r}")
     rank = x.type.rank
-    dims = [int(axis) % rank for axis in n.attribute("axes") or range(rank)]
+    dims = [n.axis(axis, rank) for axis in n.attribute("axes") or range(rank)]
     shape = [x.type.shape[d] for d in dims]
     if sizes is not None and sizes.type.numel:
         wanted = list(n.ints(sizes, "sizes"))

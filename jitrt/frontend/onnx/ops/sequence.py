@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jitrt.frontend.onnx.node import Call, Item
-from jitrt.frontend.onnx.ops.shape import axis_of, cut, joined, stacked
+from jitrt.frontend.onnx.ops.shape import cut, joined, stacked
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
 
@@ -52,7 +52,7 @@ def sequence_length(n: Call, sequence: list[Value]) -> Value:
 @onnx_op("SplitToSequence")
 def split_to_sequence(n: Call, x: Value, split: Value | None = None) -> list[Value]:
     """Pieces of the lengths that `split` lists, or all of the one it is, the last shorter; single slices without it."""
-    axis = axis_of(n, n.attribute("axis", 0), x.type.rank)
+    axis = n.axis(n.attribute("axis", 0), x.type.rank)
     size = x.type.shape[axis]
     lengths = [1] if split is None else list(n.ints(split, "the lengths of the pieces"))
     if split is None or split.type.rank == 0:
@@ -74,7 +74,7 @@ def concat_from_sequence(n: Call, sequence: list[Value]) -> Value:
     if not sequence:
         n.refuse("a concat of an empty sequence")
     new = bool(n.attribute("new_axis", 0))
-    axis = axis_of(n, n.required("axis"), sequence[0].type.rank + new)
+    axis = n.axis(n.required("axis"), sequence[0].type.rank + new)
     return (stacked if new else joined)(n, sequence, axis)
 
 

@@ -20,21 +20,6 @@ from jitrt.graph import ops as g
 from jitrt.graph.types import broadcast_shapes
 
 
-def axis_of(n: Call, axis: int, rank: int) -> int:
-    """An axis counted from the front. Refuses one that a tensor of `rank` does not have."""
-    if not -rank <= axis < rank:
-        n.refuse(f"axis {axis} of a tensor of rank {rank}")
-    return axis + rank if axis < 0 else axis
-
-
-def numbers(n: Call, name: str, given: Value | None) -> tuple[int, ...] | None:
-    """The integers of what is an attribute in older versions and an input in newer ones; None if it is left out."""
-    if given is not None:
-        return n.ints(given, name)
-    value = n.attribute(name)
-    return None if value is None else tuple(int(number) for number in value)
-
-
 @onnx_op("Shape")
 def shape(n: Call, x: Value) -> Value:
     return n.constant(np.array(x.type.shape[n.attribute("start", 0) : n.attribute("end")], np.int64))
@@ -63,16 +48,16 @@ def reshape(n: Call, x: Value, shape: Value) -> Value:
 @onnx_op("Flatten")
 def flatten(n: Call, x: Value) -> Value:
     axis, rank = n.attribute("axis", 1), x.type.rank
-    axis = rank if axis == rank else axis_of(n, axis, rank)
+    axis = rank if axis == rank else n.axis(axis, rank)
     return n.b.reshape(x, (math.prod(x.type.shape[:axis]), math.prod(x.type.shape[axis:])))
 
 
 @onnx_op("Squeeze")
 def squeeze(n: Call, x: Value, axes: Value | None = None) -> Value:
-    given = numbers(n, "axes", axes)
+    given = n.numbers("axes", axes)
     gone = [d for d, size in enumerate(x.type.shape) if size == 1]
     if given is not None:
-        gone = [axis_of(n, axis, x.type.rank) for axis in given]
+        gone = [n.axis(axis, x.type.rank) for axis in given]
     if any(x.type.shape[d] != 1 for d in gone):
         n.refuse(f"squeezed axes {gone} of {x.type} are not all 1")
     return n.b.reshape(x, tuple(size for d, size in enumerate(x.type.shape) if d not in gone))
@@ -80,9 +65,9 @@ def squeeze(n: Call, x: Value, axes: Value | None = None) -> Value:
 
 @onnx_op("Unsqueeze")
 def unsqueeze(n: Call, x: Value, axes: Value | None = None) -> Value:
-    given = numbers(n, "axes", axes) or ()
+    given = n.numbers("axes", axes) or ()
     rank = x.type.rank + len(given)
-    new = {axis_of(n, axis, rank) for axis in given}
+    new = {n.axis(axis, rank) for axis in given}
     if len(new) < len(given):
         n.refuse(f"axes {list(given)} name one twice")
     return _with_axes(n, x, new)
@@ -101,7 +86,7 @@ def transpose(n: Call, x: Value) -> Value:
 
 @onnx_op("Concat", since=4)
 def concat(n: Call, *parts: Value) -> Value:
-    return joined(n, parts, axis_of(n, n.required("axis"), parts[0].type.rank))
+    return joined(n, parts, n.axis(n.required("axis"), parts[0].type.rank))
 
 
 def joined(n: Call, parts: Sequence[Value], axis: int) -> Value:
@@ -117,8 +102,8 @@ def stacked(n: Call, parts: Sequence[Value], axis: int) -> Value:
 
 @onnx_op("Split")
 def split(n: Call, x: Value, sizes: Value | None = None) -> tuple[Value, ...]:
-    axis = axis_of(n, n.attribute("axis", 0), x.type.rank)
-    lengths = numbers(n, "split", sizes)
+    axis = n.axis(n.attribute("axis", 0), x.type.rank)
+    lengths = n.numbers("split", sizes)
     if lengths is None:
         count = n.attribute("num_outputs", len(n.outputs))
         if count < 1:
@@ -162,7 +147,7 @@ def _slice(
     for start, end, axis, step in zip(starts, ends, axes, steps, strict=True):
         if step == 0:
             n.refuse("a slice of step 0")
-        axis = axis_of(n, axis, x.type.rank)
+        axis = n.axis(axis, x.type.rank)
         picked[axis] = range(*slice(start, end, step).indices(x.type.shape[axis]))
     turned = [axis for axis, r in enumerate(picked) if r.step < 0]
     upwards = [r if r.step > 0 else r[::-1] for r in picked]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from jitrt.frontend.layers.spectrum import fourier, mel_weights, short_time_fourier
 from jitrt.frontend.onnx.node import Call
-from jitrt.frontend.onnx.ops.quantize import element_type
 from jitrt.frontend.onnx.ops.reduce import axis_in
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import Value
@@ -46,4 +45,4 @@ def mel_weight_matrix(n: Call, bins: Value, points: Value, rate: Value, low: Val
     count, size, hertz = (n.ints(v, "the mel matrix")[0] for v in (bins, points, rate))
     edges = [float(n.need(v, "the mel matrix").reshape(())) for v in (low, high)]
     n.claim(size // 2 + 1, count)
-    return n.constant(mel_weights(count, size, hertz, *edges), element_type(n, n.attribute("output_datatype", 1)))
+    return n.constant(mel_weights(count, size, hertz, *edges), n.dtype(n.attribute("output_datatype", 1)))
