@@ -281,9 +281,11 @@ class Conv2d(Template):
 
 def product_of(problem: Problem) -> GemmShape:
     """The matrix product that a problem of `Conv2d` is to the cost model."""
-    shape, anchor, _ = unpack(problem)
-    reads = sum(v.type.numel >= problem.output.type.numel for v in problem.body.inputs[1:])
-    return gemm_shape(shape, anchor, reads)
+    shape, anchor, epilogue = unpack(problem)
+    sizes = [problem.body.inputs[index].type.numel for index in epilogue.operands]
+    full = problem.output.type.numel
+    gemm = gemm_shape(shape, anchor, sum(size >= full for size in sizes))
+    return replace(gemm, epilogue_vectors=any(size < full for size in sizes))
 
 
 def gemm_shape(shape: ConvShape, anchor: Node, epilogue_reads: int) -> GemmShape:

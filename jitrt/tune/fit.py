@@ -91,7 +91,8 @@ class Rows:
 
     def loss(self, of: Constants) -> float:
         """What the fit lowers, but for the pull to the start."""
-        guessed = np.log(estimate(self.counts, of))
+        with np.errstate(invalid="ignore"):  # constants may be such that a time is below 0: no loss is lower than NaN
+            guessed = np.log(estimate(self.counts, of))
         likely = np.exp((self._each(np.minimum, guessed) - guessed) / _SOFTNESS)
         likely /= self._each(np.add, likely)
         weight = np.exp(-self.over) * np.isfinite(guessed)
