@@ -323,7 +323,8 @@ def _configs(shape: Separable, ieee: bool, target: Target) -> list[Config]:
 
 
 def cost(config: Config, shape: Separable, target: Target) -> float:
-    """Rough seconds: steps one after the other, each bound by the plain cores, by loads or by latency."""
+    """Rough seconds: steps one after the other, each bound by the plain cores, by loads, or by what one warp does after
+    another: its instructions wait for each other, so that few warps are slow (H200: 24 cycles an element and tap)."""
     block_m, block_n, block_k = config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"]
     split, threads, clock = config["SPLIT_K"], 32 * config["num_warps"], 1.7e9
     programs = -(-shape.rows // block_m) * -(-shape.filters // block_n) * split
@@ -340,9 +341,9 @@ def cost(config: Config, shape: Separable, target: Target) -> float:
     )
     together = max(1, min(resident, -(-programs // target.sms)))
     waves = -(-programs // (target.sms * together))
-    latency = 900 if config["num_stages"] == 1 else 450
+    chain = block_m * block_k * shape.taps / threads * 24 + (300 if config["num_stages"] == 1 else 100)
     store = block_m * block_n * 2 * (1 + shape.reads) * together / 20
-    cycles = waves * (steps * max(together * step, latency) + 1800 + store)
+    cycles = waves * (steps * max(together * step, chain) + 1800 + store)
     if split > 1:
         cycles += 1500 + split * block_m * block_n * 4 / 90
     return cycles / clock
