@@ -17,7 +17,8 @@ Number = bool | int | float
 class Builder:
     """A graph under construction, and where what is being added comes from: `loc`, the user's line.
 
-    Movements that change nothing add no node: `reshape`, `permute`, `expand` and `slice` then return their operand.
+    Movements that change nothing add no node: `reshape`, `permute`, `expand`, `slice` and `concat` then return their
+    operand.
     """
 
     def __init__(self, graph: Graph):
@@ -48,6 +49,10 @@ class Builder:
             return self.graph.scalar(x, dtype)
         return x if x.type.dtype == dtype else self.add(Cast(dtype), x)
 
+    def widened(self, x: Value) -> Value:
+        """A tensor of 16-bit floats in float32, others as they are."""
+        return self.operand(x, DType.f32) if x.type.dtype.is_float and x.type.dtype.itemsize == 2 else x
+
     def reshape(self, x: Value, shape: tuple[int, ...]) -> Value:
         return x if x.type.shape == shape else self.add(Reshape(shape), x)
 
@@ -62,6 +67,11 @@ class Builder:
         if (start, stop, step) == (0, x.type.shape[axis], 1):
             return x
         return self.add(Slice.along(x.type.shape, axis, start, stop, step), x)
+
+    def concat(self, parts: Sequence[Value], axis: int) -> Value:
+        """Tensors one after another; empty ones, which change nothing, only if there are no others."""
+        full = [part for part in parts if part.type.shape[axis]] or parts[:1]
+        return full[0] if len(full) == 1 else self.add(Concat(axis), *full)
 
     def put(self, base: Value, new: Value, start: Sequence[int], stop: Sequence[int], axis: int = 0) -> Value:
         """`base` with `new` at start:stop of every dimension from `axis` on."""
@@ -102,6 +112,20 @@ class Builder:
 def axis_of(axis: int, rank: int) -> int:
     """A dimension counted from the front. A rank of 0 has dimension 0 (and -1), as in PyTorch."""
     return axis % max(rank, 1)
+
+
+def fixed(value: Value) -> bool:
+    """Whether a value is the same in every run: a constant, or made of constants alone."""
+    seen, waiting = {value}, [value]
+    while waiting:
+        current = waiting.pop()
+        if current.producer is None and not current.is_constant:
+            return False
+        for operand in current.producer.inputs if current.producer is not None else ():
+            if operand not in seen:
+                seen.add(operand)
+                waiting.append(operand)
+    return True
 
 
 def spread(value: int | Sequence[int], dims: int) -> tuple[int, ...]:

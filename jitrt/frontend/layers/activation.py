@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from jitrt.frontend.builder import Builder
-from jitrt.frontend.layers.arithmetic import binary, choose, scaled
+from jitrt.frontend.builder import Builder, Number
+from jitrt.frontend.layers.arithmetic import affine, binary, choose, scaled
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 
@@ -23,6 +23,23 @@ def selu(b: Builder, x: Value) -> Value:
 def celu(b: Builder, x: Value, alpha: float = 1.0) -> Value:
     """max(x, 0) + min(0, alpha * (exp(x / alpha) - 1))."""
     return elu(b, x, alpha, input_scale=1 / alpha)
+
+
+def swish(b: Builder, x: Value, alpha: float) -> Value:
+    """x * sigmoid(alpha * x)."""
+    return b.add(g.Silu(), x) if alpha == 1 else b.add(g.Mul(), x, b.add(g.Sigmoid(), scaled(b, x, alpha)))
+
+
+def hard_sigmoid(b: Builder, x: Value, alpha: Number, beta: Number) -> Value:
+    """clip(alpha * x + beta, 0, 1); the op of that name is the one with an alpha of 1/6."""
+    if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:
+        return b.add(g.HardSigmoid(), x)
+    return b.add(g.Clamp(0.0, 1.0), affine(b, x, alpha, beta))
+
+
+def thresholded_relu(b: Builder, x: Value, alpha: float) -> Value:
+    """x where it is above alpha, else 0."""
+    return choose(b, binary(b, g.Greater(), x, alpha, x.type.dtype), x, 0, x.type.dtype)
 
 
 def mish(b: Builder, x: Value) -> Value:

@@ -22,6 +22,11 @@ def scaled(b: Builder, x: Value, factor: Number) -> Value:
     return x if factor == 1 else binary(b, g.Mul(), x, factor, x.type.dtype)
 
 
+def affine(b: Builder, x: Value, factor: Number, summand: Number) -> Value:
+    """factor * x + summand."""
+    return _with(b, g.Add(), scaled(b, x, factor), summand)
+
+
 def _with(b: Builder, op: Op, x: Value, number: Number) -> Value:
     return binary(b, op, x, number, x.type.dtype)
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from jitrt.frontend.builder import Builder
 from jitrt.frontend.layers.arithmetic import binary
+from jitrt.frontend.layers.linear import transposed
 from jitrt.frontend.layers.reduce import softmax
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
@@ -48,8 +49,7 @@ def _attend(b: Builder, q: Value, k: Value, v: Value, mask: Value | None, factor
 
 def products(b: Builder, q: Value, k: Value) -> Value:
     """q @ k.T."""
-    rank = k.type.rank
-    return b.add(g.Matmul(), q, b.permute(k, (*range(rank - 2), rank - 1, rank - 2)))
+    return b.add(g.Matmul(), q, transposed(b, k))
 
 
 def grouped(

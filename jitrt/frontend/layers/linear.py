@@ -13,6 +13,12 @@ def linear(b: Builder, x: Value, w: Value, bias: Value | None = None) -> Value:
     return y if bias is None else b.add(Add(), y, bias)
 
 
+def transposed(b: Builder, x: Value) -> Value:
+    """The last two dimensions exchanged."""
+    rank = x.type.rank
+    return b.permute(x, (*range(rank - 2), rank - 1, rank - 2))
+
+
 def matmul(b: Builder, left: Value, right: Value) -> Value:
     """A vector is a row on the left and a column on the right; its dimension leaves the result again."""
     rows = left if left.type.rank > 1 else b.reshape(left, (1, *left.type.shape))

@@ -75,7 +75,7 @@ def recurrent(
             apart = b.reshape(c, (c.type.shape[1], len(layer), c.type.shape[2] // len(layer)))
             last_c.append(b.permute(apart, (1, 0, 2)))
         x = b.permute(h, turned)
-    return States(x, _joined(b, last_h, 0), _joined(b, last_c, 0) if cell else None)
+    return States(x, b.concat(last_h, 0), b.concat(last_c, 0) if cell else None)
 
 
 def _gates(b: Builder, kind: str, x: Value, layer: Sequence[Weights]) -> Value:
@@ -153,11 +153,7 @@ def _projected(b: Builder, m: Value, layer: Sequence[Weights]) -> Value:
         for d, one in enumerate(layer)
         if one.w_hr is not None
     ]
-    return _joined(b, parts, 2) if parts else m
-
-
-def _joined(b: Builder, parts: Sequence[Value], axis: int) -> Value:
-    return parts[0] if len(parts) == 1 else b.add(Concat(axis), *parts)
+    return b.concat(parts, 2) if parts else m
 
 
 def _stacked(b: Builder, parts: Sequence[Value]) -> Value:

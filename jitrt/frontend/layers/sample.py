@@ -17,7 +17,6 @@ from jitrt.graph import ops as g
 from jitrt.graph.ops.resample import CUBIC
 
 PADDINGS = ("zeros", "border", "reflection")
-SAMPLINGS = ("nearest", "linear", "cubic")
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,8 @@ _ACTIVATIONS: tuple[_Build, ...] = (
     activation.elu,
     activation.selu,
     activation.celu,
+    activation.swish,
+    activation.thresholded_relu,
     activation.mish,
     activation.log_sigmoid,
     activation.softplus,

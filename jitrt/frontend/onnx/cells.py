@@ -7,9 +7,10 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from jitrt.frontend.builder import Builder
+from jitrt.frontend.layers import activation
 from jitrt.frontend.layers import linear as layers
-from jitrt.frontend.layers.activation import softsign
-from jitrt.frontend.layers.arithmetic import binary, choose, scaled
+from jitrt.frontend.layers.arithmetic import affine, binary, choose, scaled
 from jitrt.frontend.onnx.node import Call
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
@@ -38,11 +39,7 @@ def gates_of(n: Call, weights: Value, d: int, order: Sequence[int], hidden: int)
     own = n.b.reshape(n.b.slice(weights, 0, d, d + 1), weights.type.shape[1:])
     if tuple(order) == tuple(range(order[0], order[0] + len(order))):
         return n.b.slice(own, 0, order[0] * hidden, (order[-1] + 1) * hidden)
-    return n.add(g.Concat(0), *(n.b.slice(own, 0, gate * hidden, (gate + 1) * hidden) for gate in order))
-
-
-def joined(n: Call, parts: Sequence[Value], axis: int) -> Value:
-    return parts[0] if len(parts) == 1 else n.add(g.Concat(axis), *parts)
+    return n.b.concat([n.b.slice(own, 0, gate * hidden, (gate + 1) * hidden) for gate in order], 0)
 
 
 def _linear(n: Call, x: Value, w: Value, bias: Value | None) -> Value:
@@ -156,7 +153,7 @@ def unrolled(
         alive = binary(n.b, g.Greater(), n.b.reshape(lengths, (batch, 1)), t, lengths.type.dtype)
         h, c = n.add(g.Where(), alive, new_h, h), n.add(g.Where(), alive, new_c, c)
         rows[t] = choose(n.b, alive, h, 0, h.type.dtype)
-    y = joined(n, [n.b.reshape(rows[t], (1, 1, batch, hidden)) for t in range(steps)], 0)
+    y = n.b.concat([n.b.reshape(rows[t], (1, 1, batch, hidden)) for t in range(steps)], 0)
     ends = (h, c) if cell.kind == "lstm" else (h,)
     return y, *(n.b.reshape(s, (1, batch, hidden)) for s in ends)
 
@@ -178,32 +175,23 @@ def _functions(n: Call, names: Sequence[str]) -> list[Function]:
 
 def _clipped(n: Call, make: _Make, alpha: float | None, beta: float | None, clip: float) -> Function:
     def function(x: Value) -> Value:
-        return make(n, n.add(g.Clamp(-clip, clip), x) if clip else x, alpha or 0.0, beta or 0.0)
+        return make(n.b, n.add(g.Clamp(-clip, clip), x) if clip else x, alpha or 0.0, beta or 0.0)
 
     return function
 
 
-_Make = Callable[[Call, Value, float, float], Value]
-
-
-def _affine(n: Call, x: Value, alpha: float, beta: float) -> Value:
-    return binary(n.b, g.Add(), scaled(n.b, x, alpha), beta, x.type.dtype)
-
-
-def _thresholded(n: Call, x: Value, alpha: float, beta: float) -> Value:
-    return choose(n.b, binary(n.b, g.Greater(), x, alpha, x.type.dtype), x, 0, x.type.dtype)
-
-
+_Make = Callable[[Builder, Value, float, float], Value]
+# What makes each activation of x, alpha and beta, and the defaults of the two; None where it takes none.
 _FUNCTIONS: dict[str, tuple[_Make, float | None, float | None]] = {
-    "sigmoid": (lambda n, x, a, b: n.add(g.Sigmoid(), x), None, None),
-    "tanh": (lambda n, x, a, b: n.add(g.Tanh(), x), None, None),
-    "relu": (lambda n, x, a, b: n.add(g.Relu(), x), None, None),
-    "softsign": (lambda n, x, a, b: softsign(n.b, x), None, None),
-    "softplus": (lambda n, x, a, b: n.add(g.Softplus(), x), None, None),
-    "leakyrelu": (lambda n, x, a, b: n.add(g.LeakyRelu(a), x), 0.01, None),
-    "elu": (lambda n, x, a, b: n.add(g.Elu(a), x), 1.0, None),
-    "thresholdedrelu": (_thresholded, 1.0, None),
-    "affine": (_affine, 1.0, 0.0),
-    "scaledtanh": (lambda n, x, a, b: scaled(n.b, n.add(g.Tanh(), scaled(n.b, x, b)), a), 1.0, 1.0),
-    "hardsigmoid": (lambda n, x, a, b: n.add(g.Clamp(0.0, 1.0), _affine(n, x, a, b)), 0.2, 0.5),
+    "sigmoid": (lambda b, x, alpha, beta: b.add(g.Sigmoid(), x), None, None),
+    "tanh": (lambda b, x, alpha, beta: b.add(g.Tanh(), x), None, None),
+    "relu": (lambda b, x, alpha, beta: b.add(g.Relu(), x), None, None),
+    "softsign": (lambda b, x, alpha, beta: activation.softsign(b, x), None, None),
+    "softplus": (lambda b, x, alpha, beta: b.add(g.Softplus(), x), None, None),
+    "leakyrelu": (lambda b, x, alpha, beta: b.add(g.LeakyRelu(alpha), x), 0.01, None),
+    "elu": (lambda b, x, alpha, beta: b.add(g.Elu(alpha), x), 1.0, None),
+    "thresholdedrelu": (lambda b, x, alpha, beta: activation.thresholded_relu(b, x, alpha), 1.0, None),
+    "affine": (affine, 1.0, 0.0),
+    "scaledtanh": (lambda b, x, alpha, beta: scaled(b, b.add(g.Tanh(), scaled(b, x, beta)), alpha), 1.0, 1.0),
+    "hardsigmoid": (activation.hard_sigmoid, 0.2, 0.5),
 }

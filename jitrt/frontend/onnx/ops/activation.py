@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jitrt.frontend.layers import activation as layers
-from jitrt.frontend.layers.arithmetic import binary, choose, scaled
+from jitrt.frontend.layers.arithmetic import binary, choose
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import Value
@@ -56,18 +56,12 @@ def celu(n: Call, x: Value) -> Value:
 
 @onnx_op("ThresholdedRelu", since=10)
 def thresholded_relu(n: Call, x: Value) -> Value:
-    """x where it is above alpha, else 0."""
-    dtype = x.type.dtype
-    return choose(n.b, binary(n.b, g.Greater(), x, n.attribute("alpha", 1.0), dtype), x, 0, dtype)
+    return layers.thresholded_relu(n.b, x, n.attribute("alpha", 1.0))
 
 
 @onnx_op("HardSigmoid")
 def hard_sigmoid(n: Call, x: Value) -> Value:
-    """clip(alpha * x + beta, 0, 1)."""
-    alpha, beta = n.attribute("alpha", 0.2), n.attribute("beta", 0.5)
-    if abs(alpha - 1 / 6) < 1e-7 and beta == 0.5:
-        return n.add(g.HardSigmoid(), x)
-    return n.add(g.Clamp(0.0, 1.0), binary(n.b, g.Add(), scaled(n.b, x, alpha), beta, x.type.dtype))
+    return layers.hard_sigmoid(n.b, x, n.attribute("alpha", 0.2), n.attribute("beta", 0.5))
 
 
 @onnx_op("Softsign")
@@ -90,11 +84,7 @@ def mish(n: Call, x: Value) -> Value:
 
 @onnx_op("Swish", since=24)
 def swish(n: Call, x: Value) -> Value:
-    """x * sigmoid(alpha * x)."""
-    alpha = n.attribute("alpha", 1.0)
-    if alpha == 1:
-        return n.add(g.Silu(), x)
-    return n.add(g.Mul(), x, n.add(g.Sigmoid(), scaled(n.b, x, alpha)))
+    return layers.swish(n.b, x, n.attribute("alpha", 1.0))
 
 
 @onnx_op("SwiGLU", since=28)

@@ -146,6 +146,5 @@ def rotate(n: Call, x: Value, cos: Value, sin: Value, count: int) -> Value:
     else:
         done = [real, imaginary]
     rest = [b.slice(x, 3, turned, width)] if turned < width else []
-    joined = [*done, *rest]
-    y = joined[0] if len(joined) == 1 else n.add(g.Concat(3), *joined)
+    y = b.concat([*done, *rest], 3)
     return b.reshape(y, shape) if len(shape) == 3 else b.permute(y, (0, 2, 1, 3))

@@ -10,15 +10,15 @@ import math
 
 import numpy as np
 
+from jitrt.frontend.builder import fixed
 from jitrt.frontend.layers.conv import convolve, convolve_transposed
 from jitrt.frontend.layers.index import take
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.quantize import centred, rescaled
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.frontend.onnx.windows import Windows, numbers, paddings, split_padding, windows_of
-from jitrt.graph import DType, Graph, Value
+from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
-from jitrt.graph.graph import live_nodes
 from jitrt.graph.op import Array
 
 
@@ -167,18 +167,10 @@ def _groups(n: Call, x: Value, w: Value) -> list[tuple[Value, Value]]:
     """(x, w) of every group that has to be a convolution of its own: all of them if the filters are computed while
     the model runs, for kernels pack grouped filters when a plan is built. One pair of all if not."""
     groups = n.attribute("group", 1)
-    if groups == 1 or not _varies(w):
+    if groups == 1 or fixed(w):
         return [(x, w)]
     each, filters = x.type.shape[1] // groups, w.type.shape[0] // groups
     return [
         (n.b.slice(x, 1, i * each, (i + 1) * each), n.b.slice(w, 0, i * filters, (i + 1) * filters))
         for i in range(groups)
     ]
-
-
-def _varies(value: Value) -> bool:
-    """Whether a value depends on an input of the graph."""
-    if value.producer is None:
-        return not value.is_constant
-    nodes = live_nodes(Graph(), [value])
-    return any(v.producer is None and not v.is_constant for node in nodes for v in node.inputs)

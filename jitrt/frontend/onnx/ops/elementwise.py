@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Sequence
+
 from jitrt.frontend.layers import arithmetic as layers
 from jitrt.frontend.onnx.legacy import aligned
 from jitrt.frontend.onnx.node import Call
@@ -79,22 +82,18 @@ def power(n: Call, base: Value, exponent: Value) -> Value:
 
 
 @onnx_op(*_VARIADIC)
-def variadic(n: Call, first: Value, *rest: Value) -> Value:
-    for value in rest:
-        first = n.add(_VARIADIC[n.op_type](), first, value)
-    return first
+def variadic(n: Call, *values: Value) -> Value:
+    return _all(n, _VARIADIC[n.op_type], values)
 
 
 @onnx_op("Mean")
 def mean(n: Call, *values: Value) -> Value:
-    return layers.binary(n.b, g.Div(), variadic_sum(n, values), len(values), values[0].type.dtype)
+    return layers.binary(n.b, g.Div(), _all(n, g.Add, values), len(values), values[0].type.dtype)
 
 
-def variadic_sum(n: Call, values: tuple[Value, ...]) -> Value:
-    total = values[0]
-    for value in values[1:]:
-        total = n.add(g.Add(), total, value)
-    return total
+def _all(n: Call, op: type[Op], values: Sequence[Value]) -> Value:
+    """`op` of the first two, of that and the third, ..."""
+    return functools.reduce(lambda left, right: n.add(op(), left, right), values)
 
 
 @onnx_op("Clip")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from jitrt.frontend.builder import fixed
 from jitrt.frontend.layers import linear as layers
 from jitrt.frontend.layers.arithmetic import scaled
 from jitrt.frontend.layers.determinant import determinant
@@ -12,21 +13,6 @@ from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 
 _LINEAR = (DType.f32, DType.f16, DType.bf16)  # what the kernels of linear layers take
-
-
-def fixed(value: Value) -> bool:
-    """Whether a value is the same in every run: a constant, or made of constants alone."""
-    seen, waiting = {value}, [value]
-    while waiting:
-        producer = waiting[-1].producer
-        if producer is None and not waiting[-1].is_constant:
-            return False
-        waiting.pop()
-        for operand in producer.inputs if producer is not None else ():
-            if operand not in seen:
-                seen.add(operand)
-                waiting.append(operand)
-    return True
 
 
 def product(n: Call, left: Value, right: Value) -> Value:
@@ -43,23 +29,16 @@ def matmul(n: Call, left: Value, right: Value) -> Value:
     return product(n, left, right)
 
 
-def turned(n: Call, x: Value) -> Value:
-    """The last two dimensions exchanged."""
-    rank = x.type.rank
-    return n.b.permute(x, (*range(rank - 2), rank - 1, rank - 2))
-
-
 @onnx_op("Gemm")
 def gemm(n: Call, a: Value, b: Value, c: Value | None = None) -> Value:
     """alpha * op(a) @ op(b) + beta * c."""
     if (a.type.rank, b.type.rank) != (2, 2):
         n.refuse(f"of tensors of ranks {a.type.rank} and {b.type.rank}")
-    left = turned(n, a) if n.attribute("transA", 0) else a
-    right = turned(n, b) if n.attribute("transB", 0) else b
+    left = layers.transposed(n.b, a) if n.attribute("transA", 0) else a
     if a.type.dtype in _LINEAR and fixed(b):
-        y = n.add(g.Linear(), left, b if n.attribute("transB", 0) else turned(n, b))
+        y = n.add(g.Linear(), left, b if n.attribute("transB", 0) else layers.transposed(n.b, b))
     else:
-        y = layers.matmul(n.b, left, right)
+        y = layers.matmul(n.b, left, layers.transposed(n.b, b) if n.attribute("transB", 0) else b)
     y = scaled(n.b, y, factor(n, "alpha", y))
     beta = factor(n, "beta", y)
     if c is None or beta == 0:

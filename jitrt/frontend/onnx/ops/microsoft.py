@@ -9,11 +9,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from jitrt.frontend.layers import norm
-from jitrt.frontend.layers.arithmetic import binary, scaled
+from jitrt.frontend.layers.activation import hard_sigmoid, swish
+from jitrt.frontend.layers.arithmetic import scaled
 from jitrt.frontend.layers.index import embedding
+from jitrt.frontend.layers.linear import transposed
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.conv import conv
-from jitrt.frontend.onnx.ops.linear import gemm, product, turned
+from jitrt.frontend.onnx.ops.linear import gemm, product
 from jitrt.frontend.onnx.registry import MICROSOFT, onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
@@ -27,16 +29,12 @@ _ACTIVATIONS: dict[str, _Activation] = {  # after a fused product, with its para
     "Sigmoid": lambda n, x, _: n.add(g.Sigmoid(), x),
     "LeakyRelu": lambda n, x, p: n.add(g.LeakyRelu(_first(p, 0.01)), x),
     "Clip": lambda n, x, p: n.add(g.Clamp(*p), x),
-    "HardSigmoid": lambda n, x, p: n.add(g.Clamp(0.0, 1.0), _line(n, x, *(p or (0.2, 0.5)))),
+    "HardSigmoid": lambda n, x, p: hard_sigmoid(n.b, x, *(p or (0.2, 0.5))),
 }
 
 
 def _first(parameters: Sequence[float], default: float) -> float:
     return parameters[0] if parameters else default
-
-
-def _line(n: Call, x: Value, alpha: float, beta: float) -> Value:
-    return binary(n.b, g.Add(), scaled(n.b, x, alpha), beta, x.type.dtype)
 
 
 def _activated(n: Call, x: Value, parameters: Sequence[float]) -> Value:
@@ -64,8 +62,7 @@ def fast_gelu(n: Call, x: Value, bias: Value | None = None) -> Value:
 
 @onnx_op("QuickGelu", domain=MICROSOFT)
 def quick_gelu(n: Call, x: Value) -> Value:
-    """x * sigmoid(alpha * x)."""
-    return n.add(g.Mul(), x, n.add(g.Sigmoid(), scaled(n.b, x, n.attribute("alpha", 1.702))))
+    return swish(n.b, x, n.attribute("alpha", 1.702))
 
 
 @onnx_op("BiasSplitGelu", domain=MICROSOFT)
@@ -92,7 +89,7 @@ def fused_matmul(n: Call, a: Value, b: Value) -> Value:
         if n.attribute(f"transBatch{name}", 0):
             rank = x.type.rank
             x = n.b.permute(x, (*range(1, rank - 1), 0, rank - 1))
-        sides.append(turned(n, x) if n.attribute(f"trans{name}", 0) and x.type.rank > 1 else x)
+        sides.append(transposed(n.b, x) if n.attribute(f"trans{name}", 0) and x.type.rank > 1 else x)
     return scaled(n.b, product(n, *sides), n.attribute("alpha", 1.0))
 
 

@@ -83,7 +83,7 @@ def layer_norm(n: Call, x: Value, scale: Value, bias: Value | None = None) -> tu
     """Results y, and the mean and 1 / standard deviation of every row in the type of `stash_type`, float32."""
     axis, eps = n.axis(n.attribute("axis", -1), x.type.rank), n.attribute("epsilon", 1e-5)
     axes = tuple(range(axis, x.type.rank))
-    wide = x if x.type.dtype.itemsize > 2 else n.add(g.Cast(DType.f32), x)
+    wide = n.b.widened(x)
     last, dtype = x.type.shape[axis:], x.type.dtype
     statistics = _normal(n, wide, axes, eps)[1:] if n.wants(1) or n.wants(2) else ()
     if _has_kernel(x) and scale.type.shape == last and (bias is None or bias.type.shape == last):
@@ -101,7 +101,7 @@ def rms_norm(n: Call, x: Value, scale: Value) -> Value:
     last = x.type.shape[axis:]
     if _has_kernel(x) and scale.type.shape == last:
         return n.b.operand(layers.rms_norm(n.b, x, len(last), n.b.operand(scale, x.type.dtype), eps), scale.type.dtype)
-    wide = x if x.type.dtype.itemsize > 2 else n.add(g.Cast(DType.f32), x)
+    wide = n.b.widened(x)
     mean = n.add(g.ReduceMean(tuple(range(axis, x.type.rank)), keepdims=True), n.add(g.Mul(), wide, wide))
     normal = n.add(g.Div(), wide, n.add(g.Sqrt(), binary(n.b, g.Add(), mean, eps, wide.type.dtype)))
     y = n.b.operand(n.add(g.Mul(), normal, scale), scale.type.dtype)

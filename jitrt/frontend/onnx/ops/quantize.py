@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from jitrt.frontend.builder import axis_of
+from jitrt.frontend.builder import axis_of, fixed
 from jitrt.frontend.layers.arithmetic import binary, scaled
 from jitrt.frontend.layers.linear import matmul
 from jitrt.frontend.onnx.node import Call
-from jitrt.frontend.onnx.ops.linear import fixed, product
+from jitrt.frontend.onnx.ops.linear import product
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g

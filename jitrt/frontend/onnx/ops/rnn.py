@@ -12,7 +12,7 @@ import numpy as np
 
 from jitrt.frontend.layers.arithmetic import binary, choose
 from jitrt.frontend.layers.rnn import Weights, recurrent
-from jitrt.frontend.onnx.cells import PLAIN, Cell, activations, gates_of, joined, unrolled
+from jitrt.frontend.onnx.cells import PLAIN, Cell, activations, gates_of, unrolled
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
@@ -99,7 +99,7 @@ def _recurrent(
             _turned(n, cell, x, h0, c0 if kind == "lstm" else None, own, lengths, d, back)
             for d, (own, back) in enumerate(zip(layer, reverse, strict=True))
         ]
-        y, *states = (joined(n, parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*ends, strict=True)))
+        y, *states = (n.b.concat(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*ends, strict=True)))
     elif cell is not None:
         c0 = c0 if kind == "lstm" else None
         out = recurrent(n.b, cell, x, h0, c0, [layer], cell=wants_c, reverse=reverse == (True,))
@@ -110,7 +110,7 @@ def _recurrent(
             n.refuse(f"{steps} steps of a {kind} that has no kernel and is written out up to {_MOST_STEPS}")
         cells = [Cell.of(n, kind, x, w, r, bias, peepholes, d, len(reverse)) for d in range(len(reverse))]
         ends = [unrolled(n, cell, h0, c0, lengths, d, back) for d, (cell, back) in enumerate(zip(cells, reverse))]
-        y, *states = (joined(n, parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*ends, strict=True)))
+        y, *states = (n.b.concat(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*ends, strict=True)))
     if batch_first:
         y, states = n.b.permute(y, (2, 0, 1, 3)), [n.b.permute(s, (1, 0, 2)) for s in states]
     return y, *states

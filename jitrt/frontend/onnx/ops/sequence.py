@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from jitrt.frontend.onnx.node import Call, Item
-from jitrt.frontend.onnx.ops.shape import cut, joined, stacked
+from jitrt.frontend.onnx.ops.shape import cut, stacked
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
 
@@ -75,7 +75,7 @@ def concat_from_sequence(n: Call, sequence: list[Value]) -> Value:
         n.refuse("a concat of an empty sequence")
     new = bool(n.attribute("new_axis", 0))
     axis = n.axis(n.required("axis"), sequence[0].type.rank + new)
-    return (stacked if new else joined)(n, sequence, axis)
+    return stacked(n, sequence, axis) if new else n.b.concat(sequence, axis)
 
 
 @onnx_op("Optional")

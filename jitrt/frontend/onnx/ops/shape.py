@@ -86,18 +86,12 @@ def transpose(n: Call, x: Value) -> Value:
 
 @onnx_op("Concat", since=4)
 def concat(n: Call, *parts: Value) -> Value:
-    return joined(n, parts, n.axis(n.required("axis"), parts[0].type.rank))
-
-
-def joined(n: Call, parts: Sequence[Value], axis: int) -> Value:
-    """Tensors one after another; empty ones, which change nothing, only if there are no others."""
-    full = [part for part in parts if part.type.shape[axis]] or parts[:1]
-    return full[0] if len(full) == 1 else n.add(g.Concat(axis), *full)
+    return n.b.concat(parts, n.axis(n.required("axis"), parts[0].type.rank))
 
 
 def stacked(n: Call, parts: Sequence[Value], axis: int) -> Value:
     """Tensors of one shape along a new axis."""
-    return joined(n, [_with_axes(n, part, {axis}) for part in parts], axis)
+    return n.b.concat([_with_axes(n, part, {axis}) for part in parts], axis)
 
 
 @onnx_op("Split")

@@ -28,7 +28,7 @@ def grid_sample(n: Call, x: Value, grid: Value) -> Value:
     if grid.type.rank != x.type.rank or grid.type.shape[-1] != len(sizes):
         n.refuse(f"grid {grid.type} over {x.type}")
     out, batch = grid.type.shape[1:-1], x.type.shape[0]
-    grid = _computed(n, grid)
+    grid = n.b.widened(grid)  # 16-bit floats have too few digits for positions
     dims = []
     for d, size in enumerate(sizes):
         at = len(sizes) - 1 - d
@@ -42,11 +42,6 @@ def grid_sample(n: Call, x: Value, grid: Value) -> Value:
     rows = n.b.reshape(x, (*x.type.shape[:2], math.prod(sizes)))
     parts = sampled(n.b, dims, sizes, lambda position: n.add(g.Gather(2), rows, position))
     return n.b.reshape(n.b.operand(total(n.b, parts), x.type.dtype), (*x.type.shape[:2], *out))
-
-
-def _computed(n: Call, places: Value) -> Value:
-    """Places in the type they are computed in: 16-bit floats have too few digits for positions."""
-    return n.b.operand(places, DType.f32) if places.type.dtype.itemsize < 4 else places
 
 
 @onnx_op("AffineGrid", since=20)
@@ -98,7 +93,7 @@ def _roi_align(n: Call, x: Value, rois: Value, images: Value, offset: float) -> 
         parts = (np.arange(bins[d] * samples) + 0.5) / (bins[d] * samples)
         place = n.add(g.Add(), start, n.add(g.Mul(), length, n.constant(parts, length.type.dtype)))
         shape = (1, count, bins[d] * samples, 1) if d == 0 else (1, count, 1, bins[d] * samples)
-        dims.append(_inside(n, n.b.reshape(_computed(n, place), shape), sizes[d]))
+        dims.append(_inside(n, n.b.reshape(n.b.widened(place), shape), sizes[d]))
     # Images side by side: a position counts through (images, h, w), so one gather serves all channels.
     rows = n.b.reshape(n.b.permute(x, (1, 0, 2, 3)), (channels, batch * math.prod(sizes)))
     image = n.b.reshape(n.b.operand(images, DType.i32), (1, count, 1, 1))
@@ -145,7 +140,7 @@ def deform_conv(
     if each * groups != channels or channels % fields or offset.type.shape[1] != fields * math.prod(kernel) * 2:
         n.refuse(f"{groups} groups and {fields} offset groups of {x.type}, filters {w.type}, offsets {offset.type}")
     count, pixels = math.prod(kernel), math.prod(out)
-    moves = n.b.reshape(_computed(n, offset), (batch, fields, count, 2, pixels))
+    moves = n.b.reshape(n.b.widened(offset), (batch, fields, count, 2, pixels))
     dims = []
     for d, own in enumerate(_own_places(n, kernel, out)):
         move = n.b.reshape(n.b.slice(moves, 3, d, d + 1), (batch, fields, 1, count * pixels))
