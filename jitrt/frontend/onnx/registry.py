@@ -23,6 +23,7 @@ _Function = TypeVar("_Function", bound=Importer)
 _IMPORTERS: dict[tuple[str, str], dict[int, Importer]] = {}  # by (domain, operator), then by version
 
 MICROSOFT = "com.microsoft"
+ML = "ai.onnx.ml"
 
 
 class Unsupported(Exception):

@@ -7,7 +7,6 @@ tensor here.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
 
 import numpy as np
 
@@ -16,11 +15,10 @@ from jitrt.frontend.layers.index import take
 from jitrt.frontend.layers.reduce import softmax
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.linear import product
-from jitrt.frontend.onnx.registry import onnx_op
+from jitrt.frontend.onnx.registry import ML, onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
-
-_ML = "ai.onnx.ml"
+from jitrt.graph.op import Array
 
 
 def _features(n: Call, name: str, x: Value, dtype: DType) -> Value:
@@ -31,11 +29,12 @@ def _features(n: Call, name: str, x: Value, dtype: DType) -> Value:
     return n.constant(np.asarray(numbers), dtype)
 
 
-def _floats(n: Call, x: Value) -> Value:
+def floats(n: Call, x: Value) -> Value:
+    """x as float32; float64 stays."""
     return x if x.type.dtype == DType.f64 else n.b.operand(x, DType.f32)
 
 
-@onnx_op("Scaler", domain=_ML)
+@onnx_op("Scaler", domain=ML)
 def scaler(n: Call, x: Value) -> Value:
     """(x - offset) * scale."""
     wide = n.b.operand(x, DType.f32)
@@ -43,14 +42,14 @@ def scaler(n: Call, x: Value) -> Value:
     return n.add(g.Mul(), centred, _features(n, "scale", x, DType.f32))
 
 
-@onnx_op("Binarizer", domain=_ML)
+@onnx_op("Binarizer", domain=ML)
 def binarizer(n: Call, x: Value) -> Value:
     """1 where x is above the threshold, else 0."""
     above = binary(n.b, g.Greater(), x, n.attribute("threshold", 0.0), x.type.dtype)
     return n.b.operand(above, x.type.dtype)
 
 
-@onnx_op("Imputer", domain=_ML)
+@onnx_op("Imputer", domain=ML)
 def imputer(n: Call, x: Value) -> Value:
     """x with what stands for a missing number, NaN perhaps, replaced feature by feature."""
     kind = "float" if x.type.dtype.is_float else "int64"
@@ -63,10 +62,10 @@ def imputer(n: Call, x: Value) -> Value:
     return choose(n.b, gone, values, x, x.type.dtype)
 
 
-@onnx_op("Normalizer", domain=_ML)
+@onnx_op("Normalizer", domain=ML)
 def normalizer(n: Call, x: Value) -> Value:
     """Each row divided by its norm: the largest, the sum, or the root of the sum of squares of its absolute values."""
-    kind, rows = n.attribute("norm", "MAX"), _floats(n, x)
+    kind, rows = n.attribute("norm", "MAX"), floats(n, x)
     last = (x.type.rank - 1,)
     if kind == "L2":
         size = n.add(g.Sqrt(), n.add(g.ReduceSum(last, keepdims=True), n.add(g.Mul(), rows, rows)))
@@ -78,7 +77,7 @@ def normalizer(n: Call, x: Value) -> Value:
     return n.add(g.Div(), rows, binary(n.b, g.Maximum(), size, 1e-30, rows.type.dtype))
 
 
-@onnx_op("ArrayFeatureExtractor", domain=_ML)
+@onnx_op("ArrayFeatureExtractor", domain=ML)
 def array_feature_extractor(n: Call, x: Value, index: Value) -> Value:
     """x[..., index]: features by their positions, all of them in one dimension. A vector gives one row."""
     picked = take(n.b, x, n.b.reshape(index, (index.type.numel,)), x.type.rank - 1)
@@ -90,45 +89,58 @@ def _scores(n: Call, x: Value, count: int) -> Value:
     numbers = np.asarray(n.required("coefficients"), np.float32)
     if x.type.rank != 2 or numbers.size != count * x.type.shape[1]:
         n.refuse(f"{numbers.size} coefficients for x of {x.type} and {count} results")
-    rows = _floats(n, x)
+    rows = floats(n, x)
     weights = n.constant(np.ascontiguousarray(numbers.reshape(count, -1).T), rows.type.dtype)
     y = product(n, rows, weights)
     intercepts = n.attribute("intercepts", [])
     return n.add(g.Add(), y, n.constant(np.asarray(intercepts), rows.type.dtype)) if intercepts else y
 
 
-def _after(n: Call, scores: Value) -> Value:
-    """The scores through `post_transform`."""
-    kind = n.attribute("post_transform", "NONE")
+def transformed(n: Call, scores: Value, kind: str) -> Value:
+    """Scores (n, results) through a `post_transform`."""
+    dtype = scores.type.dtype
     if kind == "LOGISTIC":
         return n.add(g.Sigmoid(), scores)
     if kind == "SOFTMAX":
         return softmax(n.b, scores, 1)
+    if kind == "SOFTMAX_ZERO":  # what is 0 stays
+        zero = binary(n.b, g.Equal(), scores, 0, dtype)
+        return choose(n.b, zero, 0, softmax(n.b, choose(n.b, zero, -np.inf, scores, dtype), 1), dtype)
     if kind != "NONE":
         n.refuse(f"post_transform={kind!r}")
     return scores
 
 
-@onnx_op("LinearRegressor", domain=_ML)
-def linear_regressor(n: Call, x: Value) -> Value:
-    return _after(n, _scores(n, x, n.attribute("targets", 1)))
-
-
-@onnx_op("LinearClassifier", domain=_ML)
-def linear_classifier(n: Call, x: Value) -> tuple[Value, Value]:
-    """(labels, scores). Two classes may share one row of coefficients: the first has its scores negated."""
-    labels: Sequence[int] = n.attribute("classlabels_ints", [])
+def labels_of(n: Call, name: str) -> Array:
+    """The labels of a classifier, from an attribute."""
+    labels = np.asarray(n.attribute(name, []), np.int64)
     if len(labels) < 2:
         n.refuse("labels that are text, or less than two: train with integers")
+    return labels
+
+
+def labelled(n: Call, labels: Array, scores: Value) -> Value:
+    """The label of the best score in each row."""
+    return take(n.b, n.constant(labels), n.add(g.ArgMax(1), scores), 0)
+
+
+@onnx_op("LinearRegressor", domain=ML)
+def linear_regressor(n: Call, x: Value) -> Value:
+    return transformed(n, _scores(n, x, n.attribute("targets", 1)), n.attribute("post_transform", "NONE"))
+
+
+@onnx_op("LinearClassifier", domain=ML)
+def linear_classifier(n: Call, x: Value) -> tuple[Value, Value]:
+    """(labels, scores). Two classes may share one row of coefficients: the first has its scores negated."""
+    labels = labels_of(n, "classlabels_ints")
     shared = len(labels) == 2 and x.type.rank == 2 and len(n.required("coefficients")) == x.type.shape[1]
     scores = _scores(n, x, 1 if shared else len(labels))
     if shared:
         scores = n.add(g.Concat(1), n.add(g.Neg(), scores), scores)
-    scores = _after(n, scores)
-    best = n.add(g.ArgMax(1), scores)
-    return take(n.b, n.constant(np.asarray(labels, np.int64)), best, 0), n.b.operand(scores, DType.f32)
+    scores = transformed(n, scores, n.attribute("post_transform", "NONE"))
+    return labelled(n, labels, scores), n.b.operand(scores, DType.f32)
 
 
-@onnx_op("ZipMap", domain=_ML)
+@onnx_op("ZipMap", domain=ML)
 def zip_map(n: Call, x: Value) -> Value:
     n.refuse("its result is a list of dictionaries; export with options={'zipmap': False} and read the matrix")

@@ -6,17 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from jitrt.frontend.layers.arithmetic import binary, choose
-from jitrt.frontend.layers.index import take
-from jitrt.frontend.layers.reduce import softmax
 from jitrt.frontend.layers.trees import EQ, GT, GTE, LEAF, LEQ, LT, MEMBER, NEQ, Trees, leaves, together
 from jitrt.frontend.onnx.node import Call
-from jitrt.frontend.onnx.registry import onnx_op
+from jitrt.frontend.onnx.ops.ml import floats, labelled, labels_of, transformed
+from jitrt.frontend.onnx.registry import ML, onnx_op
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
 from jitrt.graph.op import Array
 
-_ML = "ai.onnx.ml"
 _MODES = {"BRANCH_LEQ": LEQ, "BRANCH_LT": LT, "BRANCH_GTE": GTE, "BRANCH_GT": GT, "BRANCH_EQ": EQ, "BRANCH_NEQ": NEQ}
 _MODES["LEAF"] = LEAF
 _HOW = ("AVERAGE", "SUM", "MIN", "MAX")
@@ -27,20 +24,6 @@ def _array(n: Call, name: str, dtype: Any = np.int64) -> Array:
     """An attribute, which may be a tensor under a longer name."""
     held = n.attribute(f"{name}_as_tensor")
     return np.asarray(n.attribute(name, []) if held is None else held).astype(dtype, copy=False).reshape(-1)
-
-
-def _after(n: Call, scores: Value, kind: str) -> Value:
-    dtype = scores.type.dtype
-    if kind == "LOGISTIC":
-        return n.add(g.Sigmoid(), scores)
-    if kind == "SOFTMAX":
-        return softmax(n.b, scores, 1)
-    if kind == "SOFTMAX_ZERO":  # what is 0 stays
-        zero = binary(n.b, g.Equal(), scores, 0, dtype)
-        return choose(n.b, zero, 0, softmax(n.b, choose(n.b, zero, -np.inf, scores, dtype), 1), dtype)
-    if kind != "NONE":
-        n.refuse(f"post_transform={kind!r}")
-    return scores
 
 
 def _scored(n: Call, x: Value, trees: Trees, weights: Array, given: Array, how: str) -> Value:
@@ -67,7 +50,7 @@ def _weights(n: Call, nodes: Array, targets: Array, numbers: Array, shape: tuple
     return weights, given
 
 
-@onnx_op("TreeEnsemble", since=5, domain=_ML)
+@onnx_op("TreeEnsemble", since=5, domain=ML)
 def tree_ensemble(n: Call, x: Value) -> Value:
     """Inner nodes and leaves are counted apart; here leaves stand behind the nodes."""
     mode = _array(n, "nodes_modes")
@@ -100,7 +83,7 @@ def tree_ensemble(n: Call, x: Value) -> Value:
     how, kind = n.attribute("aggregate_function", 1), n.attribute("post_transform", 0)
     if not (0 <= how < len(_HOW) and 0 <= kind < len(_AFTER)):
         n.refuse(f"aggregate_function={how} or post_transform={kind}")
-    return _after(n, _scored(n, x, trees, weights, given, _HOW[how]), _AFTER[kind])
+    return transformed(n, _scored(n, x, trees, weights, given, _HOW[how]), _AFTER[kind])
 
 
 def _members(n: Call, mode: Array, total: int) -> Array:
@@ -154,27 +137,24 @@ def _old(n: Call, x: Value, prefix: str, targets: int, how: str) -> Value:
     if targets == 1:
         columns = np.zeros_like(columns)
     weights, given = _weights(n, nodes, columns, numbers, (len(trees.mode), targets))
-    rows = x if x.type.dtype == DType.f64 else n.b.operand(x, DType.f32)
-    y = _scored(n, rows, trees, weights, given, how)
+    y = _scored(n, floats(n, x), trees, weights, given, how)
     base = _array(n, "base_values", np.float64)
     if base.size not in (0, targets):
         n.refuse(f"{base.size} base values for {targets} results")
     return n.add(g.Add(), y, n.constant(base, y.type.dtype)) if base.size else y
 
 
-@onnx_op("TreeEnsembleRegressor", domain=_ML)
+@onnx_op("TreeEnsembleRegressor", domain=ML)
 def tree_ensemble_regressor(n: Call, x: Value) -> Value:
     y = _old(n, x, "target", n.attribute("n_targets", 1), n.attribute("aggregate_function", "SUM"))
-    return n.b.operand(_after(n, y, n.attribute("post_transform", "NONE")), DType.f32)
+    return n.b.operand(transformed(n, y, n.attribute("post_transform", "NONE")), DType.f32)
 
 
-@onnx_op("TreeEnsembleClassifier", domain=_ML)
+@onnx_op("TreeEnsembleClassifier", domain=ML)
 def tree_ensemble_classifier(n: Call, x: Value) -> tuple[Value, Value]:
     """(labels, scores). Of two classes with weights for one alone the score of the other is what is left to 1, or, if
     some weights are negative, the negated one: as in ONNX Runtime."""
-    labels, kind = n.attribute("classlabels_int64s", []), n.attribute("post_transform", "NONE")
-    if len(labels) < 2:
-        n.refuse("labels that are text, or less than two: train with integers")
+    labels, kind = labels_of(n, "classlabels_int64s"), n.attribute("post_transform", "NONE")
     single = len(labels) == 2 and len(set(_array(n, "class_ids").tolist())) == 1
     scores = _old(n, x, "class", 1 if single else len(labels), "SUM")
     dtype = scores.type.dtype
@@ -183,8 +163,7 @@ def tree_ensemble_classifier(n: Call, x: Value) -> tuple[Value, Value]:
         scores = decided = n.add(g.Concat(1), rest, scores)
     elif single:
         decided = n.add(g.Concat(1), n.add(g.Neg(), scores), scores)
-        scores = _after(n, decided, kind)
+        scores = transformed(n, decided, kind)
     else:
-        decided = scores = _after(n, scores, kind)
-    best = n.add(g.ArgMax(1), decided)
-    return take(n.b, n.constant(np.asarray(labels, np.int64)), best, 0), n.b.operand(scores, DType.f32)
+        decided = scores = transformed(n, scores, kind)
+    return labelled(n, labels, decided), n.b.operand(scores, DType.f32)
