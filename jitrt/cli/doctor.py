@@ -48,7 +48,7 @@ class Finding:
 
 def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("model", metavar="MODEL", nargs="?", help="an ONNX file to look at instead of the machine")
-    parser.add_argument("--shapes", action="append", default=[], help=SHAPES_HELP)
+    parser.add_argument("--shapes", action="append", default=[], metavar="NAME:DIMS", help=SHAPES_HELP)
     parser.add_argument("--json", action="store_true", help="what was found of a model, for other programs")
     parser.add_argument(
         "--kernels", action="store_true", help="ask the kernels too which of a model they can run (loads Triton)"

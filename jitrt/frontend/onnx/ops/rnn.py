@@ -23,34 +23,8 @@ _ORDER = {"rnn": (0,), "gru": (1, 0, 2), "lstm": (0, 2, 3, 1)}  # PyTorch's gate
 _REVERSE = {"forward": (False,), "reverse": (True,), "bidirectional": (False, True)}
 
 
-@onnx_op("RNN", since=7)
-def rnn(
-    n: Call,
-    x: Value,
-    w: Value,
-    r: Value,
-    bias: Value | None = None,
-    lengths: Value | None = None,
-    h0: Value | None = None,
-) -> tuple[Value, ...]:
-    return _recurrent(n, "rnn", x, w, r, bias, lengths, h0)[:2]
-
-
-@onnx_op("GRU", since=7)
-def gru(
-    n: Call,
-    x: Value,
-    w: Value,
-    r: Value,
-    bias: Value | None = None,
-    lengths: Value | None = None,
-    h0: Value | None = None,
-) -> tuple[Value, ...]:
-    return _recurrent(n, "gru", x, w, r, bias, lengths, h0)[:2]
-
-
-@onnx_op("LSTM", since=7)
-def lstm(
+@onnx_op("RNN", "GRU", "LSTM", since=7)
+def recurrent_layer(
     n: Call,
     x: Value,
     w: Value,
@@ -61,24 +35,9 @@ def lstm(
     c0: Value | None = None,
     peepholes: Value | None = None,
 ) -> tuple[Value, ...]:
-    return _recurrent(n, "lstm", x, w, r, bias, lengths, h0, c0, peepholes)
-
-
-def _recurrent(
-    n: Call,
-    kind: str,
-    x: Value,
-    w: Value,
-    r: Value,
-    bias: Value | None,
-    lengths: Value | None,
-    h0: Value | None,
-    c0: Value | None = None,
-    peepholes: Value | None = None,
-) -> tuple[Value, ...]:
-    """(Y, Y_h, Y_c): x is (T, B, inputs), w (D, gates * H, inputs), r (D, gates * H, H), bias (D, 2 * gates * H),
-    states (D, B, H); with `layout` 1 the batch is everything's first dimension."""
-    direction = n.attribute("direction", "forward")
+    """(Y, Y_h), of an LSTM (Y, Y_h, Y_c): x is (T, B, inputs), w (D, gates * H, inputs), r (D, gates * H, H), bias
+    (D, 2 * gates * H), states (D, B, H); with `layout` 1 the batch is everything's first dimension."""
+    kind, direction = n.op_type.lower(), n.attribute("direction", "forward")
     if direction not in _REVERSE or len(_REVERSE[direction]) != w.type.shape[0]:
         n.refuse(f"direction {direction!r} with weights {w.type}")
     reverse, batch_first = _REVERSE[direction], n.attribute("layout", 0) == 1
