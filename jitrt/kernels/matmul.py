@@ -178,34 +178,45 @@ class MatmulTemplate(Template):
         return plain[:10]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
-        body, anchor = problem.body, problem.anchor
+        anchor = problem.anchor
         assert anchor is not None and isinstance(anchor.op, Matmul)
-        product, out = describe(anchor), problem.output.type
-        epilogue = make_epilogue(body, anchor.output, TileSpace(out.shape, tuple(range(out.rank - 1)), out.rank - 1))
-        constexprs: dict[str, Any] = {
-            "ROWS": product.rows,
-            "COLUMNS": product.columns,
-            "REDUCTION": product.reduction,
-            "A_STRIDES": (product.a_row_stride, product.a.type.strides[-1]),
-            "B_STRIDES": product.b.type.strides[-2:],
+        product = describe(anchor)
+        arguments, constexprs, grid = launch(problem, product, config, target)
+        constexprs |= {
             "WIDE": max(product.a.type.span, product.b.type.span) >= 2**31,
             "DTYPE": storage_dtype(anchor.output.type.dtype),
             "PRECISION": "tf32" if anchor.op.tf32 else "ieee",
             "BAND": _BAND,
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_N": config["BLOCK_N"],
-            "BLOCK_K": config["BLOCK_K"],
-            "BATCH": make_batch(product),
-            "DEPENDENT": target.arch >= 90,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
         }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "a": Operand(body.inputs.index(product.a)),
-            "b": Operand(body.inputs.index(product.b)),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        tiles = -(-product.rows // config["BLOCK_M"]) * -(-product.columns // config["BLOCK_N"])
-        grid = (tiles * math.prod(product.batch), 1, 1)
         return Lowered((KernelCall(matmul, arguments, constexprs, grid, config["num_warps"], config["num_stages"]),))
+
+
+def launch(
+    problem: Problem, product: Product, config: Config, target: Target
+) -> tuple[dict[str, Any], dict[str, Any], tuple[int, int, int]]:
+    """(arguments, constexprs, grid) of a kernel with one program a tile of the product, what follows included."""
+    body, anchor, out = problem.body, problem.anchor, problem.output.type
+    assert anchor is not None
+    epilogue = make_epilogue(body, anchor.output, TileSpace(out.shape, tuple(range(out.rank - 1)), out.rank - 1))
+    arguments: dict[str, Any] = {
+        "y": Result(),
+        "a": Operand(body.inputs.index(product.a)),
+        "b": Operand(body.inputs.index(product.b)),
+        "aux": tuple(Operand(i) for i in epilogue.operands),
+    }
+    constexprs: dict[str, Any] = {
+        "ROWS": product.rows,
+        "COLUMNS": product.columns,
+        "REDUCTION": product.reduction,
+        "A_STRIDES": (product.a_row_stride, product.a.type.strides[-1]),
+        "B_STRIDES": product.b.type.strides[-2:],
+        "BLOCK_M": config["BLOCK_M"],
+        "BLOCK_N": config["BLOCK_N"],
+        "BLOCK_K": config["BLOCK_K"],
+        "BATCH": make_batch(product),
+        "DEPENDENT": target.arch >= 90,
+        "APPLY": epilogue.apply,
+        "STORE": epilogue.store,
+    }
+    tiles = -(-product.rows // config["BLOCK_M"]) * -(-product.columns // config["BLOCK_N"])
+    return arguments, constexprs, (tiles * math.prod(product.batch), 1, 1)

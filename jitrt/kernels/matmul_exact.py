@@ -7,22 +7,19 @@ Formula: y[b, m, n] = f(sum over k of a[b, m, k] * b[b, k, n]) in the result's o
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from typing import Any
 
 import triton
 import triton.language as tl
 
-from jitrt.codegen.epilogue import make_epilogue, refuse_epilogue
+from jitrt.codegen.epilogue import refuse_epilogue
 from jitrt.codegen.pointwise import triton_dtype
 from jitrt.codegen.target import Target
-from jitrt.codegen.tile import TileSpace
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
 from jitrt.graph.ops import Matmul
-from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
-from jitrt.kernels.matmul import describe, make_batch, refuse_operands
+from jitrt.kernels.base import Config, KernelCall, Lowered, Problem, Template, anchor_of
+from jitrt.kernels.matmul import describe, launch, refuse_operands
 
 
 @triton.jit
@@ -97,31 +94,8 @@ class MatmulExact(Template):
         return configs
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
-        body, anchor = problem.body, problem.anchor
+        anchor = problem.anchor
         assert anchor is not None
-        product, out = describe(anchor), problem.output.type
-        epilogue = make_epilogue(body, anchor.output, TileSpace(out.shape, tuple(range(out.rank - 1)), out.rank - 1))
-        constexprs: dict[str, Any] = {
-            "ROWS": product.rows,
-            "COLUMNS": product.columns,
-            "REDUCTION": product.reduction,
-            "A_STRIDES": (product.a_row_stride, product.a.type.strides[-1]),
-            "B_STRIDES": product.b.type.strides[-2:],
-            "ACC": triton_dtype(anchor.output.type.dtype),
-            "BLOCK_M": config["BLOCK_M"],
-            "BLOCK_N": config["BLOCK_N"],
-            "BLOCK_K": config["BLOCK_K"],
-            "BATCH": make_batch(product),
-            "DEPENDENT": target.arch >= 90,
-            "APPLY": epilogue.apply,
-            "STORE": epilogue.store,
-        }
-        arguments: dict[str, Any] = {
-            "y": Result(),
-            "a": Operand(body.inputs.index(product.a)),
-            "b": Operand(body.inputs.index(product.b)),
-            "aux": tuple(Operand(i) for i in epilogue.operands),
-        }
-        tiles = -(-product.rows // config["BLOCK_M"]) * -(-product.columns // config["BLOCK_N"])
-        grid = (tiles * math.prod(product.batch), 1, 1)
+        arguments, constexprs, grid = launch(problem, describe(anchor), config, target)
+        constexprs["ACC"] = triton_dtype(anchor.output.type.dtype)
         return Lowered((KernelCall(matmul_exact, arguments, constexprs, grid, config["num_warps"]),))
