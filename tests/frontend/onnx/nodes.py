@@ -13,9 +13,9 @@ from onnx.reference import ReferenceEvaluator
 from jitrt.frontend.onnx import import_onnx
 from jitrt.graph import interpret
 from jitrt.testing import plan_interpreted
+from tests.frontend.onnx.graphs import NEWEST
 
 Arrays = Sequence[np.ndarray[Any, Any] | None]
-NEWEST = onnx.defs.onnx_opset_version()
 RNG = np.random.default_rng(7)
 
 
@@ -23,8 +23,17 @@ def floats(*shape: int, dtype: Any = np.float32) -> np.ndarray[Any, Any]:
     return RNG.standard_normal(shape).astype(dtype)
 
 
-def node(op: str, arrays: Arrays, *, outputs: int = 1, opset: int = NEWEST, **attributes: Any) -> onnx.ModelProto:
-    """A model of one node; None is an operand left out."""
+def node(
+    op: str,
+    arrays: Arrays,
+    *,
+    outputs: int = 1,
+    opset: int = NEWEST,
+    domain: str = "",
+    version: int = 1,
+    **attributes: Any,
+) -> onnx.ModelProto:
+    """A model of one node, of `version` of a domain that is not the standard's; None is an operand left out."""
     names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
     results = [f"y{i}" for i in range(outputs)]
     inputs = [
@@ -32,9 +41,10 @@ def node(op: str, arrays: Arrays, *, outputs: int = 1, opset: int = NEWEST, **at
         for i, array in enumerate(arrays)
         if array is not None
     ]
-    made = helper.make_node(op, names, results, **attributes)
+    made = helper.make_node(op, names, results, domain=domain, **attributes)
     graph = helper.make_graph([made], op, inputs, [onnx.ValueInfoProto(name=name) for name in results])
-    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", opset)])
+    versions = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, version)] if domain else [])]
+    return helper.make_model(graph, opset_imports=versions)
 
 
 def run(op: str, arrays: Arrays, *, known: Sequence[int] = (), kernels: bool = False, **options: Any) -> list[Any]:

@@ -17,8 +17,9 @@ from jitrt.frontend.onnx import import_onnx
 from jitrt.graph import DType, interpret
 from jitrt.graph.ops import Clamp, Gelu, HardSigmoid, Silu
 from jitrt.testing import plan_interpreted
+from tests.frontend.onnx.graphs import NEWEST
+from tests.frontend.onnx.nodes import node
 
-NEWEST = onnx.defs.onnx_opset_version()
 TRAINING = "ai.onnx.preview.training"
 SPELLED = {"tensor(int64)": np.int64, "tensor(int32)": np.int32, "tensor(int16)": np.int16, "tensor(int8)": np.int8}
 SPELLED |= {"tensor(uint64)": np.uint64, "tensor(uint32)": np.uint32, "tensor(uint16)": np.uint16}
@@ -35,26 +36,9 @@ BINARY = "Add And BitwiseAnd BitwiseOr BitwiseXor Div Equal Greater GreaterOrEqu
 BINARY += " PRelu Pow Sub Xor"
 
 
-def model(
-    op: str, arrays: Sequence[Any], opset: int = NEWEST, domain: str = "", outputs: int = 1, **attributes: Any
-) -> Any:
-    """A model of one node."""
-    names = [f"x{i}" if array is not None else "" for i, array in enumerate(arrays)]
-    results = [f"y{i}" for i in range(outputs)]
-    node = helper.make_node(op, names, results, domain=domain, **attributes)
-    inputs = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in zip(names, arrays, strict=True)
-        if array is not None
-    ]
-    graph = helper.make_graph([node], "test", inputs, [onnx.ValueInfoProto(name=name) for name in results])
-    versions = [helper.make_opsetid("", opset), *([helper.make_opsetid(domain, 1)] if domain else [])]
-    return helper.make_model(graph, opset_imports=versions)
-
-
 def run(op: str, *arrays: Any, known: Sequence[int] = (), **options: Any) -> Any:
     """The results in numpy; the numbers in the operands `known` are part of the graph."""
-    imported = import_onnx(model(op, arrays, **options), constants={f"x{i}": arrays[i] for i in known})
+    imported = import_onnx(node(op, arrays, **options), constants={f"x{i}": arrays[i] for i in known})
     given = [array for i, array in enumerate(arrays) if array is not None and i not in known]
     results = interpret(imported.graph, given)
     return results[0] if len(results) == 1 else results
@@ -82,7 +66,7 @@ def check(op: str, arrays: Sequence[Any], **attributes: Any) -> None:
     dtype = arrays[0].dtype
     wide = [a.astype(np.float32) if a.dtype == ml_dtypes.bfloat16 else a for a in arrays]
     with np.errstate(all="ignore"):
-        (want,) = ReferenceEvaluator(model(op, wide, **attributes)).run(
+        (want,) = ReferenceEvaluator(node(op, wide, **attributes)).run(
             None, {f"x{i}": array for i, array in enumerate(wide)}
         )
     got = run(op, *arrays, **attributes)
@@ -198,7 +182,7 @@ def test_clip_between_attributes() -> None:
     ],
 )
 def test_what_the_graph_has_an_op_for_is_one_node(op: str, attributes: Any, expected: Any) -> None:
-    imported = import_onnx(model(op, [np.zeros(3, np.float32)], **attributes))
+    imported = import_onnx(node(op, [np.zeros(3, np.float32)], **attributes))
     assert [node.op for node in imported.graph.nodes] == [expected]
 
 
@@ -314,7 +298,7 @@ def test_steps_of_two_tensors(op: str, states: int, attributes: Any, count: int)
         alone = [*head, *(group[i] for group in groups)]
         single = run(op, *alone, domain=TRAINING, outputs=1 + states, **attributes)
         names = {f"x{i}": array for i, array in enumerate(alone)}
-        want = ReferenceEvaluator(model(op, alone, domain=TRAINING, outputs=1 + states, **attributes)).run(None, names)
+        want = ReferenceEvaluator(node(op, alone, domain=TRAINING, outputs=1 + states, **attributes)).run(None, names)
         for got, one, expected in zip(together[i::2], single, want, strict=True):
             np.testing.assert_array_equal(got, one)
             np.testing.assert_allclose(got, expected, rtol=1e-5)

@@ -15,6 +15,7 @@ from jitrt.frontend.onnx import import_onnx
 from jitrt.graph import Graph, interpret
 from jitrt.testing import plan_interpreted
 from tests.frontend.onnx.graphs import near
+from tests.frontend.onnx.nodes import node
 
 RNG = np.random.default_rng(0)
 EPS = 1e-3
@@ -24,26 +25,9 @@ def some(*shape: int) -> np.ndarray:
     return RNG.standard_normal(shape).astype(np.float32)
 
 
-def load(
-    op: str,
-    *arrays: np.ndarray | None,
-    outputs: int = 1,
-    domain: str = "com.microsoft",
-    known: tuple[int, ...] = (),
-    **attributes: Any,
-) -> Graph:
-    names = ["" if array is None else f"x{i}" for i, array in enumerate(arrays)]
-    results = [f"y{i}" for i in range(outputs)]
-    infos = [
-        helper.make_tensor_value_info(name, helper.np_dtype_to_tensor_dtype(array.dtype), array.shape)
-        for name, array in zip(names, arrays, strict=True)
-        if array is not None
-    ]
-    node = helper.make_node(op, names, results, domain=domain, **attributes)
-    graph = helper.make_graph([node], "test", infos, [onnx.ValueInfoProto(name=name) for name in results])
-    versions = [helper.make_opsetid("", 17), helper.make_opsetid("com.microsoft", 1)]
-    constants = {f"x{i}": arrays[i] for i in known}
-    return import_onnx(helper.make_model(graph, opset_imports=versions), constants=constants).graph
+def load(op: str, *arrays: np.ndarray | None, known: tuple[int, ...] = (), **options: Any) -> Graph:
+    model = node(op, arrays, **{"opset": 17, "domain": "com.microsoft", **options})
+    return import_onnx(model, constants={f"x{i}": arrays[i] for i in known}).graph
 
 
 def run(op: str, *arrays: np.ndarray | None, known: tuple[int, ...] = (), **options: Any) -> tuple[np.ndarray, ...]:

@@ -7,26 +7,21 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from jitrt.errors import UnsupportedOpError
 from jitrt.frontend.onnx import import_onnx
 from jitrt.graph import interpret
+from tests.frontend.onnx.nodes import node
 
 X = np.random.default_rng(0).standard_normal((5, 3)).astype(np.float32)
 X[1, 2] = 0
 LABELS = {"classlabels_ints": [7, -3, 12]}
 
 
-def model(op: str, x: np.ndarray, outputs: int, **attributes: Any) -> onnx.ModelProto:
-    node = helper.make_node(op, ["x"], [f"y{i}" for i in range(outputs)], domain="ai.onnx.ml", **attributes)
-    given = [helper.make_tensor_value_info("x", helper.np_dtype_to_tensor_dtype(x.dtype), x.shape)]
-    results = [helper.make_tensor_value_info(f"y{i}", TensorProto.UNDEFINED, None) for i in range(outputs)]
-    graph = helper.make_graph([node], "ml", given, results)
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 21), helper.make_opsetid("ai.onnx.ml", 3)], ir_version=10
-    )
+def model(op: str, x: np.ndarray, **attributes: Any) -> onnx.ModelProto:
+    outputs = 1 + (op == "LinearClassifier")
+    return node(op, [x], outputs=outputs, opset=21, domain="ai.onnx.ml", version=3, **attributes)
 
 
 @pytest.mark.parametrize(
@@ -62,8 +57,8 @@ def test_it_agrees_with_the_reference(op: str, attributes: dict[str, Any]) -> No
     x = X.copy()
     if np.isnan(attributes.get("replaced_value_float", 0)):
         x[0, 0] = np.nan
-    proto = model(op, x, 1 + (op == "LinearClassifier"), **attributes)
-    wanted = ReferenceEvaluator(proto).run(None, {"x": x})
+    proto = model(op, x, **attributes)
+    wanted = ReferenceEvaluator(proto).run(None, {"x0": x})
     got = interpret(import_onnx(proto).graph, [x])
     for ours, theirs in zip(got, wanted, strict=True):
         assert ours.dtype == theirs.dtype and ours.shape == theirs.shape
@@ -83,4 +78,4 @@ def test_it_agrees_with_the_reference(op: str, attributes: dict[str, Any]) -> No
 )
 def test_what_it_refuses(op: str, attributes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UnsupportedOpError, match=reason):
-        import_onnx(model(op, X, 1 + (op == "LinearClassifier"), **attributes))
+        import_onnx(model(op, X, **attributes))

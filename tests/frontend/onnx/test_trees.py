@@ -15,19 +15,14 @@ from jitrt.frontend.onnx import import_onnx
 from jitrt.graph import Graph, interpret
 from jitrt.testing import plan_interpreted
 from tests.frontend.onnx.graphs import near
+from tests.frontend.onnx.nodes import node
 
 X = np.random.default_rng(0).integers(-3, 4, (9, 4)).astype(np.float32)
 MODES = ["BRANCH_LEQ", "BRANCH_LT", "BRANCH_GTE", "BRANCH_GT", "BRANCH_EQ", "BRANCH_NEQ"]
 
 
-def model(op: str, outputs: int = 1, version: int = 3, **attributes: Any) -> Any:
-    names = [f"y{i}" for i in range(outputs)]
-    node = helper.make_node(op, ["x"], names, domain="ai.onnx.ml", **attributes)
-    infos = [helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, X.shape)]
-    graph = helper.make_graph([node], "trees", infos, [onnx.ValueInfoProto(name=name) for name in names])
-    return helper.make_model(
-        graph, opset_imports=[helper.make_opsetid("", 20), helper.make_opsetid("ai.onnx.ml", version)]
-    )
+def model(op: str, outputs: int = 1, version: int = 3, **attributes: Any) -> onnx.ModelProto:
+    return node(op, [X], outputs=outputs, opset=20, domain="ai.onnx.ml", version=version, **attributes)
 
 
 def load(op: str, outputs: int = 1, version: int = 3, **attributes: Any) -> Graph:
@@ -41,19 +36,19 @@ def forest(prefix: str, targets: int, modes: list[str], positive: bool = False) 
     nodes |= {"truenodeids": [], "falsenodeids": []}
     weights: dict[str, list[Any]] = {key: [] for key in ("treeids", "nodeids", "ids", "weights")}
     for tree, depth in enumerate((0, 2, 3)):
-        for node in range(2 ** (depth + 1) - 1):
-            inner = node < 2**depth - 1
-            row = (tree, node, int(rng.integers(4)) if inner else 0, float(rng.integers(-3, 4)))
+        for position in range(2 ** (depth + 1) - 1):
+            inner = position < 2**depth - 1
+            row = (tree, position, int(rng.integers(4)) if inner else 0, float(rng.integers(-3, 4)))
             row += (
                 str(rng.choice(modes)) if inner else "LEAF",
-                2 * node + 1 if inner else 0,
-                2 * node + 2 if inner else 0,
+                2 * position + 1 if inner else 0,
+                2 * position + 2 if inner else 0,
             )
             for key, value in zip(nodes, row, strict=True):
                 nodes[key].append(value)
             for target in range(0 if inner else targets):
                 number = float(rng.uniform(0, 0.3) if positive else rng.standard_normal())
-                for key, value in zip(weights, (tree, node, target, number), strict=True):
+                for key, value in zip(weights, (tree, position, target, number), strict=True):
                     weights[key].append(value)
     found = {f"nodes_{key}": values for key, values in nodes.items()}
     return found | {f"{prefix}_{key}": values for key, values in weights.items()}
@@ -63,7 +58,7 @@ def forest(prefix: str, targets: int, modes: list[str], positive: bool = False) 
 @pytest.mark.parametrize("modes", [["BRANCH_LEQ"], MODES], ids=["one comparison", "all"])
 def test_regressor(how: str, modes: list[str]) -> None:
     options = forest("target", 2, modes) | {"n_targets": 2, "aggregate_function": how, "base_values": [0.5, 1.5]}
-    want = ReferenceEvaluator(model("TreeEnsembleRegressor", **options)).run(None, {"x": X})
+    want = ReferenceEvaluator(model("TreeEnsembleRegressor", **options)).run(None, {"x0": X})
     near(interpret(load("TreeEnsembleRegressor", **options), [X]), want, 1e-5)
 
 
@@ -71,7 +66,7 @@ def test_regressor(how: str, modes: list[str]) -> None:
 def test_classifier(after: str) -> None:
     options = forest("class", 3, MODES) | {"classlabels_int64s": [7, 5, 9], "post_transform": after}
     labels, scores = interpret(load("TreeEnsembleClassifier", 2, **options), [X])
-    want = ReferenceEvaluator(model("TreeEnsembleClassifier", 2, **options)).run(None, {"x": X})
+    want = ReferenceEvaluator(model("TreeEnsembleClassifier", 2, **options)).run(None, {"x0": X})
     near([scores], [want[1]], 1e-5)
     np.testing.assert_array_equal(labels, want[0])
 
@@ -81,7 +76,7 @@ def test_two_classes_with_one_score(positive: bool) -> None:
     """As ONNX Runtime has it; ONNX's reference has no labels for it."""
     options = forest("class", 1, MODES, positive)
     plain = {key.replace("class", "target"): value for key, value in options.items()}
-    (score,) = ReferenceEvaluator(model("TreeEnsembleRegressor", n_targets=1, **plain)).run(None, {"x": X})
+    (score,) = ReferenceEvaluator(model("TreeEnsembleRegressor", n_targets=1, **plain)).run(None, {"x0": X})
     graph = load("TreeEnsembleClassifier", 2, classlabels_int64s=[3, 4], post_transform="LOGISTIC", **options)
     labels, scores = interpret(graph, [X])
     both = np.concatenate([1 - score, score], 1) if positive else 1 / (1 + np.exp(-np.concatenate([-score, score], 1)))
