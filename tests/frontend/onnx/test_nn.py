@@ -230,6 +230,13 @@ def test_half_precision_keeps_its_statistics_in_float32() -> None:
     np.testing.assert_allclose(mean[:, 0], x.astype(np.float32).mean(1), 1e-5, 1e-6)
 
 
+def test_double_precision_gives_its_statistics_in_float32() -> None:
+    x = floats(3, 8).astype(np.float64)
+    results = run("LayerNormalization", [x, np.ones(8)], outputs=3)
+    assert [a.dtype for a in results] == [np.float64, np.float32, np.float32]
+    np.testing.assert_allclose(results[1][:, 0], x.mean(1), 1e-5, 1e-6)
+
+
 def test_an_even_window_of_channels_has_its_odd_one_behind() -> None:
     (y,) = run("LRN", [IMAGE], size=2, alpha=0.5, beta=1.0, bias=2.0)
     squares = np.square(IMAGE)

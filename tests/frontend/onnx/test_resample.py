@@ -119,6 +119,33 @@ def test_older_versions() -> None:
     np.testing.assert_allclose(linear, expected("Resize", resized(scales), **modern)[0], 1e-4, 1e-5)
 
 
+def test_before_version_11_the_nearest_of_fewer_pixels_is_the_next_one() -> None:
+    """As in ONNX's own test of that version."""
+    x = np.arange(1, 9, dtype=np.float32).reshape(1, 1, 2, 4)
+    (y,) = run("Resize", [x, np.array([1, 1, 0.6, 0.6], np.float32)], opset=10, known=(1,))
+    np.testing.assert_array_equal(y, [[[[1, 3]]]])
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_the_pixels_for_nn_leave_alone_what_keeps_its_size(kernels: bool) -> None:
+    """Above all the images of a batch, half a pixel from each other."""
+    x, none = floats(2, 2, 1, 5), np.zeros(0, np.float32)
+    arrays = [x, none, none, np.array([2, 2, 1, 10])]
+    how: dict[str, Any] = {"mode": "linear", "coordinate_transformation_mode": "tf_half_pixel_for_nn", "opset": 11}
+    (y,) = run("Resize", arrays, known=(1, 2, 3), kernels=kernels, **how)
+    places = np.minimum((np.arange(10) + 0.5) / 2, 4)
+    before = places.astype(int)
+    after, part = np.minimum(before + 1, 4), (places - before).astype(np.float32)
+    np.testing.assert_allclose(y, x[..., before] * (1 - part) + x[..., after] * part, 1e-4, 1e-5)
+
+
+@pytest.mark.parametrize("kernels", [False, True])
+def test_bytes_do_not_wrap_where_a_cubic_goes_beyond_them(kernels: bool) -> None:
+    x = np.array([0, 0, 255, 255], np.uint8).reshape(1, 1, 1, 4)
+    (y,) = run("Resize", resized(np.array([1, 1, 1, 2], np.float32), x), known=(1, 2), mode="cubic", kernels=kernels)
+    np.testing.assert_array_equal(y.ravel(), [0, 0, 0, 57, 197, 255, 255, 255])
+
+
 # -- places ------------------------------------------------------------------------------------------------------------
 
 GRID = RNG.uniform(-1.4, 1.4, (2, 3, 4, 2)).astype(np.float32)

@@ -99,6 +99,14 @@ def test_split(text: str, opset: int) -> None:
     same(text, known=" ".join(given), opset=opset, outputs="y z", x=X, **given)
 
 
+def test_a_slice_backwards_from_before_the_first_element_has_that_one() -> None:
+    """Where Python has none; of no elements there is none."""
+    numbers = {"s": ints(-9), "e": ints(-(2**63)), "a": ints(0), "t": ints(-2)}
+    text = "y = Slice (x, s, e, a, t)"
+    for x, wanted in ((X, X[:1]), (X[:0], X[:0])):
+        agree(load(text, "s e a t", x=x, **numbers), [wanted], [x])
+
+
 @pytest.mark.parametrize(
     ("starts", "ends", "axes", "steps"),
     [

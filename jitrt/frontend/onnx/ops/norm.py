@@ -85,7 +85,9 @@ def layer_norm(n: Call, x: Value, scale: Value, bias: Value | None = None) -> tu
     axes = tuple(range(axis, x.type.rank))
     wide = n.b.widened(x)
     last, dtype = x.type.shape[axis:], x.type.dtype
-    statistics = _normal(n, wide, axes, eps)[1:] if n.wants(1) or n.wants(2) else ()
+    statistics = (
+        [n.b.operand(v, DType.f32) for v in _normal(n, wide, axes, eps)[1:]] if n.wants(1) or n.wants(2) else ()
+    )
     if _has_kernel(x) and scale.type.shape == last and (bias is None or bias.type.shape == last):
         y = layers.layer_norm(n.b, x, len(last), _as(n, scale, dtype), _as(n, bias, dtype), eps)
     else:

@@ -41,11 +41,12 @@ def resize_10(n: Call, x: Value, scales: Value) -> Value:
 
 
 def _as_told(n: Call, x: Value, scales: Sequence[float]) -> Value:
-    """Before version 11: output o lies at o / scale, and "nearest" is what is before that."""
+    """Before version 11: output o lies at o / scale, and "nearest" is what is before that or, where a dimension becomes
+    smaller, what is after it: so in ONNX's tests of version 10, and in ONNX Runtime."""
     if len(scales) != x.type.rank:
         n.refuse(f"{len(scales)} scales for {x.type}")
     axes = [_Axis(d, size, math.floor(size * scales[d]), scales[d]) for d, size in enumerate(x.type.shape)]
-    return _resized(n, x, _Sampling(_mode(n), "asymmetric", "floor"), axes)
+    return _resized(n, x, _Sampling(_mode(n), "asymmetric", "outwards"), axes)
 
 
 @onnx_op("Resize", since=11)
@@ -136,6 +137,8 @@ class _Sampling:
         """(out): where output positions lie in the input."""
         n.claim(axis.out, 1 if self.mode == "nearest" else axis.size)
         size, out = axis.size, np.arange(axis.out, dtype=np.float64)
+        if axis.scale == 1 and axis.out == size and axis.roi == (0.0, 1.0):
+            return out  # tf_half_pixel_for_nn would mix neighbours, even images of a batch
         length = axis.scale * size  # of the output, before it is rounded down
         if self.coordinates in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "tf_half_pixel_for_nn"):
             if self.coordinates == "pytorch_half_pixel" and length == 1:
@@ -162,7 +165,9 @@ class _Sampling:
 
     def positions(self, axis: _Axis, places: Array) -> Array:
         """(out): the nearest elements."""
-        nearest = np.where(places == np.floor(places), places, _ROUNDINGS[self.rounding](places))
+        smaller = "ceil" if axis.scale < 1 else "floor"
+        rounding = _ROUNDINGS[smaller if self.rounding == "outwards" else self.rounding]
+        nearest = np.where(places == np.floor(places), places, rounding(places))
         return np.clip(nearest, 0, axis.size - 1).astype(np.int64)
 
     def matrix(self, axis: _Axis, places: Array) -> Array:
@@ -207,7 +212,11 @@ def _resized(n: Call, x: Value, sampling: _Sampling, axes: Sequence[_Axis]) -> V
         tables = {axis.d: sampling.matrix(axis, places[axis.d]) for axis in axes}
         changed = {d: t for d, t in tables.items() if t.shape[0] != t.shape[1] or (t != np.eye(len(t))).any()}
         wide = x if x.type.dtype.is_float else n.add(g.Cast(DType.f32), x)
-        y = n.b.operand(_weighted(n, wide, changed, sampling.mode, axes), x.type.dtype)
+        y = _weighted(n, wide, changed, sampling.mode, axes)
+        if not x.type.dtype.is_float and sampling.mode == "cubic":  # which goes beyond the elements it is made of
+            limits = np.iinfo(x.type.dtype.numpy)
+            y = n.add(g.Clamp(float(limits.min), float(limits.max)), y)
+        y = n.b.operand(y, x.type.dtype)
     for d, mask in outside.items():
         if mask.any():
             column = n.constant(mask.reshape(-1, *[1] * (x.type.rank - 1 - d)))

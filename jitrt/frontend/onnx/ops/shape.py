@@ -142,7 +142,10 @@ def _slice(
         if step == 0:
             n.refuse("a slice of step 0")
         axis = n.axis(axis, x.type.rank)
-        picked[axis] = range(*slice(start, end, step).indices(x.type.shape[axis]))
+        size = x.type.shape[axis]
+        if step < 0 and start < -size:
+            start = 0  # the standard clamps it to the first element, where Python has none
+        picked[axis] = range(*slice(start, end, step).indices(size))
     turned = [axis for axis, r in enumerate(picked) if r.step < 0]
     upwards = [r if r.step > 0 else r[::-1] for r in picked]
     if upwards != [range(size) for size in x.type.shape]:
