@@ -62,11 +62,7 @@ class ReferenceEngine:
         return [back(np.array(output)) for output in interpret(self.graph, self._take(inputs))]
 
     def _take(self, inputs: Sequence[Any]) -> list[Array]:
-        check_count(inputs, self.plan.inputs)
-        arrays = [on_host(value, binding) for value, binding in zip(inputs, self.plan.inputs, strict=True)]
-        for array, binding, value in zip(arrays, self.plan.inputs, self.graph.inputs, strict=True):
-            check_type(binding, array.shape, array.dtype.name, array.dtype == value.type.dtype.numpy)
-        return arrays
+        return taken(inputs, self.plan.inputs, self.graph.inputs)
 
     def save(self, path: object) -> None:
         """Raises TargetError: a reference engine holds no kernels that could be saved."""
@@ -144,6 +140,15 @@ def layer_of(node: Node) -> Layer:
 
 def _bytes(value: Value) -> int:
     return math.prod(value.type.shape) * value.type.dtype.itemsize
+
+
+def taken(inputs: Sequence[Any], bindings: Sequence[Binding], values: Sequence[Value]) -> list[Array]:
+    """Inputs as arrays, once they fit what the plan and the graph say of them. Raises InputError, GradientError."""
+    check_count(inputs, bindings)
+    arrays = [on_host(value, binding) for value, binding in zip(inputs, bindings, strict=True)]
+    for array, binding, value in zip(arrays, bindings, values, strict=True):
+        check_type(binding, array.shape, array.dtype.name, array.dtype == value.type.dtype.numpy)
+    return arrays
 
 
 def on_host(value: Any, binding: Binding) -> Array:

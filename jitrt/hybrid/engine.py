@@ -17,9 +17,8 @@ from jitrt.hybrid.cut import Part
 from jitrt.hybrid.prepare import Prepared
 from jitrt.hybrid.steps import REFERENCE, Step
 from jitrt.plan.schema import Constant, Kernel, Launch, Layer, Plan
-from jitrt.reference import Stopwatch, binding_of, layer_of, on_host, way_back
+from jitrt.reference import Stopwatch, binding_of, layer_of, taken, way_back
 from jitrt.runtime import Engine
-from jitrt.runtime.arrays import check_count, check_type
 from jitrt.runtime.loaded import nester
 from jitrt.runtime.report import Comparison, Inspection, LayerTime, Profile, leaves
 
@@ -53,11 +52,7 @@ class HybridEngine:
         return [back(np.array(output)) for output in self._run(self._take(inputs))]
 
     def _take(self, inputs: Sequence[Any]) -> list[Array]:
-        check_count(inputs, self.plan.inputs)
-        arrays = [on_host(value, binding) for value, binding in zip(inputs, self.plan.inputs, strict=True)]
-        for array, binding, value in zip(arrays, self.plan.inputs, self._source.inputs, strict=True):
-            check_type(binding, array.shape, array.dtype.name, array.dtype == value.type.dtype.numpy)
-        return arrays
+        return taken(inputs, self.plan.inputs, self._source.inputs)
 
     def _run(
         self, arrays: Sequence[Array], observe: Callable[[Placed, list[Array]], None] | None = None

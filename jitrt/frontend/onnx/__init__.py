@@ -6,6 +6,7 @@ model      reads a model safely: sizes, nesting, external data
 registry   which function imports which operator
 node       what such a function is given
 importer   walks the nodes, functions and subgraphs
+failures   what cannot be imported, collected for one error
 plugins    operators that are plugins
 fallback   an operator without an importer, as a step on the host
 signature  what goes into a model and comes out; the import for a caller's inputs
@@ -24,7 +25,8 @@ import onnx
 
 from jitrt.errors import ImportFailure, OptionError
 from jitrt.frontend.onnx.elements import dtype_of, element_of
-from jitrt.frontend.onnx.importer import Imported, NeedsInput, import_model
+from jitrt.frontend.onnx.failures import NeedsInput
+from jitrt.frontend.onnx.importer import Imported, import_model
 from jitrt.frontend.onnx.model import Limits, Model, read_model
 from jitrt.frontend.onnx.tensors import elements
 from jitrt.graph.dtype import DType

@@ -58,6 +58,12 @@ def called(node: onnx.NodeProto, position: int) -> str:
     return f"{node.name or next(iter(node.output), '') or position} ({node.op_type})"
 
 
+def operator_of(node: onnx.NodeProto) -> str:
+    """A node's operator, with its domain if that is not ONNX's own."""
+    domain = domain_of(node.domain)
+    return f"{domain}::{node.op_type}" if domain else node.op_type
+
+
 class _Walk:
     """One pass over a graph and its subgraphs, or a function's body; counts what is in it and whom it calls."""
 

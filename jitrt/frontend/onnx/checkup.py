@@ -19,10 +19,11 @@ import onnx
 
 from jitrt.errors import ImportFailure
 from jitrt.frontend.onnx.bodies import standard_body
-from jitrt.frontend.onnx.check import called, domain_of
+from jitrt.frontend.onnx.check import called, domain_of, operator_of
 from jitrt.frontend.onnx.elements import dtype_of
+from jitrt.frontend.onnx.failures import LOST
 from jitrt.frontend.onnx.fallback import HostStep, host_step
-from jitrt.frontend.onnx.importer import _LOST, Importer, Scope
+from jitrt.frontend.onnx.importer import Importer, Scope
 from jitrt.frontend.onnx.model import Model, read_model
 from jitrt.frontend.onnx.node import Known
 from jitrt.frontend.onnx.plugins import plugin_importer
@@ -125,14 +126,14 @@ def examine(source: Any, shapes: Mapping[str, Any] | None = None) -> Checkup:
         name=proto.graph.name,
         producer=f"{proto.producer_name} {proto.producer_version}".strip(),
         opsets={domain_of(entry.domain): entry.version for entry in proto.opset_import},
-        operators=Counter(_title(node) for node in _every_node(proto)),
+        operators=Counter(operator_of(node) for node in _every_node(proto)),
         inputs=signature.inputs,
         outputs=signature.outputs,
         weights=sum(_nbytes(tensor) for tensor in proto.graph.initializer),
         sizes=sizes,
         guessed=tuple(guesses),
         findings=tuple(examiner.found.values()),
-        values=dict(examiner.needed),
+        values=dict(examiner.failures.needed),
         hidden=examiner.hidden,
         failure=failure,
         layers=len(examiner.graph.nodes),
@@ -148,12 +149,12 @@ def _failure_of(
     try:
         for port in signature.inputs:
             value = examiner.graph.add_input(port.name, TensorType(dtype_of(port.element), sizes[port.name]))
-            examiner.inputs[value.name] = port.name
+            examiner.failures.inputs[value.name] = port.name
             scope[port.name] = value
         examiner.run(model.proto.graph, scope)
     except ImportFailure as error:
         return str(error)
-    for missing in examiner.missing.values():  # initialisers of element types jitrt does not have
+    for missing in examiner.failures.missing.values():  # initialisers of element types jitrt does not have
         examiner.note(missing.name, missing.reason, REFUSED, missing.where)
     return None
 
@@ -176,7 +177,7 @@ class _Examiner(Importer):
     def node(
         self, node: onnx.NodeProto, operands: Sequence[Any], scope: Scope, opsets: Mapping[str, int], loc: str
     ) -> Sequence[Any]:
-        if any(operand is _LOST for operand in operands):
+        if any(operand is LOST for operand in operands):
             self.hidden += 1
             self.look_at_name(node, domain_of(node.domain), opsets.get(domain_of(node.domain), 1), loc)
         return super().node(node, operands, scope, opsets, loc)
@@ -184,10 +185,10 @@ class _Examiner(Importer):
     def instead(
         self, node: onnx.NodeProto, operands: Sequence[Any], domain: str, opset: int, refusal: Unsupported, loc: str
     ) -> Sequence[Any]:
-        title = _title(node)
+        title = operator_of(node)
         if isinstance(refusal, Known):
-            self.trace(refusal.value, f"node {loc}: {refusal}")
-            return [_LOST] * len(node.output)
+            self.failures.trace(refusal, loc)
+            return [LOST] * len(node.output)
         try:
             results: Sequence[Any] = host_step(self.graph, node, operands, domain, opset, str(refusal), loc)
         except Unsupported as why:
@@ -200,7 +201,7 @@ class _Examiner(Importer):
         """A tensor in place of a result, if the model says its type."""
         port = Port.of(self.types[name]) if name in self.types else None
         if port is None or port.shape is None or not port.element:
-            return _LOST
+            return LOST
         return self.graph.add_input(name, TensorType(dtype_of(port.element), port.shape))
 
     def look_at_names(self, model: onnx.ModelProto) -> None:
@@ -215,7 +216,7 @@ class _Examiner(Importer):
         """Note a node that nothing imports, whatever its operands are."""
         known = (domain, node.op_type, node.overload) in self.functions or plugin_importer(domain, node.op_type)
         if not known and importer_of(domain, node.op_type, opset) is None and not _has_body(node, domain, opset):
-            self.note(_title(node), "no importer; what it reads has no known type", REFUSED, loc)
+            self.note(operator_of(node), "no importer; what it reads has no known type", REFUSED, loc)
 
 
 def _has_body(node: onnx.NodeProto, domain: str, opset: int) -> bool:
@@ -223,11 +224,6 @@ def _has_body(node: onnx.NodeProto, domain: str, opset: int) -> bool:
         return False
     schema: Any = onnx.defs.get_schema(node.op_type, opset, domain)
     return bool(schema.has_context_dependent_function) or standard_body(node, (), domain, opset) is not None
-
-
-def _title(node: onnx.NodeProto) -> str:
-    domain = domain_of(node.domain)
-    return f"{domain}::{node.op_type}" if domain else node.op_type
 
 
 def _every_node(model: onnx.ModelProto) -> list[onnx.NodeProto]:

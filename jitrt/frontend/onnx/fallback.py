@@ -20,6 +20,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from jitrt.errors import GraphError
+from jitrt.frontend.onnx.check import operator_of
 from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.isolated import inferred
 from jitrt.frontend.onnx.registry import Unsupported
@@ -79,7 +80,7 @@ def host_step(
 
     Raises Unsupported, with the reason, for a node that cannot be a step.
     """
-    title = f"{domain}::{node.op_type}" if domain else node.op_type
+    title = operator_of(node)
     values = [operand for operand in operands if operand is not None]
     _refuse(node, values)
     plain = _plain(node, operands)

@@ -11,10 +11,11 @@ import numpy as np
 import onnx
 from onnx import helper
 
-from jitrt.errors import GraphError, ImportFailure, JitrtError, UnsupportedOpError
+from jitrt.errors import GraphError, ImportFailure, JitrtError
 from jitrt.frontend.onnx.bodies import filled, needed_nodes, standard_body
-from jitrt.frontend.onnx.check import Limits, called, domain_of
+from jitrt.frontend.onnx.check import Limits, called, domain_of, operator_of
 from jitrt.frontend.onnx.elements import element_name, element_of
+from jitrt.frontend.onnx.failures import LOST, Failures, Lost
 from jitrt.frontend.onnx.node import Call, FoldingBuilder, Item, Known
 from jitrt.frontend.onnx.plugins import plugin_importer
 from jitrt.frontend.onnx.registry import Unsupported, importer_of, importers
@@ -42,24 +43,6 @@ class Imported:
     graph: Graph
     inputs: tuple[str, ...]
     outputs: tuple[str, ...]
-
-
-@dataclass
-class Missing:
-    """An operator that cannot be imported: how often, where first, and why."""
-
-    name: str
-    count: int
-    where: str
-    reason: str
-
-
-class NeedsInput(ImportFailure):
-    """What is built depends on the numbers in inputs of the model, such as a shape; `names` are those inputs."""
-
-    def __init__(self, names: Sequence[str], text: str):
-        super().__init__(text)
-        self.names = tuple(names)
 
 
 def import_model(
@@ -91,12 +74,12 @@ def import_model(
             scope[info.name] = importer.graph.add_constant(constants[info.name], info.name)
         elif info.name in types:
             value = scope[info.name] = importer.graph.add_input(info.name, types[info.name])
-            importer.inputs[value.name] = info.name
+            importer.failures.inputs[value.name] = info.name
             names.append(info.name)
         elif info.name not in held:
             raise ImportFailure(f"input {info.name!r} has no static shape; give one")
     results = importer.run(model.graph, scope, outputs)
-    importer.refuse_missing()
+    importer.failures.check()
     if outputs is None:
         _check_types(model.graph.output, results)
     returned = [info.name for info in model.graph.output] if outputs is None else list(outputs)
@@ -110,7 +93,7 @@ class Importer:
     """Walks the nodes of a model in order, and those of its functions and subgraphs where they are called.
 
     What fails is collected, so that one error names all of it: the results of a node that cannot be imported are
-    `_LOST`, and nodes that read those are skipped.
+    `LOST`, and nodes that read those are skipped.
     """
 
     def __init__(self, model: onnx.ModelProto, read: Reader, name: str, limits: Limits, *, fallback: bool = False):
@@ -122,10 +105,7 @@ class Importer:
         self.read = read
         self.opsets = {domain_of(entry.domain): entry.version for entry in model.opset_import}
         self.functions = {(domain_of(f.domain), f.name, f.overload): f for f in model.functions}
-        self.missing: dict[tuple[str, str], Missing] = {}
-        self.inputs: dict[str, str] = {}  # the model's names of the graph's inputs
-        self.needed: dict[str, str] = {}  # inputs whose numbers are needed, and by what
-        self.traced: set[Value] = set()  # values whose inputs are in `needed`
+        self.failures = Failures()
         self.given: Mapping[str, Any] = {}  # attributes of the call, in a function's body
         self.arrays: dict[int, tuple[Any, Array]] = {}  # what was read, with its proto, whose address is the key
         self.count = self.depth = 0
@@ -172,15 +152,14 @@ class Importer:
             raise ImportFailure(f"{where} reads {name!r}, which nothing before it computes")
         return scope[name]
 
-    def constant(self, tensor: onnx.TensorProto | onnx.SparseTensorProto, name: str) -> Value | _Lost:
+    def constant(self, tensor: onnx.TensorProto | onnx.SparseTensorProto, name: str) -> Value | Lost:
         """An initialiser."""
         array = self.array(tensor)
         if DType.knows(array.dtype):
             return self.graph.add_constant(array, name)
         reason = f"jitrt has no element type {array.dtype.name.replace('object', 'string')}"
-        missing = self.missing.setdefault(("initialiser", reason), Missing("initialiser", 0, name, reason))
-        missing.count += 1
-        return _LOST
+        self.failures.add("initialiser", reason, name)
+        return LOST
 
     def array(self, tensor: onnx.TensorProto | onnx.SparseTensorProto) -> Array:
         """The numbers in a tensor, read once however often a loop or a function comes by it."""
@@ -222,8 +201,8 @@ class Importer:
     ) -> Sequence[Any]:
         """The results of one node. Whatever an importer meets in a node that is not as it should be (a string for a
         number, an axis out of range) becomes an ImportFailure that names the node; `--debug` shows what it was."""
-        if any(operand is _LOST for operand in operands):
-            return [_LOST] * len(node.output)
+        if any(operand is LOST for operand in operands):
+            return [LOST] * len(node.output)
         domain = domain_of(node.domain)
         opset = opsets.get(domain, 1)
         self.b.loc = loc
@@ -327,7 +306,7 @@ class Importer:
     def instead(
         self, node: onnx.NodeProto, operands: Sequence[Any], domain: str, opset: int, refusal: Unsupported, loc: str
     ) -> Sequence[Any]:
-        """The results of a node that cannot be imported: those of a step on the host, or `_LOST`."""
+        """The results of a node that cannot be imported: those of a step on the host, or `LOST`."""
         if self.fallback and not isinstance(refusal, Known):
             from jitrt.frontend.onnx.fallback import host_step
 
@@ -335,39 +314,9 @@ class Importer:
                 return host_step(self.graph, node, operands, domain, opset, str(refusal), loc)
             except Unsupported as why:
                 refusal = Unsupported(f"{refusal}, and no step on the host: {why}")
-        self.miss(node, domain, refusal, loc)
-        return [_LOST] * len(node.output)
-
-    def miss(self, node: onnx.NodeProto, domain: str, refusal: Unsupported, loc: str) -> None:
-        if isinstance(refusal, Known):
-            self.trace(refusal.value, f"node {loc}: {refusal}")
-        name = f"{domain}::{node.op_type}" if domain else node.op_type
-        entry = self.missing.setdefault((name, str(refusal)), Missing(name, 0, loc, str(refusal)))
-        entry.count += 1
-
-    def trace(self, value: Value, why: str) -> None:
-        """Put the graph inputs a value depends on into `needed`."""
-        waiting = [value]
-        while waiting:
-            current = waiting.pop()
-            if current in self.traced:
-                continue
-            self.traced.add(current)
-            if current.producer is not None:
-                waiting.extend(current.producer.inputs)
-            elif not current.is_constant:
-                self.needed.setdefault(self.inputs.get(current.name, current.name), why)
-
-    def refuse_missing(self) -> None:
-        """Raise what was collected, if anything was."""
-        if not self.missing:
-            return
-        if self.needed:
-            names = list(self.needed)
-            raise NeedsInput(
-                names, f"{self.needed[names[0]]}: give the values of input {', '.join(names)} at the build"
-            )
-        raise UnsupportedOpError("ONNX", [(f"{m.name}: {m.reason}", m.count, m.where) for m in self.missing.values()])
+        self.failures.trace(refusal, loc)
+        self.failures.add(operator_of(node), str(refusal), loc)
+        return [LOST] * len(node.output)
 
 
 def _check_types(infos: Iterable[onnx.ValueInfoProto], results: Sequence[Any]) -> None:
@@ -376,10 +325,3 @@ def _check_types(infos: Iterable[onnx.ValueInfoProto], results: Sequence[Any]) -
         if declared and isinstance(value, Value) and element_of(value.type.dtype) != declared:
             found, wanted = element_name(element_of(value.type.dtype)), element_name(declared)
             raise ImportFailure(f"output {info.name!r} is declared {wanted}, but its nodes compute {found}")
-
-
-class _Lost:
-    """What stands for the result of a node that could not be imported."""
-
-
-_LOST = _Lost()

@@ -13,7 +13,8 @@ import onnx
 
 from jitrt.errors import JitrtWarning, OptionError
 from jitrt.frontend.onnx.elements import dtype_of, element_name
-from jitrt.frontend.onnx.importer import Imported, NeedsInput
+from jitrt.frontend.onnx.failures import NeedsInput
+from jitrt.frontend.onnx.importer import Imported
 from jitrt.graph.op import Array
 from jitrt.graph.types import Layout, channels_last
 
