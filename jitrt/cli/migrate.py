@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from jitrt.cli.shapes import named_shapes, shape_text
+from jitrt.cli.trtexec import ALWAYS, NEVER
 from jitrt.errors import OptionError
 
 EXAMPLES = """examples:
@@ -21,73 +22,6 @@ EXAMPLES = """examples:
   jitrt migrate "trtexec --loadEngine=model.plan --duration=10 --useCudaGraph" | sh
 """
 
-_ALWAYS = {  # asked for in trtexec, and what jitrt does anyway
-    "useCudaGraph": "an engine always runs as one CUDA graph",
-    "noDataTransfers": "inputs and outputs stay on the GPU in every measurement",
-    "separateProfileRun": "layers are timed apart from the rest",
-    "allowGPUFallback": "in a program what has no kernel runs on the host; a plan runs on the GPU alone",
-    "skipInference": "building and timing are two commands",
-    "buildOnly": "building and timing are two commands",
-    "profilingVerbosity": "a plan always names its layers and tactics",
-    "percentile": "median, p90 and p99 are always reported",
-    "excludeLeanRuntime": "a plan holds no runtime",
-    "stronglyTyped": "the file's types hold unless a precision is asked for",
-}
-_NEVER = {  # what has no counterpart
-    "iterations": "a measurement lasts --seconds, however many runs that is",
-    "warmUp": "warming up goes on until the times settle",
-    "avgRuns": "every run counts by itself",
-    "minTiming": "a candidate is measured until its time is known; --tune bounds it all",
-    "avgTiming": "a candidate is measured until its time is known; --tune bounds it all",
-    "sleepTime": "there is no pause between runs",
-    "idleTime": "there is no pause between runs",
-    "streams": "one stream is measured; in a program each thread has a context of its own",
-    "infStreams": "one stream is measured; in a program each thread has a context of its own",
-    "threads": "one thread is measured; engines may be shared by several",
-    "useSpinWait": "how the host waits is the driver's",
-    "exposeDMA": "transfers are not part of a measurement",
-    "useManagedMemory": "there is device memory only",
-    "timeDeserialize": "jitrt run prints how long loading takes",
-    "timeRefit": "weights are part of a plan",
-    "refit": "weights are part of a plan: build again for others",
-    "stripWeights": "weights are part of a plan",
-    "weightStreamingBudget": "weights lie on the GPU",
-    "allowWeightStreaming": "weights lie on the GPU",
-    "sparsity": "there are no sparse kernels",
-    "useDLACore": "jitrt runs on the GPU",
-    "safe": "there are no safety engines",
-    "consistency": "there are no safety engines",
-    "restricted": "there are no safety engines",
-    "calib": "this version computes in no 8-bit type",
-    "minShapesCalib": "this version computes in no 8-bit type",
-    "optShapesCalib": "this version computes in no 8-bit type",
-    "maxShapesCalib": "this version computes in no 8-bit type",
-    "tacticSources": "all kernels are jitrt's own",
-    "preview": "there are no preview features",
-    "strictTypes": "one precision holds for the whole model",
-    "precisionConstraints": "one precision holds for the whole model",
-    "layerPrecisions": "one precision holds for the whole model",
-    "layerOutputTypes": "one precision holds for the whole model",
-    "inputIOFormats": "inputs keep the types of the file; any strides are taken",
-    "outputIOFormats": "outputs keep the types of the file",
-    "directIO": "inputs keep the types of the file; any strides are taken",
-    "maxAuxStreams": "branches run side by side where that is measured to be faster",
-    "maxTactics": "--tune bounds how long the search takes",
-    "hardwareCompatibilityLevel": "--target sm_80,sm_90,sm_100 makes a plan for each of them",
-    "versionCompatible": "a plan says the version it is for, and is refused by others",
-    "runtime": "jitrt has one runtime",
-    "tempdir": "JITRT_CACHE_DIR moves what is kept on disk",
-    "tempfileControls": "JITRT_CACHE_DIR moves what is kept on disk",
-    "exportTimes": "jitrt bench --output FILE.md writes the tables, and JSON beside them",
-    "dumpRefit": "weights are part of a plan",
-    "markDebug": "jitrt.compile(outputs=[...]) names values to return",
-    "serialized": "jitrt explain --graph prints the network",
-    "maxBatch": "an ONNX file has its batch in its shapes: --batch or --shapes",
-    "plugins": "a plugin is Python: @jitrt.plugin(..., onnx=(domain, name))",
-    "staticPlugins": "a plugin is Python: @jitrt.plugin(..., onnx=(domain, name))",
-    "dynamicPlugins": "a plugin is Python: @jitrt.plugin(..., onnx=(domain, name))",
-    "setPluginsToSerialize": "a plan holds the machine code of its plugins",
-}
 _EIGHT_BIT = ("int8", "fp8", "int4", "best")
 _OTHER_MODELS = ("model", "deploy", "uff", "uffInput", "uffNHWC", "output")
 _TUNE = {0: "heuristic", 1: "heuristic", 2: "30s", 4: "5m", 5: "exhaustive"}  # 3 is trtexec's default and jitrt's
@@ -310,10 +244,10 @@ class _Migrator:
     def rest(self) -> None:
         """What has no counterpart, what needs none, and what nobody knows."""
         for name in self.flags:
-            if name in _ALWAYS:
-                self.found.note(name, f"nothing to ask for: {_ALWAYS[name]}")
-            elif name in _NEVER:
-                self.found.note(name, f"no counterpart: {_NEVER[name]}")
+            if name in ALWAYS:
+                self.found.note(name, f"nothing to ask for: {ALWAYS[name]}")
+            elif name in NEVER:
+                self.found.note(name, f"no counterpart: {NEVER[name]}")
             elif name in ("dumpProfile", "exportProfile"):
                 self.found.note(name, "jitrt bench PLAN --layers times every layer")
             elif name in _OTHER_MODELS:

@@ -21,8 +21,8 @@ _KERNELS = (DType.f32, DType.f16, DType.bf16)
 
 
 def raise_linears(graph: Graph, context: PassContext) -> None:
-    """Rewrite every product whose right operand is a constant of rank 2; one that several read is turned once."""
-    claims, turned = claimed(graph, context), dict[Value, Value]()
+    """Rewrite every product whose right operand is a constant of rank 2; one that several read is transposed once."""
+    claims, transposed = claimed(graph, context), dict[Value, Value]()
     for node in list(graph.nodes):
         if not isinstance(node.op, Matmul):
             continue
@@ -35,9 +35,9 @@ def raise_linears(graph: Graph, context: PassContext) -> None:
         if reason is not None:
             context.refused(node, f"not raised to linear: {reason}")
             continue
-        if w not in turned:
-            turned[w] = graph.add_constant(np.ascontiguousarray(w.data.T), w.name)
-        linear = graph.append(Linear(node.op.tf32), [x, turned[w]], loc=node.loc, before=node)
+        if w not in transposed:
+            transposed[w] = graph.add_constant(np.ascontiguousarray(w.data.T), w.name)
+        linear = graph.append(Linear(node.op.tf32), [x, transposed[w]], loc=node.loc, before=node)
         bypass(graph, node, linear.output)
         context.applied(linear, "matmul by a constant is a linear layer")
     graph.drop_unused_constants()

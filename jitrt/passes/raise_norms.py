@@ -10,7 +10,7 @@ are one: with R = (mean(x * x) - mean(x) ** 2 + eps) ** -0.5,
 
 whether the variance is that of differences or of squares (which the op computes more exactly), the mean a sum divided
 by a number, weight and bias applied at once or one after the other, as TensorFlow does. Normalised dimensions that are
-not the last, as in ConvNeXt for images, are turned to the end and back, which moves nothing in memory. Statistics of
+not the last, as in ConvNeXt for images, are permuted to the end and back, which moves nothing in memory. Statistics of
 each channel of each image are a group norm with as many groups as channels.
 """
 

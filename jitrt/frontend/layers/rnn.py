@@ -58,13 +58,13 @@ def recurrent(
     makes an only one read so. x is (T, B, inputs), or (B, T, inputs) if `batch_first`; h0 and c0 as in States; `cell`
     asks for the last c of an lstm."""
     last_h, last_c = [], []
-    turned = (1, 0, 2) if batch_first else (0, 1, 2)
+    order = (1, 0, 2) if batch_first else (0, 1, 2)
     steps = x.type.shape[1 if batch_first else 0]
     for number, layer in enumerate(layers):
         first = number * len(layer)
         backward = (reverse,) if len(layer) == 1 else (False, True)
         states = [None if s is None else _rows(b, s, first, first + len(layer)) for s in (h0, c0)]
-        out = _layer(b, kind, b.permute(_gates(b, kind, x, layer), turned), states[0], states[1], layer, cell, backward)
+        out = _layer(b, kind, b.permute(_gates(b, kind, x, layer), order), states[0], states[1], layer, cell, backward)
         h = _projected(b, b.slice(out, 0, 0, steps), layer)
         width = h.type.shape[2] // len(layer)
         for d, from_the_end in enumerate(backward):
@@ -74,7 +74,7 @@ def recurrent(
             c = b.slice(out, 0, steps, steps + 1)  # (1, B, D*H)
             apart = b.reshape(c, (c.type.shape[1], len(layer), c.type.shape[2] // len(layer)))
             last_c.append(b.permute(apart, (1, 0, 2)))
-        x = b.permute(h, turned)
+        x = b.permute(h, order)
     return States(x, b.concat(last_h, 0), b.concat(last_c, 0) if cell else None)
 
 

@@ -130,21 +130,21 @@ def rotate(n: Call, x: Value, cos: Value, sin: Value, count: int) -> Value:
     else:
         x = b.permute(x, (0, 2, 1, 3))
     *lead, width = x.type.shape
-    turned = n.attribute("rotary_embedding_dim", 0) or width
-    half = turned // 2
+    rotated = n.attribute("rotary_embedding_dim", 0) or width
+    half = rotated // 2
     cos, sin = (b.reshape(a, (*a.type.shape[:-1], 1, half)) for a in (cos, sin))
-    part = b.slice(x, 3, 0, turned)
+    part = b.slice(x, 3, 0, rotated)
     if n.attribute("interleaved", 0):
-        first, second = b.slice(part, 3, 0, turned, 2), b.slice(part, 3, 1, turned, 2)
+        first, second = b.slice(part, 3, 0, rotated, 2), b.slice(part, 3, 1, rotated, 2)
     else:
-        first, second = b.slice(part, 3, 0, half), b.slice(part, 3, half, turned)
+        first, second = b.slice(part, 3, 0, half), b.slice(part, 3, half, rotated)
     real = n.add(g.Sub(), n.add(g.Mul(), cos, first), n.add(g.Mul(), sin, second))
     imaginary = n.add(g.Add(), n.add(g.Mul(), sin, first), n.add(g.Mul(), cos, second))
     if n.attribute("interleaved", 0):
         pairs = [b.reshape(a, (*lead, half, 1)) for a in (real, imaginary)]
-        done = [b.reshape(n.add(g.Concat(4), *pairs), (*lead, turned))]
+        done = [b.reshape(n.add(g.Concat(4), *pairs), (*lead, rotated))]
     else:
         done = [real, imaginary]
-    rest = [b.slice(x, 3, turned, width)] if turned < width else []
+    rest = [b.slice(x, 3, rotated, width)] if rotated < width else []
     y = b.concat([*done, *rest], 3)
     return b.reshape(y, shape) if len(shape) == 3 else b.permute(y, (0, 2, 1, 3))

@@ -175,9 +175,9 @@ def _scan(n: Call, operands: list[Value], axes: Sequence[int]) -> list[Item]:
         state = results[:first]
         for made, item in zip(collected, results[first:], strict=True):
             made.append(item)  # type: ignore[arg-type]
-    turned = n.attribute("scan_output_directions", [0] * collects)
+    reverse = n.attribute("scan_output_directions", [0] * collects)
     along = n.attribute("scan_output_axes", [0] * collects)
-    each = zip(collected, turned, along, body.output[first:], strict=True)
+    each = zip(collected, reverse, along, body.output[first:], strict=True)
     return [*state, *(_collected(n, parts[::-1] if back else parts, axis, info) for parts, back, axis, info in each)]
 
 

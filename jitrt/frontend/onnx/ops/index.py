@@ -98,7 +98,7 @@ def _along(numbers: Array, axis: int, rank: int) -> Array:
 
 @onnx_op("ReverseSequence")
 def reverse_sequence(n: Call, x: Value, lengths: Value) -> Value:
-    """The first `lengths[item]` steps of every item of the batch backwards."""
+    """The first `lengths[item]` steps of every item of the batch reversed."""
     rank = x.type.rank
     time, batch = (n.axis(n.attribute(f"{what}_axis", d), rank) for d, what in enumerate(("time", "batch")))
     n.claim(x.type.shape[time])

@@ -133,7 +133,7 @@ def arg_min(n: Call, x: Value) -> Value:
 
 
 def _position(n: Call, x: Value, *, largest: bool) -> Value:
-    """The first such place, or the last: counted from the end in what is turned round."""
+    """The first such place, or the last: the first in what is reversed, counted from the end."""
     axis, keepdims = axis_in(n, x, n.attribute("axis", 0)), bool(n.attribute("keepdims", 1))
     if not n.attribute("select_last_index", 0):
         return index.position(n.b, x, axis, largest, keepdims)

@@ -1,7 +1,7 @@
 """RNN, GRU and LSTM.
 
 Plain cells are one `recurrence`; over sequences of different lengths one a direction, those that start at their ends
-turned round before and after. The others (peepholes, clipping, further activations, a GRU that resets before its
+reversed before and after. The others (peepholes, clipping, further activations, a GRU that resets before its
 product, the last cell of different lengths) are written out step by step. ONNX orders an LSTM's gates i o f c and a
 GRU's z r h; `recurrence` has PyTorch's i f g o and r z n.
 """
@@ -55,7 +55,7 @@ def recurrent_layer(
     layer = [_weights(n, kind, w, r, bias, d) for d in range(len(reverse))] if cell else []
     if cell is not None and lengths is not None:
         ends = [
-            _turned(n, cell, x, h0, c0 if kind == "lstm" else None, own, lengths, d, back)
+            _over_lengths(n, cell, x, h0, c0 if kind == "lstm" else None, own, lengths, d, back)
             for d, (own, back) in enumerate(zip(layer, reverse, strict=True))
         ]
         y, *states = (n.b.concat(parts, 1 if i == 0 else 0) for i, parts in enumerate(zip(*ends, strict=True)))
@@ -75,7 +75,7 @@ def recurrent_layer(
     return y, *states
 
 
-def _turned(
+def _over_lengths(
     n: Call,
     cell: str,
     x: Value,

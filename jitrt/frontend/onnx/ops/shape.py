@@ -134,7 +134,7 @@ def slice_by_inputs(
 def _slice(
     n: Call, x: Value, starts: Sequence[int], ends: Sequence[int], axes: Sequence[int], steps: Sequence[int]
 ) -> Value:
-    """One slice for all axes, then what has a negative step turned round."""
+    """One slice for all axes, then what has a negative step is reversed."""
     if not len(starts) == len(ends) == len(axes) == len(steps):
         n.refuse(f"{len(starts)} starts, {len(ends)} ends, {len(axes)} axes and {len(steps)} steps")
     picked = [range(size) for size in x.type.shape]
@@ -146,12 +146,12 @@ def _slice(
         if step < 0 and start < -size:
             start = 0  # the standard clamps it to the first element, where Python has none
         picked[axis] = range(*slice(start, end, step).indices(size))
-    turned = [axis for axis, r in enumerate(picked) if r.step < 0]
+    backwards = [axis for axis, r in enumerate(picked) if r.step < 0]
     upwards = [r if r.step > 0 else r[::-1] for r in picked]
     if upwards != [range(size) for size in x.type.shape]:
         bounds = [(r.start, r[-1] + 1, r.step) if r else (0, 0, 1) for r in upwards]
         x = n.add(g.Slice(*(tuple(bound[i] for bound in bounds) for i in range(3))), x)
-    return layers.flip(n.b, x, turned)
+    return layers.flip(n.b, x, backwards)
 
 
 @onnx_op("Expand", since=8)
