@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from jitrt import cli
-from jitrt.cli.migrate import _ALWAYS, _NEVER, migrate
+from jitrt.cli.migrate import migrate
+from jitrt.cli.trtexec import ALWAYS, NEVER
 from jitrt.errors import OptionError
 
 
@@ -81,9 +82,9 @@ def test_every_flag_without_a_counterpart_is_named() -> None:
     assert "--tf32" not in notes("trtexec --loadEngine=m.plan")
     assert "no pool 'dlaSRAM'" in notes("trtexec --onnx=m --memPoolSize=dlaSRAM:1")["--memPoolSize"]
     assert "only jitrt build takes it" in notes("trtexec --onnx=m --workspace=1")["--workspace"]
-    every = migrate(["trtexec", "--onnx=m.onnx", *(f"--{name}" for name in (*_ALWAYS, *_NEVER))])
+    every = migrate(["trtexec", "--onnx=m.onnx", *(f"--{name}" for name in (*ALWAYS, *NEVER))])
     assert not every.unknown
-    assert len(every.notes) == len(_ALWAYS) + len(_NEVER)
+    assert len(every.notes) == len(ALWAYS) + len(NEVER)
 
 
 @pytest.mark.parametrize(
