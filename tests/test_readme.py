@@ -68,7 +68,7 @@ def test_the_onnx_file_it_builds_and_runs(monkeypatch: pytest.MonkeyPatch, tmp_p
     ports = [helper.make_tensor_value_info(name, 1, ("n", 3, "h", "w")) for name in ("image", "scores")]
     node = helper.make_node("Relu", ["image"], ["scores"])
     onnx.save(helper.make_model(helper.make_graph([node], "g", ports[:1], ports[1:])), "model.onnx")
-    made = run(snippet("{\"image\": (").replace("precision=", 'target="reference", precision='), jitrt=jitrt)
+    made = run(snippet('{"image": (').replace("precision=", 'target="reference", precision='), jitrt=jitrt)
     assert made["engine"].plan.inputs[0].shape == (8, 3, 64, 64)
     monkeypatch.setattr("jitrt.onnx.providers._missing_gpu", lambda: "no GPU")
     with pytest.warns(JitrtWarning, match="no GPU; CPUExecutionProvider"):

@@ -12,7 +12,7 @@ import numpy as np
 from jitrt.errors import FeedError, JitrtWarning, OptionError
 from jitrt.frontend.onnx import read_model
 from jitrt.frontend.onnx.elements import dtype_of
-from jitrt.frontend.onnx.signature import Port, Signature, numbers
+from jitrt.frontend.onnx.signature import Port, Signature, as_numpy
 from jitrt.onnx.binding import IOBinding
 from jitrt.onnx.engines import Engines, Specialisation
 from jitrt.onnx.options import RunOptions, SessionOptions
@@ -217,7 +217,7 @@ class InferenceSession:
         elif isinstance(value, list | tuple | int | float | bool) and name in self._inputs:
             array = np.asarray(value, dtype_of(self._inputs[name].element).numpy)
         else:
-            array = numbers(value)
+            array = as_numpy(value)
         self.check(name, array.shape, array.dtype)
         return array
 

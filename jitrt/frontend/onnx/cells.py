@@ -25,6 +25,8 @@ Function = Callable[[Value], Value]
 
 
 def activations(n: Call, kind: str, directions: int) -> tuple[str, ...]:
+    """The activations' names in lower case, those of each direction after those of the one before. Refuses a wrong
+    number of them."""
     names = tuple(name.lower() for name in n.attribute("activations") or PLAIN[kind] * directions)
     if len(names) != len(PLAIN[kind]) * directions:
         n.refuse(f"{len(names)} activations for {directions} directions of a {kind}")

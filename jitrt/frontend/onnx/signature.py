@@ -159,7 +159,8 @@ def import_bound(
             imported = import_onnx(model, shapes=shapes, constants=fixed, outputs=outputs, fallback=fallback)
             return Bound(imported, fixed, given)
         except NeedsInput as need:
-            new = {n: numbers(given[n]) for n in need.names if n in given and not is_shape(given[n]) and n not in fixed}
+            told = [name for name in need.names if name in given and name not in fixed and not is_shape(given[name])]
+            new = {name: as_numpy(given[name]) for name in told}
             if not new:
                 raise
             fixed |= new
@@ -176,7 +177,7 @@ def shape_of(value: Any) -> tuple[int, ...]:
     return tuple(int(n) for n in (value if is_shape(value) else value.shape))
 
 
-def numbers(value: Any) -> Array:
+def as_numpy(value: Any) -> Array:
     """The elements of an array of any kind as numpy's."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
