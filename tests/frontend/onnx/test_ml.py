@@ -79,3 +79,13 @@ def test_it_agrees_with_the_reference(op: str, attributes: dict[str, Any]) -> No
 def test_what_it_refuses(op: str, attributes: dict[str, Any], reason: str) -> None:
     with pytest.raises(UnsupportedOpError, match=reason):
         import_onnx(model(op, X, **attributes))
+
+
+@pytest.mark.parametrize("dtype", [np.float64, np.int64])
+def test_rows_of_any_type_are_normalised_to_float32(dtype: Any) -> None:
+    x = np.array([[3, -4], [0, 0]], dtype)
+    proto = model("Normalizer", x, norm="L2")
+    proto.graph.output[0].type.tensor_type.elem_type = onnx.TensorProto.FLOAT
+    (y,) = interpret(import_onnx(proto).graph, [x])
+    assert y.dtype == np.float32
+    np.testing.assert_allclose(y, [[0.6, -0.8], [0, 0]], rtol=1e-6)

@@ -74,7 +74,8 @@ def normalizer(n: Call, x: Value) -> Value:
         size = n.add(op(last, keepdims=True), n.add(g.Abs(), rows))
     else:
         n.refuse(f"norm={kind!r}, expected MAX, L1 or L2")
-    return n.add(g.Div(), rows, binary(n.b, g.Maximum(), size, 1e-30, rows.type.dtype))
+    y = n.add(g.Div(), rows, binary(n.b, g.Maximum(), size, 1e-30, rows.type.dtype))
+    return n.b.operand(y, DType.f32)
 
 
 @onnx_op("ArrayFeatureExtractor", domain=ML)
