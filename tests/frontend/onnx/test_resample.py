@@ -139,6 +139,12 @@ def test_the_pixels_for_nn_leave_alone_what_keeps_its_size(kernels: bool) -> Non
     np.testing.assert_allclose(y, x[..., before] * (1 - part) + x[..., after] * part, 1e-4, 1e-5)
 
 
+def test_of_one_pixel_pytorch_takes_the_first() -> None:
+    arrays = resized(None, IMAGE, sizes=np.array([2, 3, 1, 1]))
+    (y,) = run("Resize", arrays, known=(1, 3), mode="cubic", coordinate_transformation_mode="pytorch_half_pixel")
+    np.testing.assert_allclose(y, IMAGE[:, :, :1, :1], 1e-6)
+
+
 @pytest.mark.parametrize("kernels", [False, True])
 def test_bytes_do_not_wrap_where_a_cubic_goes_beyond_them(kernels: bool) -> None:
     x = np.array([0, 0, 255, 255], np.uint8).reshape(1, 1, 1, 4)

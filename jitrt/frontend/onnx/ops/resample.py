@@ -142,7 +142,7 @@ class _Sampling:
         length = axis.scale * size  # of the output, before it is rounded down
         if self.coordinates in ("half_pixel", "pytorch_half_pixel", "half_pixel_symmetric", "tf_half_pixel_for_nn"):
             if self.coordinates == "pytorch_half_pixel" and length == 1:
-                return np.full(axis.out, -0.5)
+                return out * 0  # where the reference has -0.5, which a cubic tells from the standard's 0
             lost = size / 2 * (1 - axis.out / length) if self.coordinates == "half_pixel_symmetric" else 0.0
             centre = 0.0 if self.coordinates == "tf_half_pixel_for_nn" else 0.5
             return lost + (out + 0.5) / axis.scale - centre
