@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -45,6 +47,32 @@ def test_peer(name: str) -> None:
         timing = measure(call, (static,), CudaTimer(), seconds=0.2)
     assert 0 < timing.gpu_compute.min <= timing.latency.max
     assert timing.enqueue.median <= timing.latency.median
+
+
+_ONE_AFTER_ANOTHER = """
+import gc
+import torch
+from torch import nn
+from jitrt.bench.peers import PEERS
+
+with torch.no_grad():
+    for rows, width in ((64, 512), (1, 25088)):
+        model = nn.Sequential(nn.Linear(width, 4096), nn.ReLU(), nn.Linear(4096, 1000)).eval()
+        x = torch.randn(rows, width, device="cuda").half()
+        calls = [PEERS[name].prepare(model, (x,)) for name in ("eager+graph", "compile", "cudnn-fused")]
+        for call in 20 * calls:
+            call(x)
+        torch.cuda.synchronize()
+        del call, calls
+        gc.collect()
+        torch.cuda.empty_cache()
+"""
+
+
+def test_captured_peers_share_no_workspace_with_a_model_that_is_gone() -> None:
+    # In a process of its own: what this is about, cuBLAS's workspace in another graph's memory, takes the context.
+    done = subprocess.run([sys.executable, "-c", _ONE_AFTER_ANOTHER], capture_output=True, text=True, timeout=180)
+    assert done.returncode == 0, done.stderr[-2000:]
 
 
 def test_the_gpus_state_is_read() -> None:
