@@ -33,14 +33,17 @@ def conv_problem(
     residual: bool = False,
     row_gap: int = 0,
     input_gap: int = 0,
+    row_major_weights: bool = False,
 ) -> Problem:
     """conv + bias (+ residual) + relu, in as many dimensions as `kernel` has. `row_gap` adds channels between output
-    pixels, as a slice of a concat has; `input_gap` does so for the input."""
+    pixels, as a slice of a concat has; `input_gap` does so for the input. Weights lie channels-last unless
+    `row_major_weights`, as joined ones do."""
     one = (1,) * len(kernel)
     body = Graph("region")
     x_type = TensorType(cast_from or dtype, tuple(shape))
     x = body.add_input("x", x_type if nchw_in else gapped(x_type, input_gap))
-    w = body.add_input("w", nhwc(TensorType(dtype, (filters, shape[1] // groups, *kernel))))
+    w_type = TensorType(dtype, (filters, shape[1] // groups, *kernel))
+    w = body.add_input("w", w_type if row_major_weights else nhwc(w_type))
     bias = body.add_input("bias", TensorType(dtype, (filters, *one)))
     value = body.add(Cast(dtype), x) if cast_from else x
     pads = tuple((int(a), int(b)) for a, b in padding) or ((0, 0),) * len(kernel)

@@ -50,6 +50,11 @@ def config(
         pytest.param(conv_problem((1, 24, 5, 5), 12, (3, 3), padding=SAME, groups=3), id="grouped"),
         pytest.param(conv_problem((1, 64, 3, 3), 128, (3, 3), padding=SAME, groups=16), id="bundled groups"),
         pytest.param(linear_problem((3, 5, 37), 19), id="linear"),
+        pytest.param(linear_problem((3, 1), 1), id="linear of one element"),
+        pytest.param(conv_problem((3, 37, 1, 1), 21, (1, 1), nchw_in=True, row_major_weights=True), id="one pixel"),
+        pytest.param(conv_problem((1, 37, 5, 1), 21, (3, 1), nchw_in=True, row_major_weights=True), id="one column"),
+        pytest.param(conv_problem((1, 1, 5, 6), 1, (3, 3), padding=SAME, row_major_weights=True), id="one channel"),
+        pytest.param(conv_problem((2, 4, 3, 3), 4, (1, 1), groups=2, row_major_weights=True), id="1x1 grouped"),
         pytest.param(conv_problem((2, 19, 17), 21, (5,), stride=(2,), padding=((3, 1),), dilation=(2,)), id="1-d"),
         pytest.param(conv_problem((2, 24, 9), 18, (3,), padding=((1, 1),), groups=3, nchw_in=True), id="1-d grouped"),
         pytest.param(
