@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import time
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -15,8 +17,9 @@ from tests.conformance.fleet import Result, run_all
 from tests.conformance.suite import Outcome, cases, run
 
 
-def results(function: object, count: int, **options: object) -> list[Result]:
-    found = run_all(function, range(count), **{"workers": 2, "limit": 20.0, "each": 10.0, **options})  # type: ignore
+def results(function: Callable[[int], Any], count: int, **options: Any) -> list[Result]:
+    settings: dict[str, Any] = {"workers": 2, "limit": 20.0, "each": 10.0, **options}
+    found = run_all(function, range(count), **settings)
     return sorted(found, key=lambda result: result.index)
 
 

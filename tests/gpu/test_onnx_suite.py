@@ -34,8 +34,7 @@ def test_enough_pass(results: dict[str, tuple[str, str]]) -> None:
 
 def test_what_passed_before_passes(results: dict[str, tuple[str, str]]) -> None:
     known = Gpu.read()
-    if known is None:
-        pytest.skip("tests/conformance/cuda.json does not exist: python -m tests.conformance.table --cuda makes it")
+    assert known is not None, "tests/conformance/cuda.json is gone: python -m tests.conformance.table --cuda makes it"
     broken = {name: found for name, found in results.items() if name in known.passes and found[0] != "pass"}
     assert broken == {}
 
@@ -43,7 +42,6 @@ def test_what_passed_before_passes(results: dict[str, tuple[str, str]]) -> None:
 def test_what_failed_before_is_not_forgotten(results: dict[str, tuple[str, str]]) -> None:
     """A case that is listed as failing and passes is to be taken off the list."""
     known = Gpu.read()
-    if known is None:
-        pytest.skip("tests/conformance/cuda.json does not exist: python -m tests.conformance.table --cuda makes it")
+    assert known is not None, "tests/conformance/cuda.json is gone: python -m tests.conformance.table --cuda makes it"
     mended = [name for name in (*known.fails, *known.fallback) if results.get(name, ("", ""))[0] == "pass"]
     assert mended == [], "run `python -m tests.conformance.table --cuda` with the new results"

@@ -119,9 +119,11 @@ def test_a_slice_backwards_from_before_the_first_element_has_that_one() -> None:
     ],
     ids=str,
 )
-def test_slice(starts: tuple[int, ...], ends: tuple[int, ...], axes: tuple[int, ...] | None, steps: object) -> None:
-    given = {"s": ints(*starts), "e": ints(*ends)}
-    given |= {name: ints(*part) for name, part in (("a", axes), ("t", steps)) if part is not None}  # type: ignore
+def test_slice(
+    starts: tuple[int, ...], ends: tuple[int, ...], axes: tuple[int, ...] | None, steps: tuple[int, ...] | None
+) -> None:
+    parts = {"s": starts, "e": ends, "a": axes, "t": steps}
+    given = {name: ints(*part) for name, part in parts.items() if part is not None}
     names = [name if name in given else '""' for name in "seat"]
     while names[-1] == '""':
         names.pop()
