@@ -12,7 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
+from functools import lru_cache
 from typing import Any, ClassVar
 
 import numpy as np
@@ -30,6 +30,7 @@ from jitrt.graph.op import Array, Op, Trait
 from jitrt.graph.text import parse_type
 from jitrt.graph.types import TensorType
 
+_KEPT = 256  # references of nodes that are ready to run
 _MOST = 1 << 24  # elements of what is computed at import, or of what it is computed from
 _RANDOM = {"Bernoulli", "Multinomial", "RandomNormal", "RandomNormalLike", "RandomUniform", "RandomUniformLike"}
 
@@ -176,7 +177,7 @@ def _evaluate(step: HostStep, inputs: Sequence[Array]) -> list[Array]:
     return [np.asarray(result) for result in results]
 
 
-@cache
+@lru_cache(_KEPT)
 def _evaluator(domain: str, opset: int, node: str) -> Any:
     from onnx.reference import ReferenceEvaluator
 

@@ -126,6 +126,7 @@ def test_kernels() -> None:
     ("text", "scale", "reason"),
     [
         ("y = QuantizeLinear <axis = 1> (x, s)", scales(3), "3 scales along dimension 1"),
+        ("y = QuantizeLinear <axis = 4> (x, s)", scales(4), "axis 4 of a tensor of rank 3"),
         ("y = QuantizeLinear <axis = 1, block_size = 3> (x, s)", scales(3, 3, 6), "for blocks of 3 along dimension 1"),
         ("y = QuantizeLinear <output_dtype = 17> (x, s)", scales(4), "float8e4m3fn"),
         ("y = QuantizeLinear <output_dtype = 6> (x, s)", scales(4), "to i32"),

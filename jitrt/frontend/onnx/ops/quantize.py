@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from jitrt.frontend.builder import axis_of, fixed
+from jitrt.frontend.builder import fixed
 from jitrt.frontend.layers.arithmetic import binary, scaled
 from jitrt.frontend.layers.linear import matmul
 from jitrt.frontend.onnx.node import Call
@@ -27,7 +27,7 @@ def _granular(n: Call, parameter: Value, x: Value) -> Value:
     shape, rank = parameter.type.shape, x.type.rank
     if parameter.type.numel == 1 and len(shape) < 2:
         return n.b.reshape(parameter, ())
-    axis, size = axis_of(n.attribute("axis", 1), rank), n.attribute("block_size", 0)
+    axis, size = n.axis(n.attribute("axis", 1), rank), n.attribute("block_size", 0)
     if len(shape) == 1 and not size:
         if shape[0] != x.type.shape[axis]:
             n.refuse(f"{shape[0]} scales along dimension {axis} of {x.type}")
