@@ -20,8 +20,11 @@ from jitrt.passes.base import Accepts, Judge, PassContext, Supports, any_operand
 from jitrt.passes.pipeline import RULES, optimize
 from jitrt.passes.report import Decision
 from jitrt.planner import Optimized, Options, check_buildable, plan_of, problems_of
+from jitrt.refine import Optimize, Refiner
 
 _log = logging.getLogger("jitrt")
+
+_SEARCH = 0.75  # of the time left, to tune problems alone; the rest is for the network as a whole
 
 __all__ = ["Optimized", "Options", "build", "build_plan", "optimize_for_reference", "optimize_graph", "plan_of"]
 
@@ -115,16 +118,17 @@ def build(
 def _plan_of_graph(graph: Graph, tuner: Tuner, options: Options, judge: Judge, structure: object) -> PlanFile:
     """The plan of a graph. Should no candidate of some region survive, it is built once more without jitrt's rules,
     whose kernels are the newest: said in the log and in the plan's report."""
-    optimized = optimize_graph(graph, options, judge=judge, target=tuner.target)
+    optimize = partial(optimize_graph, graph, judge=judge, target=tuner.target)
+    optimized = optimize(options)
     try:
-        return build_plan(optimized, tuner, options, structure=structure)
+        return build_plan(optimized, tuner, options, structure=structure, optimize=optimize)
     except TuningError as error:
         plain = replace(options, without=tuple(dict.fromkeys((*options.without, *(rule.name for rule in RULES)))))
         if plain == options:
             raise
         text = f"all rules are left out, since with them a region has no kernel: {str(error).splitlines()[0]}"
         _log.warning("%s", text)
-        optimized = optimize_graph(graph, plain, judge=judge, target=tuner.target)
+        optimized = optimize(plain)
         optimized.report.add(Decision("rules", "the graph", "", False, text))
         return build_plan(optimized, tuner, plain, structure=structure)
 
@@ -146,40 +150,22 @@ def resolve(target: str | None) -> tuple[Target, int | None, str]:
     return chip, None, str(chip)
 
 
-def build_plan(optimized: Optimized, tuner: Tuner, options: Options, *, structure: object = None) -> PlanFile:
+def build_plan(
+    optimized: Optimized,
+    tuner: Tuner,
+    options: Options,
+    *,
+    structure: object = None,
+    optimize: Optimize | None = None,
+) -> PlanFile:
     """Choose a tactic for every region, compile it and put the plan together.
 
-    Where the tuner measures, branches are made parallel only if the plan is faster so. Raises CompileError listing
-    every region that no template can run.
+    Where the tuner measures, what was chosen for the parts is then tried in the whole network (jitrt/refine.py);
+    `optimize` makes the graph anew under other options. Raises CompileError listing every region that no template can
+    run.
     """
     started = time.perf_counter()
     check_buildable(optimized.graph, tuner.target)
-    choices = tuner.select(problems_of(optimized.graph))
-
-    def plan(parallel: bool) -> PlanFile:
-        chosen = replace(options, parallel=parallel)
-        return plan_of(optimized, choices, tuner.target, chosen, structure=structure, started=started)
-
-    file = plan(options.parallel)
-    in_line = [(number - 1,) if number else () for number in range(len(file.plan.launches))]
-    if not tuner.measures or [launch.after for launch in file.plan.launches] == in_line:
-        return file
-    return _faster(optimized, file, plan(False), tuner)
-
-
-def _faster(optimized: Optimized, parallel: PlanFile, serial: PlanFile, tuner: Tuner) -> PlanFile:
-    """The faster of a plan with parallel branches and one without; the times go into the report."""
-    from jitrt.tune.worker import WorkerFailure
-
-    try:
-        side_by_side, in_line = tuner.contest([parallel, serial])
-    except WorkerFailure as failure:
-        text = f"branches run side by side, which could not be timed: {failure}"
-        optimized.report.add(Decision("parallel", "the plan", "", True, text))
-        return parallel
-    won = side_by_side < in_line
-    times = f"{side_by_side:.1f} us side by side, {in_line:.1f} us one after another"
-    text = f"branches run {'side by side' if won else 'one after another'}: {times}"
-    optimized.report.add(Decision("parallel", "the plan", "", won, text))
-    file = parallel if won else serial
-    return replace(file, plan=replace(file.plan, notes={**file.plan.notes, "decisions": optimized.report.to_json()}))
+    choices = tuner.select(problems_of(optimized.graph), share=_SEARCH)
+    refiner = Refiner(tuner, optimize, structure=structure, started=started)
+    return refiner.refine(refiner.draft(optimized, choices, options)).file

@@ -28,22 +28,24 @@ _MOST = 12  # distinct proposals of one kind that are measured
 class MeasuredJudge:
     """A `jitrt.passes.base.Judge` that measures.
 
-    Equal proposals, of which deep networks have many, are timed once. Of more than a dozen that differ in sizes alone
-    (DenseNet-121 has 58) a dozen are measured, evenly spread from the first to the last, and those in between judged by
-    the nearest: measuring all of them would take the time from tuning what is built in the end.
+    Equal proposals, of which deep networks have many, are timed once, also when they come again. Of more than a dozen
+    that differ in sizes alone (DenseNet-121 has 58) a dozen are measured, evenly spread from the first to the last, and
+    those in between judged by the nearest: measuring all of them would take the time from tuning what is built in the
+    end.
     """
 
     def __init__(self, tuner: Tuner, options: Options):
         self._tuner, self._options = tuner, options
+        self._known: dict[_Key, Verdict] = {}
 
     def __call__(self, proposals: Sequence[Proposal]) -> list[Verdict]:
         keys = [_key(proposal) for proposal in proposals]
         distinct = dict(zip(keys, proposals, strict=True))
         nearest = _nearest(distinct)
-        measured = {key: distinct[key] for key in dict.fromkeys(nearest.values())}
-        choices = self._choices(list(measured.values()))
-        verdicts = {key: self._verdict(proposal, choices) for key, proposal in measured.items()}
-        return [_heard(verdicts[nearest[key]], nearest[key] == key) for key in keys]
+        new = {key: distinct[key] for key in dict.fromkeys(nearest.values()) if key not in self._known}
+        choices = self._choices(list(new.values())) if new else {}
+        self._known |= {key: self._verdict(proposal, choices) for key, proposal in new.items()}
+        return [_heard(self._known[nearest[key]], nearest[key] == key) for key in keys]
 
     def _choices(self, proposals: Sequence[Proposal]) -> dict[str, Choice]:
         """The tactics of all problems, by key; of a proposal with a problem that no kernel solves, none. That another

@@ -53,4 +53,6 @@ class TuningProgress:
         if self._bar is None or self._task is None:
             return
         left = "" if event.remaining is None else f"about {event.remaining:.0f} s left; Ctrl-C keeps what is tuned"
-        self._bar.update(self._task, completed=event.done, total=event.total, description=left)
+        if event.kind == "network":
+            left = f"{event.text}; {left}"
+        self._bar.update(self._task, completed=event.done, total=event.total or None, description=left)

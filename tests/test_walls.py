@@ -29,7 +29,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("hybrid",),
     ("reference",),
     ("compiler",),
-    ("judge", "plan_cache", "progress"),
+    ("judge", "plan_cache", "progress", "refine"),
     ("planner",),
     ("assemble",),
     ("frontend", "tune"),

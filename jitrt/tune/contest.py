@@ -23,9 +23,10 @@ from jitrt.runtime.memory import Resources
 from jitrt.runtime.seam import Driver
 from jitrt.tune.worker import time_limit
 
-_COPIES = 8  # runs of a plan in one CUDA graph
+_COPIES = 8  # runs of a plan in one CUDA graph, at most
 _ROUNDS = 7  # turns of each plan
-_LAUNCHES = 4  # graphs a turn
+_LAUNCHES = 4  # graphs a turn, at most
+_TURN = 6000.0  # microseconds: long plans need fewer runs
 _PATIENCE = 60.0  # seconds for one contest
 _RANDOM = 1 << 20  # distinct random elements of an input; more would only take time to draw
 
@@ -44,8 +45,9 @@ def contest(driver: Driver, files: Sequence[PlanFile]) -> list[float]:
         stack.enter_context(time_limit(_PATIENCE))
         inputs: dict[str, int] = {}
         runs = []
+        copies, launches = _runs(files)
         for file in files:
-            loaded = stack.enter_context(closing(LoadedPlan(_repeated(file), driver)))
+            loaded = stack.enter_context(closing(LoadedPlan(_repeated(file, copies), driver)))
             context = stack.enter_context(closing(ExecutionContext(loaded)))
             for binding in file.plan.inputs:
                 if binding.name not in inputs:
@@ -62,17 +64,25 @@ def contest(driver: Driver, files: Sequence[PlanFile]) -> list[float]:
             for (context, bound), sample in zip(runs, samples, strict=True):
                 context.launch(bound, stream)
                 driver.record(events[0], stream)
-                for _ in range(_LAUNCHES):
+                for _ in range(launches):
                     context.launch(bound, stream)
                 driver.record(events[1], stream)
                 driver.synchronize(stream)
                 if turn:
-                    sample.append(driver.elapsed(*events) / (_LAUNCHES * _COPIES))
+                    sample.append(driver.elapsed(*events) / (launches * copies))
         return [statistics.median(sample) for sample in samples]
 
 
-def _repeated(file: PlanFile) -> PlanFile:
-    return replace(file, plan=repeated(file.plan, _COPIES))
+def _runs(files: Sequence[PlanFile]) -> tuple[int, int]:
+    """(copies of each plan in a CUDA graph, graphs a turn): the same for all, so that no plan has an advantage."""
+    longest = max(sum(layer.microseconds for layer in file.plan.layers) for file in files)
+    wanted = _TURN / longest if longest else _COPIES * _LAUNCHES
+    copies = max(1, min(_COPIES, int(wanted)))
+    return copies, max(1, min(_LAUNCHES, int(wanted / copies)))
+
+
+def _repeated(file: PlanFile, copies: int) -> PlanFile:
+    return replace(file, plan=repeated(file.plan, copies))
 
 
 def repeated(plan: Plan, times: int) -> Plan:

@@ -9,7 +9,7 @@ from jitrt.kernels.base import Tactic
 from jitrt.tune.budget import Clock
 from jitrt.tune.timing_cache import Record
 
-Kind = Literal["start", "candidate", "note", "end"]
+Kind = Literal["start", "candidate", "note", "end", "network"]
 
 
 @dataclass(frozen=True)
@@ -21,6 +21,7 @@ class Event:
     candidate  `tactic` was tried: see `record`; `text` is one line on it.
     note       `text` is something the user should know.
     end        every problem has its tactic.
+    network    something is tried in the whole network; `done` and `total` count problems.
     """
 
     kind: Kind

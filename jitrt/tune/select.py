@@ -31,6 +31,9 @@ from jitrt.tune.timing_cache import Record
 
 __all__ = ["Choice", "Event", "Progress", "select"]
 
+_NEAR = 1.2  # times the best: may yet be faster in the network
+_RIVALS = 3
+
 Source = Literal["measured", "cache", "heuristic"]
 Listener = Callable[[Problem, Tactic, Record], None]
 
@@ -39,7 +42,7 @@ Listener = Callable[[Problem, Tactic, Record], None]
 class Choice:
     """What was chosen for a problem. `microseconds` is 0 if it was never timed. `tried` lists every tactic that
     something is known of, with its microseconds or the reason it was refused; `cache` is one line on why the timing
-    cache had, or had not, an answer."""
+    cache had, or had not, an answer. `rivals` are the few verified tactics that came close, best first."""
 
     tactic: Tactic
     binaries: tuple[Binary, ...]
@@ -47,6 +50,7 @@ class Choice:
     source: Source
     tried: tuple[tuple[Tactic, float | str], ...]
     cache: str
+    rivals: tuple[tuple[Tactic, float], ...] = ()
 
 
 def select(
@@ -124,7 +128,16 @@ def _choice(search: Search) -> Choice:
     if search.ordered:
         source = "heuristic"
     tried = tuple((t, r.microseconds or 0.0 if r.reason is None else r.reason) for t, r in search.records.items())
-    return Choice(winner, search.binaries[winner], microseconds, source, tried, search.why)
+    return Choice(winner, search.binaries[winner], microseconds, source, tried, search.why, _rivals(search))
+
+
+def _rivals(search: Search) -> tuple[tuple[Tactic, float], ...]:
+    """The verified tactics that took little longer than the winner."""
+    if search.best is None:
+        return ()
+    timed = [(t, r.microseconds or 0.0) for t, r in search.records.items() if r.wins and t != search.winner]
+    near = [(tactic, microseconds) for tactic, microseconds in timed if microseconds <= _NEAR * search.best]
+    return tuple(sorted(near, key=lambda pair: pair[1])[:_RIVALS])
 
 
 class Tuning:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 
 from jitrt.codegen.target import Target
-from jitrt.kernels.base import Problem
+from jitrt.kernels.base import Problem, templates
 from jitrt.knobs import cache_dir
 from jitrt.plan.schema import PlanFile
 from jitrt.tune.budget import Budget, Clock
+from jitrt.tune.candidates import Candidate
 from jitrt.tune.compile_pool import CompilePool, Compiler
 from jitrt.tune.cost import weight
 from jitrt.tune.kernel_cache import KernelCache
@@ -63,22 +65,59 @@ class Tuner:
         """Whether there is a GPU, and time, to measure anything."""
         return self._measurer is not None and self._budget.seconds != 0
 
-    def select(self, problems: Sequence[Problem], *, others: Sequence[Problem] | None = None) -> list[Choice]:
-        """As `jitrt.tune.select.select`, in all the time that is left; or, if there are `others` to come, in the share
-        of it that these problems are of all, in seconds of their rooflines."""
-        share = 1.0
+    @property
+    def over(self) -> bool:
+        """The time is spent, or somebody pressed Ctrl-C."""
+        return self._interrupted or self._clock.over
+
+    def select(
+        self,
+        problems: Sequence[Problem],
+        *,
+        others: Sequence[Problem] | None = None,
+        share: float = 1.0,
+        at_once: bool = False,
+    ) -> list[Choice]:
+        """As `jitrt.tune.select.select`, in a share of the time that is left; or, if there are `others` to come, in the
+        share of it that these problems are of all, in seconds of their rooflines. With `at_once`, by what is known: of
+        a problem that nothing is known of only the first guess is tried."""
         if others is not None:
             mine, theirs = (sum(weight(problem, self.target) for problem in some) for some in (problems, others))
             share = min(_SHARE, mine / (mine + theirs))
         return select(
             problems,
             self.target,
-            mode=self._mode(share),
+            mode=_AT_ONCE if at_once and self.measures else self._mode(share),
             folder=self._folder,
             progress=self._hear,
             compiler=self._compiler,
             measurer=self._measurer,
         )
+
+    def rivals(self, problem: Problem, choice: Choice) -> Callable[[], list[Choice]]:
+        """Starts to compile the tactics that came close to a choice; what is returned waits for them."""
+        assert self._compiler is not None
+        offered = templates()
+        candidates = [Candidate(tactic, offered[tactic.template]) for tactic, _ in choice.rivals]
+        compiling = [self._compiler.submit(problem, candidate, self.target) for candidate in candidates]
+
+        def compiled() -> list[Choice]:
+            done = [
+                replace(choice, tactic=tactic, microseconds=microseconds, binaries=future.result().binaries)
+                for (tactic, microseconds), future in zip(choice.rivals, compiling, strict=True)
+            ]
+            return [other for other in done if other.binaries]
+
+        return compiled
+
+    def tell(self, text: str, done: int = 0, total: int = 0) -> None:
+        """News of what is tried outside of a selection."""
+        left = None if self._clock.seconds is None else max(0.0, self._clock.seconds - self._clock.elapsed)
+        self._hear(Event("network", text, done, total, self._clock.elapsed, left))
+
+    def interrupt(self, text: str) -> None:
+        """Somebody pressed Ctrl-C: what can be left out is left out from now on. `text` begins with "interrupted"."""
+        self._hear(Event("note", text, 0, 0, self._clock.elapsed, 0.0))
 
     def contest(self, files: Sequence[PlanFile]) -> list[float]:
         """Microseconds of one run of each plan. Raises WorkerFailure if they could not be timed."""
