@@ -40,6 +40,7 @@ from jitrt.kernels.conv_shape import operands_of, output_space, pack_bundles, re
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
 from jitrt.kernels.split_k import split_launch, store_sum
 from jitrt.kernels.transposed_shape import TransposedShape, describe_transposed
+from jitrt.kernels.window import across, inside
 
 _FEW = 64  # columns of all phases together that are worth some zeros to be one tile
 
@@ -69,9 +70,11 @@ def conv_transpose(
     X_STRIDES: tl.constexpr,  # n, c, d, h, w
     W_STRIDES: tl.constexpr,  # k, c, t, r, s
     DEEP: tl.constexpr,  # there is a depth
-    EVEN: tl.constexpr,  # all phases have FILTER // STRIDE taps
+    MOST: tl.constexpr,  # taps that a phase has at most
+    EVEN: tl.constexpr,  # all phases have as many
     MASKED: tl.constexpr,  # some tap can fall outside x
     WIDE: tl.constexpr,  # offsets of x or w pass 2^31
+    PHASES_LAST: tl.constexpr,  # all positions of a phase run before those of the next
     BLOCK_M: tl.constexpr,
     BLOCK_N: tl.constexpr,
     BLOCK_K: tl.constexpr,
@@ -87,23 +90,32 @@ def conv_transpose(
     phases: tl.constexpr = PHASES[0] * PHASES[1] * PHASES[2]
     blocks_c: tl.constexpr = (CHANNELS + BLOCK_K - 1) // BLOCK_K
 
+    tiles_m: tl.constexpr = (ROWS + BLOCK_M - 1) // BLOCK_M
+
     tile = tl.program_id(0)
     split = tl.program_id(1)
     n_tile = tile % (tiles_n * BUNDLES)
     bundle = n_tile // tiles_n
-    phase = tile // (tiles_n * BUNDLES) % phases
-    rm = (tile // (tiles_n * BUNDLES * phases)) * BLOCK_M + tl.arange(0, BLOCK_M)
+    rest = tile // (tiles_n * BUNDLES)
+    if PHASES_LAST:
+        turn = rest // tiles_m
+        m_tile = rest % tiles_m
+    else:
+        turn = rest % phases
+        m_tile = rest // phases
+    rm = m_tile * BLOCK_M + tl.arange(0, BLOCK_M)
     rn = (n_tile % tiles_n) * BLOCK_N + tl.arange(0, BLOCK_N)
     rk = tl.arange(0, BLOCK_K)
 
-    phase_w = phase % PHASES[2]
-    phase_h = phase // PHASES[2] % PHASES[1]
-    phase_d = phase // (PHASES[2] * PHASES[1])
+    phase_w = _phase(turn % PHASES[2], PHASES[2], FILTER[2], STRIDE[2], PADDING[2], DILATION[2], COMMON[2])
+    phase_h = _phase(turn // PHASES[2] % PHASES[1], PHASES[1], FILTER[1], STRIDE[1], PADDING[1], DILATION[1], COMMON[1])
+    turn = turn // (PHASES[2] * PHASES[1])
+    phase_d = _phase(turn, PHASES[0], FILTER[0], STRIDE[0], PADDING[0], DILATION[0], COMMON[0])
     s0, w_start, taps_w = _taps(phase_w, FILTER[2], STRIDE[2], PADDING[2], DILATION[2], COMMON[2], INVERSE[2])
     r0, h_start, taps_h = _taps(phase_h, FILTER[1], STRIDE[1], PADDING[1], DILATION[1], COMMON[1], INVERSE[1])
     t0, d_start, taps_d = _taps(phase_d, FILTER[0], STRIDE[0], PADDING[0], DILATION[0], COMMON[0], INVERSE[0])
     if EVEN:
-        steps = (FILTER[0] // STRIDE[0]) * (FILTER[1] // STRIDE[1]) * (FILTER[2] // STRIDE[2]) * blocks_c
+        steps = MOST[0] * MOST[1] * MOST[2] * blocks_c
     else:
         steps = taps_d * taps_h * taps_w * blocks_c
 
@@ -116,24 +128,37 @@ def conv_transpose(
     out_d = step_d * STRIDE[0] + phase_d
     m = (((image * OUT[0] + out_d) * OUT[1] + out_h) * OUT[2] + out_w)[:, None]
     # The last step of a phase may lie beyond the output.
-    m_mask = ((rm < ROWS) & (out_d < OUT[0]) & (out_h < OUT[1]) & (out_w < OUT[2]))[:, None]
+    live = (rm < ROWS) & (out_d < OUT[0]) & (out_h < OUT[1]) & (out_w < OUT[2])
+    m_mask = live[:, None]
     n_mask = (rn < FILTERS)[None, :]
 
+    # Each further tap of a phase reads a jump further back.
+    jump_d: tl.constexpr = DILATION[0] // COMMON[0]
+    jump_h: tl.constexpr = DILATION[1] // COMMON[1]
+    jump_w: tl.constexpr = DILATION[2] // COMMON[2]
+    d0 = step_d + d_start
     h0 = step_h + h_start
     w0 = step_w + w_start
+    counted: tl.constexpr = MASKED and MOST[0] * MOST[1] * MOST[2] <= 32
+    if counted:
+        seen = inside(w0, MOST[2], -jump_w, SIZE[2])
+        seen = across(inside(h0, MOST[1], -jump_h, SIZE[1]), seen, MOST[1], MOST[2])
+        seen = across(inside(d0, MOST[0], -jump_d, SIZE[0]), seen, MOST[0], MOST[1] * MOST[2])
+        seen = tl.where(live, seen, 0)
+
     channel = bundle * CHANNELS
     filters = bundle * FILTERS + rn
     k = filters[None, :]
     if WIDE:  # one image alone may be that large
-        image, h0, w0 = image.to(tl.int64), h0.to(tl.int64), w0.to(tl.int64)
+        image, d0, h0, w0 = image.to(tl.int64), d0.to(tl.int64), h0.to(tl.int64), w0.to(tl.int64)
         channel, filters, rk = channel.to(tl.int64), filters.to(tl.int64), rk.to(tl.int64)
     x_row = image * X_STRIDES[0] + h0 * X_STRIDES[3] + w0 * X_STRIDES[4] + channel * X_STRIDES[1]
     w_row = filters * W_STRIDES[0] + r0 * W_STRIDES[3] + s0 * W_STRIDES[4]
     if DEEP:
-        d0 = step_d + d_start
-        d0 = d0.to(tl.int64) if WIDE else d0
         x_row += d0 * X_STRIDES[2]
         w_row += t0 * W_STRIDES[2]
+    x_at = x + (x_row[:, None] + rk[None, :] * X_STRIDES[1])
+    w_at = w + (w_row[None, :] + rk[:, None] * W_STRIDES[1])
 
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
@@ -145,36 +170,36 @@ def conv_transpose(
     first = split * share
     last = tl.minimum(first + share, steps)
     for step in range(first, last):
-        c = (step % blocks_c) * BLOCK_K + rk
-        line, s = _part(step // blocks_c, taps_w, FILTER[2] // STRIDE[2], EVEN)
+        c = step % blocks_c * BLOCK_K
+        line, s = _part(step // blocks_c, taps_w, MOST[2], FILTER[2] * COMMON[2] // STRIDE[2])
         if DEEP:
-            t, r = _part(line, taps_h, FILTER[1] // STRIDE[1], EVEN)
+            t, r = _part(line, taps_h, MOST[1], FILTER[1] * COMMON[1] // STRIDE[1])
         else:
-            r = line
+            t, r = 0, line
         x_mask = m_mask
         w_mask = n_mask
-        if MASKED:
-            hh = h0 - r * (DILATION[1] // COMMON[1])
-            ww = w0 - s * (DILATION[2] // COMMON[2])
-            inside = (hh >= 0) & (hh < SIZE[1]) & (ww >= 0) & (ww < SIZE[2])
-            if DEEP:
-                dd = d0 - t * (DILATION[0] // COMMON[0])
-                inside = inside & (dd >= 0) & (dd < SIZE[0])
-            x_mask = x_mask & inside[:, None]
+        if counted:
+            x_mask = ((seen & (1 << ((t * MOST[1] + r) * MOST[2] + s))) != 0)[:, None]
+        elif MASKED:
+            dd = d0 - t * jump_d
+            hh = h0 - r * jump_h
+            ww = w0 - s * jump_w
+            within = (dd >= 0) & (dd < SIZE[0]) & (hh >= 0) & (hh < SIZE[1]) & (ww >= 0) & (ww < SIZE[2])
+            x_mask = x_mask & within[:, None]
         if CHANNELS % BLOCK_K != 0:
-            x_mask = x_mask & (c < CHANNELS)[None, :]
-            w_mask = w_mask & (c < CHANNELS)[:, None]
-        # Each further tap of a phase reads further back.
-        x_step = c * X_STRIDES[1] - r * (DILATION[1] // COMMON[1] * X_STRIDES[3])
-        x_step -= s * (DILATION[2] // COMMON[2] * X_STRIDES[4])
+            x_mask = x_mask & (rk < CHANNELS - c)[None, :]
+            w_mask = w_mask & (rk < CHANNELS - c)[:, None]
+        if WIDE:
+            c, r, s = c.to(tl.int64), r.to(tl.int64), s.to(tl.int64)
+        x_step = c * X_STRIDES[1] - r * (jump_h * X_STRIDES[3]) - s * (jump_w * X_STRIDES[4])
         w_step = c * W_STRIDES[1] + r * (STRIDE[1] // COMMON[1] * W_STRIDES[3])
         w_step += s * (STRIDE[2] // COMMON[2] * W_STRIDES[4])
         if DEEP:
             t = t.to(tl.int64) if WIDE else t
-            x_step -= t * (DILATION[0] // COMMON[0] * X_STRIDES[2])
+            x_step -= t * (jump_d * X_STRIDES[2])
             w_step += t * (STRIDE[0] // COMMON[0] * W_STRIDES[2])
-        a = tl.load(x + (x_row[:, None] + x_step[None, :]), mask=x_mask, other=0.0).to(w.dtype.element_ty)
-        b = tl.load(w + (w_row[None, :] + w_step[:, None]), mask=w_mask, other=0.0)
+        a = tl.load(x_at + x_step, mask=x_mask, other=0.0).to(w.dtype.element_ty)
+        b = tl.load(w_at + w_step, mask=w_mask, other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
 
     if SPLIT_K == 1:
@@ -183,6 +208,25 @@ def conv_transpose(
         STORE(y, FINISH(acc, held), m, k, m_mask, n_mask)
     else:
         store_sum(y, acc, partials, counters, aux, tile, split, m, k, m_mask, n_mask, SPLIT_K, FETCH, FINISH, STORE)
+
+
+@triton.jit
+def _phase(
+    turn,
+    PHASES: tl.constexpr,
+    FILTER: tl.constexpr,
+    STRIDE: tl.constexpr,
+    PADDING: tl.constexpr,
+    DILATION: tl.constexpr,
+    COMMON: tl.constexpr,
+):
+    """The phase whose turn it is along one dimension: those with the most taps first, that a launch ends in short
+    programs. They are those that begin at the first taps."""
+    if COMMON == 1 and PHASES == STRIDE and FILTER % STRIDE != 0:
+        phase = (turn * DILATION + (PADDING // STRIDE + 1) * STRIDE - PADDING) % STRIDE
+    else:
+        phase = turn
+    return phase
 
 
 @triton.jit
@@ -204,16 +248,12 @@ def _taps(
 
 
 @triton.jit
-def _part(index, taps, EQUAL: tl.constexpr, EVEN: tl.constexpr):
-    """index // taps and index % taps. Integers are slow to divide where the divisor is not known: this float32 quotient
-    is exact below 2^20."""
-    if EVEN:
-        quotient = index // EQUAL
-        rest = index % EQUAL
-    else:
-        quotient = ((index + 0.5) / taps).to(tl.int32)
-        rest = index - quotient * taps
-    return quotient, rest
+def _part(index, taps, MOST: tl.constexpr, LEAST: tl.constexpr):
+    """index // taps and index % taps. A phase that has taps has LEAST or MOST, and constants are quick to divide by."""
+    quotient = index // MOST
+    if LEAST != MOST and LEAST != 0:
+        quotient = tl.where(taps == MOST, quotient, index // LEAST)
+    return quotient, index - quotient * taps
 
 
 class ConvTransposeTemplate(Template):
@@ -288,9 +328,11 @@ def _lower_phased(problem: Problem, config: Config, target: Target) -> Lowered:
         "X_STRIDES": shape.x_strides,
         "W_STRIDES": shape.w_strides,
         "DEEP": shape.dims == 3,
+        "MOST": shape.along("most"),
         "EVEN": shape.even,
         "MASKED": shape.masked,
         "WIDE": _is_wide(problem),
+        "PHASES_LAST": config.get("PHASES_LAST", False),
         "BLOCK_M": block_m,
         "BLOCK_N": block_n,
         "BLOCK_K": config["BLOCK_K"],

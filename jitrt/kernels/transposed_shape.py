@@ -60,6 +60,11 @@ class Axis:
         return self.stride // self.common
 
     @property
+    def most(self) -> int:
+        """Taps that a phase has at most; one of none where there are some has as many or one less."""
+        return -(-self.filter // self.step)
+
+    @property
     def jump(self) -> int:
         """How much earlier in x each further tap of a phase reads."""
         return self.dilation // self.common

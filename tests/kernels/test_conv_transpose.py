@@ -20,7 +20,14 @@ TWO, ONE = (2, 2), ((1, 1), (1, 1))
 
 
 def config(
-    m: int = 16, n: int = 16, k: int = 16, *, split: int = 1, merged: bool = False, early: bool = False
+    m: int = 16,
+    n: int = 16,
+    k: int = 16,
+    *,
+    split: int = 1,
+    merged: bool = False,
+    early: bool = False,
+    last: bool = False,
 ) -> dict[str, int | bool]:
     return {
         "BLOCK_M": m,
@@ -30,6 +37,7 @@ def config(
         "EARLY": early,
         "FLATTEN": False,
         "MERGED": merged,
+        "PHASES_LAST": last,
         "num_warps": 4,
         "num_stages": 2,
     }
@@ -59,6 +67,7 @@ APART = {
     "bundles": transposed_problem((1, 64, 3, 2), 32, (2, 2), stride=TWO, groups=16),
     "depthwise": transposed_problem((1, 9, 3, 4), 9, (4, 4), stride=TWO, padding=ONE, groups=9),
     "1-d": transposed_problem((2, 16, 5), 6, (7,), stride=(2,), padding=((3, 3),), output_padding=(1,)),
+    "many taps": transposed_problem((1, 16, 3, 4), 5, (7, 11), stride=(1, 2), padding=((3, 3), (5, 5))),
     "3-d": transposed_problem(
         (1, 16, 2, 3, 2), 5, (3, 3, 2), stride=(2, 1, 2), padding=((1, 1), (0, 1), (0, 0)), dilation=(1, 2, 1)
     ),
@@ -74,7 +83,7 @@ def test_merged(name: str) -> None:
 
 @pytest.mark.parametrize("name", APART)
 def test_phases_apart(name: str) -> None:
-    check_problem(APART[name], TEMPLATE, [config()], extremes=False)
+    check_problem(APART[name], TEMPLATE, [config(), config(last=True)], extremes=False)
 
 
 @pytest.mark.parametrize("problem", [MERGEABLE["2x2"], APART["ragged phases"], APART["stride 3, no taps"]])
