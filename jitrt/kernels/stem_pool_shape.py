@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from jitrt.codegen.epilogue import Epilogue, make_epilogue, prologue_nodes
@@ -16,38 +17,48 @@ from jitrt.kernels.base import Problem
 from jitrt.kernels.conv_shape import ConvShape, operands_of
 from jitrt.kernels.conv_shape import describe as describe_conv
 
-CHANNELS = 4  # of a pixel of the padded input
+CHANNELS = 4  # of a convolution that is looked at, at most
 _RISING = (Add, Cast, Clamp, Relu, Sigmoid, Tanh)  # of what comes from the convolution: never fall
-_MOST_ROWS, _MOST_GROUPS = 3, 4  # accumulators and tiles of weights that the kernel has names for
+_MOST_GROUPS = 4  # of filter rows
 
 
 @dataclass(frozen=True)
 class StemPool:
-    """A problem in the kernel's terms. The filter's rows are rounded up to `groups` groups of the stride, its columns
-    to a power of two, `taps`; `padded` is (images, 1, height, width) of the padded input, `before` the zeros there
-    before the first (plane,) row and column."""
+    """A problem in the kernel's terms.
+
+    The input is folded: `stride` rows by `stride` columns of pixels are one cell, `folded` is (images, rows, columns)
+    of cells, and `before` the zeros there before the first row and column of pixels. A filter covers `groups` rows and
+    `reach` columns of cells, so that the convolution moves by one cell. An image's row of pooled pixels is `slots`
+    windows; `phantoms` of them, at its begin, only make a column that the next one shares. `first` is the row and
+    column of the convolution that the folded input begins with."""
 
     conv: ConvShape
     out: tuple[int, ...]
     window: tuple[int, int]
     step: tuple[int, int]
-    padding: tuple[int, int]
+    first: tuple[int, int]
+    phantoms: int
     groups: int
-    taps: int
-    padded: tuple[int, int, int, int]
-    before: tuple[int, int, int]
+    reach: int
+    folded: tuple[int, int]
+    before: tuple[int, int]
     x_index: int
     w_index: int
     epilogue: Epilogue
 
     @property
-    def lanes(self) -> int:
-        return self.out[0] * self.out[2]
+    def slots(self) -> int:
+        return self.out[3] + self.phantoms
 
     @property
-    def depth(self) -> int:
-        """Elements of a group's reduction."""
-        return self.conv.stride[1] * self.taps * CHANNELS
+    def overlap(self) -> tuple[int, int]:
+        """Rows and columns that neighbouring windows share."""
+        return self.window[0] - self.step[0], self.window[1] - self.step[1]
+
+    @property
+    def pixels(self) -> int:
+        """Numbers of a cell that are not padding."""
+        return math.prod(self.conv.stride[1:]) * self.conv.channels
 
 
 def describe(problem: Problem) -> StemPool:
@@ -59,21 +70,23 @@ def describe(problem: Problem) -> StemPool:
     conv, out = describe_conv(conv_node, x, w), pool.output.type.shape
     window, step, padding = ((a[0], a[1]) for a in (pool.op.kernel, pool.op.stride, pool.op.padding))
     stride = conv.stride[1:]
-    groups = -(-conv.filter[1] // stride[0])
-    taps = 1 << (conv.filter[2] - 1).bit_length()
-    reach = [((o - 1) * s + k - 1) * t for o, s, k, t in zip(out[2:], step, window, stride, strict=True)]
-    width = reach[1] + taps
-    before = (0, *(p * t + c for p, t, c in zip(padding, stride, conv.padding[1:], strict=True)))
+    groups, reach = (-(-f // s) for f, s in zip(conv.filter[1:], stride, strict=True))
+    shared = window[1] - step[1]
+    phantoms = int(shared > 0 and padding[1] == 0)
+    first = (-padding[0], shared - padding[1] - phantoms * step[1])
+    before = tuple(p - f * s for p, f, s in zip(conv.padding[1:], first, stride, strict=True))
+    rows = (out[2] - 1) * step[0] + window[0] - 1 + groups
     body, start = _around(problem.body, conv_node, pool)
     return StemPool(
         conv=conv,
         out=out,
         window=window,
         step=step,
-        padding=padding,
-        groups=groups,
-        taps=taps,
-        padded=(x.shape[0], 1, reach[0] + groups * stride[0], width + width % 2),  # even: rows of 16 bytes
+        first=first,
+        phantoms=phantoms,
+        groups=1 << (groups - 1).bit_length(),
+        reach=reach,
+        folded=(rows, (out[3] + phantoms) * step[1] - 1),
         before=before,  # type: ignore[arg-type]
         x_index=x_index,
         w_index=w_index,
@@ -116,12 +129,13 @@ def refuse(body: Graph) -> str | None:
         return "anchor is no stem: a max pool joins 2-d convolutions of at most four channels"
     if set(conv.op.dilation) != {1} or set(pool.op.dilation) != {1}:
         return "a stem and its pool may not be dilated"
-    (rows, columns), across = pool.op.kernel, pool.op.stride[1]
-    if rows > _MOST_ROWS or not across <= columns <= across + 1:
-        return "the pool's windows must overlap by one column or not at all, and have at most three rows"
+    if any(not step <= size <= step + 1 for size, step in zip(pool.op.kernel, pool.op.stride, strict=True)):
+        return "the pool's windows must overlap by one row and column or not at all"
+    if pool.op.stride[1] > 2:
+        return "the pool may shrink a row to no less than its half"
     stride, filter = conv.op.stride[0], conv.inputs[1].type.shape[2]
-    if stride & (stride - 1) or -(-filter // stride) > _MOST_GROUPS:
-        return f"a filter of {filter} rows with stride {stride} takes more tiles of weights than the kernel keeps"
+    if -(-filter // stride) > _MOST_GROUPS:
+        return f"a filter of {filter} rows with stride {stride} takes more accumulators than the kernel has"
     if conv.output.type.dtype not in (DType.f32, DType.f16, DType.bf16):
         return f"{conv.output.type.dtype.value} convolutions have no kernel"
     if conv.output.type.dtype == DType.f32 and not conv.op.tf32:

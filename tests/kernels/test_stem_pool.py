@@ -15,7 +15,8 @@ from jitrt.graph.op import Op
 from jitrt.graph.ops import Add, Cast, Conv, HardSwish, MaxPool, Region, Relu
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Problem, supports
-from jitrt.kernels.stem_pool import StemPoolTemplate, pack_stem_pool
+from jitrt.kernels.stem_pool import StemPoolTemplate, cells_of, depth_of, pack_stem_pool
+from jitrt.kernels.stem_pool_shape import describe
 from jitrt.testing import check_problem, compiles, make_problem
 
 THREE_HALVES = MaxPool((3, 3), (2, 2), (1, 1))
@@ -50,24 +51,39 @@ def stem(
     return make_problem(body, weights=["w", "bias"])
 
 
-def config(m: int = 16, n: int = 16, segment: int = 3) -> dict[str, Any]:
-    return {"BLOCK_M": m, "BLOCK_N": n, "SEGMENT": segment, "num_warps": 4, "num_stages": 1}
+def config(m: int = 32, segment: int = 3, cell: int = 12, parts: int = 2) -> dict[str, Any]:
+    return {"BLOCK_M": m, "SEGMENT": segment, "CELL": cell, "PARTS": parts, "num_warps": 4, "num_stages": 2}
 
 
 @pytest.mark.parametrize(
     ("problem", "config"),
     [
         pytest.param(stem(cast_from=f32), config(), id="7x7 stride 2, pool 3x3"),
-        pytest.param(stem((1, 3, 20, 18), dtype=bf16), config(segment=1), id="bfloat16, a column a program"),
+        pytest.param(stem((1, 3, 20, 18), dtype=bf16), config(64, 1, 16), id="bfloat16, a row a program"),
         pytest.param(
             stem((1, 3, 21, 17), 8, 3, 2, 0, MaxPool((3, 3), (2, 2), (0, 0), ceil_mode=True)),
             config(segment=8),
             id="3x3, no padding, ceil mode",
         ),
         pytest.param(
+            stem((2, 3, 21, 19), 8, 3, 2, 0, MaxPool((3, 3), (2, 2), (0, 0))),
+            config(16),
+            id="the first column is shared",
+        ),
+        pytest.param(
             stem((3, 1, 11, 9), 20, 4, 1, 1, MaxPool((2, 2), (2, 2), (0, 0)), dtype=f32, tf32=True, nchw_out=True),
-            config(n=32, segment=2),
+            config(segment=2, cell=4),
             id="4x4 stride 1, windows apart, tf32, NCHW out",
+        ),
+        pytest.param(
+            stem((3, 1, 11, 9), 70, 4, 1, 1, MaxPool((2, 2), (1, 1), (1, 1))),
+            config(segment=2, cell=4),
+            id="pool stride 1",
+        ),
+        pytest.param(
+            stem((1, 3, 48, 52), 70, 11, 4, 2, MaxPool((3, 3), (2, 2), (0, 0))),
+            config(segment=4, cell=48),
+            id="11x11 by 4",
         ),
     ],
 )
@@ -78,15 +94,29 @@ def test_numbers(problem: Problem, config: dict[str, Any]) -> None:
 @pytest.mark.parametrize("batch", [1, 128])
 def test_compiles_without_spills(batch: int) -> None:
     template, problem = StemPoolTemplate(), stem((batch, 3, 224, 224), 64)
-    compiles(problem, template, config(16, 32, 2) | {"num_stages": 2} if batch == 1 else config(64, 32, 7))
-    assert {c["num_stages"] for c in template.candidates(problem, TARGETS[90])} == {1, 2}
+    compiles(problem, template, config(32, 2))
+    compiles(problem, template, config(64, 14, 16), targets=(90,))
+    assert {c["num_stages"] for c in template.candidates(problem, TARGETS[90])} == {2, 3}
 
 
 def test_pack_puts_zeros_where_nothing_is() -> None:
+    shape = describe(stem((1, 3, 20, 20), 2, 3, 2, 1))
     w = np.arange(2 * 3 * 3 * 3, dtype=np.float32).reshape(2, 3, 3, 3) + 1
-    packed = pack_stem_pool(w, rows=4, taps=4).reshape(2, 4, 4, 4)
-    assert np.array_equal(packed[:, :3, :3, :3], w.transpose(0, 2, 3, 1))
-    assert not packed[:, 3].any() and not packed[:, :, 3].any() and not packed[..., 3].any()
+    packed = pack_stem_pool(w, shape, 16, 48)
+    assert packed.shape == (1, 2, 64, 48)
+    cells = packed[0, ..., :32].reshape(2, 64, 2, 16)[..., :12].reshape(2, 64, 2, 2, 2, 3)  # i, k, j, r, s, c
+    whole = cells.transpose(1, 5, 0, 3, 2, 4).reshape(64, 3, 4, 4)
+    assert np.array_equal(whole[:2, :, :3, :3], w)
+    assert np.count_nonzero(packed) == w.size
+
+
+def test_runs_of_cells_are_powers_of_two() -> None:
+    shape = describe(stem((1, 3, 64, 64)))
+    assert cells_of(shape) == (12, 16)
+    assert (depth_of(shape, 12, 2), depth_of(shape, 12, 1), depth_of(shape, 16, 2)) == ((32, 16), (64, 0), (64, 0))
+    wide = describe(stem((1, 3, 64, 64), 8, 11, 4, 2))
+    assert cells_of(wide) == (48, 64)
+    assert (depth_of(wide, 48, 2), depth_of(wide, 64, 2)) == ((128, 16), (128, 64))
 
 
 def test_it_refuses() -> None:
@@ -97,7 +127,8 @@ def test_it_refuses() -> None:
     assert "IEEE float32" in reason(stem(dtype=f32))
     assert "four channels" in reason(stem((1, 5, 20, 20)))
     assert "windows must overlap" in reason(stem(pool=MaxPool((3, 3), (1, 1), (1, 1))))
-    assert "more tiles of weights" in reason(stem(kernel=7, stride=1))
+    assert "no less than its half" in reason(stem(pool=MaxPool((3, 3), (3, 3), (1, 1))))
+    assert "more accumulators" in reason(stem(kernel=7, stride=1))
     live = stem()
     live = Problem(live.body, (False,) * 3, live.alignment)
     assert "constant weights" in (StemPoolTemplate().supports(live, TARGETS[90]) or "")
