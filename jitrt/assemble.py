@@ -23,6 +23,13 @@ from jitrt.passes.plan_memory import MemoryPlan, root_of
 from jitrt.plan.schema import Binding, Constant, Kernel, Launch, Layer, Plan, PlanFile, Pointer
 
 _ALIGN = 256
+_SOURCES = {
+    "measured": "measurement",
+    "cache": "the timing cache",
+    "table": "the shipped table",
+    "heuristic": "the cost model",
+    "": "",
+}
 
 
 @dataclass(frozen=True)
@@ -35,6 +42,7 @@ class Step:
     lowered: Lowered
     binaries: tuple[Binary, ...]
     microseconds: float
+    source: str = ""
 
 
 @dataclass
@@ -183,6 +191,7 @@ def _layer(step: Step) -> Layer:
         microseconds=step.microseconds,
         bytes=moved,
         flops=node.op.flops([v.type for v in node.inputs], [v.type for v in node.outputs]),
+        source=_SOURCES[step.source],
     )
 
 

@@ -50,7 +50,7 @@ def explain(
 class Explanation:
     """`before` is the graph as imported, `after` the optimised one, `report` every decision the passes took, `memory`
     the plan of the arena, `launches` how many launches it takes. `uncovered` has the regions without a kernel, by the
-    name of their result, and why; a build would fail."""
+    name of their result, and why; a build would fail. `listed` counts those whose tactic is from the shipped table."""
 
     before: Graph
     after: Graph
@@ -58,13 +58,17 @@ class Explanation:
     memory: MemoryPlan
     launches: int
     uncovered: Mapping[str, str]
+    listed: int = 0
 
     @classmethod
     def of(cls, optimized: Optimized) -> Explanation:
         from jitrt.codegen.target import TARGETS
+        from jitrt.kernels.base import Problem
         from jitrt.planner import forecast, plan_arena
+        from jitrt.tune.shipped import shipped
 
         chosen, uncovered = forecast(optimized.graph, TARGETS[90])
+        advice = {node: shipped(90).advice(Problem.of(node), TARGETS[90]) for node in chosen}
         return cls(
             before=optimized.source,
             after=optimized.graph,
@@ -72,6 +76,7 @@ class Explanation:
             memory=plan_arena(optimized.graph, chosen),
             launches=sum(len(lowered.calls) for _, lowered in chosen.values()),
             uncovered={node.output.name: reason for node, reason in uncovered.items()},
+            listed=sum(tactic in advice[node].tactics for node, (tactic, _) in chosen.items()),
         )
 
     @property
@@ -94,6 +99,8 @@ class Explanation:
         launches = f"{self.launches} launch{'es' if self.launches != 1 else ''}"
         for title, counts in (("layers before", self.layers), (f"kernels after, {launches}", self.kernels)):
             lines += [f"{counts.total()} {title}", *(f"{count:6d} {kind}" for kind, count in counts.most_common()), ""]
+        if self.listed:
+            lines += [f"{self.listed} of the kernels have their first tactic from the shipped table for sm_90", ""]
         lines += [f"no kernel for %{name}: {reason.splitlines()[0]}" for name, reason in self.uncovered.items()]
         return "\n".join(lines).rstrip()
 

@@ -5,6 +5,7 @@
 | `JITRT_CACHE_DIR` | folder of built plans and the timing cache | `jitrt` in the user's cache folder |
 | `JITRT_LOG` | `debug`, `info`, `warning` or `error`: what is printed to stderr while building | `warning` |
 | `JITRT_COMPILE_WORKERS` | processes that compile candidates in parallel, at least 1 | one a usable core |
+| `JITRT_TABLE` | `0`: plans are built as if jitrt came without its table of tactics (`jitrt/tune/tables`) | `1` |
 | `NO_COLOR` | any non-empty text: no colours (no-color.org) | unset: colours where the terminal has them |
 
 `knobs()` reads them at each call, so that a test or a notebook may change one and go on.
@@ -30,6 +31,7 @@ class Knobs:
     log: str
     compile_workers: int
     color: bool
+    table: bool
 
 
 def knobs() -> Knobs:
@@ -38,7 +40,7 @@ def knobs() -> Knobs:
     >>> knobs().log
     'warning'
     """
-    return Knobs(cache_dir(), _log(), _compile_workers(), color=not os.environ.get("NO_COLOR"))
+    return Knobs(cache_dir(), _log(), _compile_workers(), not os.environ.get("NO_COLOR"), shipped_table())
 
 
 def cache_dir() -> Path:
@@ -47,6 +49,14 @@ def cache_dir() -> Path:
 
     given = os.environ.get("JITRT_CACHE_DIR")
     return Path(given).expanduser() if given else user_cache_path("jitrt", appauthor=False)
+
+
+def shipped_table() -> bool:
+    """Whether the tactics that come with jitrt are tried first. Raises OptionError."""
+    text = os.environ.get("JITRT_TABLE", "1")
+    if text not in ("0", "1"):
+        raise OptionError(f"JITRT_TABLE is {text!r}; set it to 0 or 1")
+    return text == "1"
 
 
 def environment(changes: Mapping[str, str] | None = None) -> dict[str, str]:

@@ -74,9 +74,9 @@ def plan_key(graph: Graph, options: str, target: Target, device: str) -> str:
 
 @cache
 def _code() -> str:
-    """Digest of jitrt's source files: a changed pass or kernel makes another plan."""
+    """Digest of jitrt's source files: a changed pass, kernel or table of tactics makes another plan."""
     package = Path(__file__).parent
     hasher = hashlib.sha256()
-    for path in sorted(package.rglob("*.py")):
+    for path in sorted([*package.rglob("*.py"), *package.glob("tune/tables/*.json")]):
         hasher.update(str(path.relative_to(package)).encode() + path.read_bytes())
     return hasher.hexdigest()

@@ -68,7 +68,7 @@ def plan_of(
     memory = plan_arena(optimized.graph, chosen, parallel=options.parallel)
     _check_workspace(chosen, options.workspace_limit)
     steps = [
-        Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds)
+        Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds, choice.source)
         for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
     ]
     seconds = 0.0 if started is None else time.perf_counter() - started
@@ -187,6 +187,10 @@ def _notes(
         "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items()},
         "decisions": optimized.report.to_json(),
         "memory": memory.to_json(),
-        "tactics": {"measured": sum(c.source == "measured" for c in choices), "of": len(choices)},
+        "tactics": {kind: _count(choices, kind) for kind in ("measured", "table")} | {"of": len(choices)},
         "build_seconds": round(seconds, 3),
     }
+
+
+def _count(choices: Sequence[Choice], kind: str) -> int:
+    return sum(choice.source == kind for choice in choices)

@@ -57,7 +57,8 @@ def test_a_plan_is_whole_and_says_what_it_is() -> None:
     assert plan.layers[0].text == "conv+add+relu"
     assert plan.layers[0].flops >= 2 * 32 * 64 * 16 * 9
     assert {c.shape for c in plan.constants} == {(32, 16, 3, 3), (32, 1, 1)}
-    assert plan.notes["tactics"] == {"measured": 0, "of": 2}
+    assert plan.notes["tactics"] == {"measured": 0, "table": 0, "of": 2}
+    assert {layer.source for layer in plan.layers} == {"the cost model"}
     with pytest.raises(NoGpuError):
         engine(np.zeros((1, 16, 8, 8), np.float16))
 

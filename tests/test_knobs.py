@@ -9,7 +9,7 @@ import pytest
 from jitrt.errors import OptionError
 from jitrt.knobs import environment, knobs
 
-VARIABLES = ("JITRT_CACHE_DIR", "JITRT_LOG", "JITRT_COMPILE_WORKERS", "NO_COLOR", "XDG_CACHE_HOME")
+VARIABLES = ("JITRT_CACHE_DIR", "JITRT_LOG", "JITRT_COMPILE_WORKERS", "JITRT_TABLE", "NO_COLOR", "XDG_CACHE_HOME")
 
 
 @pytest.fixture(autouse=True)
@@ -25,6 +25,7 @@ def test_defaults(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     assert found.log == "warning"
     assert found.compile_workers >= 1
     assert found.color
+    assert found.table
 
 
 def test_each_variable_is_read_at_call_time(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -32,7 +33,9 @@ def test_each_variable_is_read_at_call_time(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("JITRT_LOG", "DEBUG")
     monkeypatch.setenv("JITRT_COMPILE_WORKERS", "3")
     monkeypatch.setenv("NO_COLOR", "1")
+    monkeypatch.setenv("JITRT_TABLE", "0")
     found = knobs()
+    assert not found.table
     assert (found.cache_dir, found.log, found.compile_workers, found.color) == (tmp_path / "here", "debug", 3, False)
 
 
@@ -42,7 +45,8 @@ def test_an_empty_no_color_means_colours(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 @pytest.mark.parametrize(
-    ("name", "value"), [("JITRT_LOG", "loud"), ("JITRT_COMPILE_WORKERS", "0"), ("JITRT_COMPILE_WORKERS", "many")]
+    ("name", "value"),
+    [("JITRT_LOG", "loud"), ("JITRT_COMPILE_WORKERS", "0"), ("JITRT_COMPILE_WORKERS", "many"), ("JITRT_TABLE", "off")],
 )
 def test_a_bad_value_names_its_variable(monkeypatch: pytest.MonkeyPatch, name: str, value: str) -> None:
     monkeypatch.setenv(name, value)

@@ -108,7 +108,7 @@ def test_a_rival_that_is_faster_only_once_does_not() -> None:
         plan, told = built(tuner, replace(OPTIONS, without=("fuse_horizontal",)))
     assert len(plan.layers) == 4
     assert "0 changed" in told[-1]
-    assert before.notes["tactics"] == {"measured": 0, "of": 3}
+    assert before.notes["tactics"] == {"measured": 0, "table": 0, "of": 3}
 
 
 @pytest.mark.parametrize("gain", [1.0, 0.001], ids=["faster without", "within the noise"])

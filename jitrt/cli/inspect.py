@@ -87,7 +87,8 @@ def kinds(plan: Plan) -> Table:
 
 def layers(plan: Plan) -> Table:
     """One line a layer. Registers are the most and spills the sum over its kernels."""
-    header = ("#", "Layer", "Ops", "Tuned (us)", "Moves", "MFLOP", "Registers", "Shared", "Spills", "Tactic", "From")
+    resources = ("Registers", "Shared", "Spills")
+    header = ("#", "Layer", "Ops", "Tuned (us)", "Moves", "MFLOP", *resources, "Tactic", "Chosen from", "From")
     rows = []
     for index, layer in enumerate(plan.layers):
         kernels = [plan.kernels[launch.kernel] for launch in plan.launches if launch.layer == index]
@@ -103,6 +104,7 @@ def layers(plan: Plan) -> Table:
                 size(max((k.shared_bytes for k in kernels), default=0)),
                 sum(k.spills for k in kernels),
                 layer.tactic,
+                layer.source,
                 layer.location,
             )
         )

@@ -72,7 +72,12 @@ def label(node: Node) -> str:
     """A node as a person would name it: "conv 3x3 + bias + relu". Casts inside a kernel cost nothing and go unsaid."""
     if not isinstance(node.op, Region):
         return _name(node)
-    return " + ".join(_name(n) for n in node.op.body.nodes if not isinstance(n.op, Cast)) or "cast"
+    return label_of(node.op.body)
+
+
+def label_of(body: Graph) -> str:
+    """A region's body in these words."""
+    return " + ".join(_name(n) for n in body.nodes if not isinstance(n.op, Cast)) or "cast"
 
 
 def _name(node: Node) -> str:

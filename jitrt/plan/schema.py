@@ -101,7 +101,8 @@ class Binding:
 class Layer:
     """One region of the graph and how it runs, for `profile` and `inspect`.
 
-    `microseconds` is the tuned time (0 when untuned), `bytes` and `flops` the least a kernel must move and compute.
+    `microseconds` is the tuned time (0 when untuned), `bytes` and `flops` the least a kernel must move and compute,
+    `source` what the tactic was chosen from: measurement, the timing cache, the shipped table or the cost model.
     """
 
     name: str
@@ -112,6 +113,7 @@ class Layer:
     microseconds: float
     bytes: int
     flops: int
+    source: str = ""
 
 
 @dataclass(frozen=True)

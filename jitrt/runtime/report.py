@@ -96,10 +96,11 @@ class Inspection:
         kernels: list[list[Kernel]] = [[] for _ in self.layers]
         for launch in self.plan.launches:
             kernels[launch.layer].append(self.plan.kernels[launch.kernel])
-        headings = ("layer", "kind", "what", "tactic", "launches", "registers", "shared", "spills", "tuned us", "from")
+        resources = ("launches", "registers", "shared", "spills")
+        headings = ("layer", "kind", "what", "tactic", "chosen from", *resources, "tuned us", "from")
         rows = (
-            (layer.name, layer.kind, layer.text, layer.tactic, *_resources(used), _tuned(layer), layer.location)
-            for layer, used in zip(self.layers, kernels)
+            (made.name, made.kind, made.text, made.tactic, made.source, *_resources(used), _tuned(made), made.location)
+            for made, used in zip(self.layers, kernels)
         )
         return Table(headings, tuple(rows)).filled()
 

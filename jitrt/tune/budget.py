@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from jitrt.errors import OptionError
 
 _UNITS = {"": 1.0, "s": 1.0, "m": 60.0, "min": 60.0, "h": 3600.0}
+_MINUTE = 60.0
 _KEEP = 24  # candidates a problem in the first minute
 
 
@@ -20,6 +21,11 @@ class Budget:
 
     seconds: float | None
     keep: int | None
+
+    @property
+    def generous(self) -> bool:
+        """Whether to search on where the shipped table has an answer: what it knows took a search of a minute."""
+        return self.seconds is None or self.seconds > _MINUTE
 
     @classmethod
     def parse(cls, mode: str | float) -> Budget:
@@ -39,7 +45,7 @@ class Budget:
             seconds = -1.0
         if not 0 < seconds < float("inf"):
             raise OptionError(f"tune is {mode!r}; give a time such as '60s' or '2m', 'heuristic' or 'exhaustive'")
-        return cls(seconds, max(1, round(_KEEP * max(1.0, seconds / 60))))
+        return cls(seconds, max(1, round(_KEEP * max(1.0, seconds / _MINUTE))))
 
 
 class Clock:

@@ -10,6 +10,7 @@ from jitrt.codegen.target import Target
 from jitrt.errors import TuningError
 from jitrt.kernels.base import Lowered, Problem, Tactic, Template
 from jitrt.tune.cost import estimate
+from jitrt.tune.shipped import Advice, shipped
 
 _HOPELESS = 4.0  # times the best estimate
 
@@ -26,14 +27,21 @@ class Candidate:
 
 
 def candidates_of(
-    problem: Problem, target: Target, templates: Mapping[str, Template], keep: int | None
+    problem: Problem,
+    target: Target,
+    templates: Mapping[str, Template],
+    keep: int | None,
+    advice: Advice | None = None,
 ) -> list[Candidate]:
     """At most `keep` candidates (None: all), likeliest winner first.
 
-    Every template's own order stands; first guesses come before second ones, templates of higher priority first. Where
-    several templates compete, those the cost model finds hopeless are left out, a template's first guess excepted.
-    Raises TuningError if no template can run the problem, with each one's reason.
+    First come the tactics of `advice`, by default what the shipped table has, as far as templates still offer them.
+    Then every template's own order stands; first guesses come before second ones, templates of higher priority first.
+    Where several templates compete, those the cost model finds hopeless are left out, a template's first guess
+    excepted. Raises TuningError if no template can run the problem, with each one's reason.
     """
+    if advice is None:
+        advice = shipped(target.arch).advice(problem, target)
     lists: list[list[Candidate]] = []
     reasons: list[str] = []
     for template in templates.values():
@@ -46,10 +54,12 @@ def candidates_of(
     if not any(lists):
         told = "\n  ".join(reasons) or "there are no templates"
         raise TuningError(f"no template runs this region on {target}:\n  {told}\n{problem.body}")
+    offered = {c.tactic: c for each in lists for c in each}
+    first = {tactic: offered[tactic] for tactic in advice.tactics if tactic in offered}
     if len(lists) > 1:
         lists = _without_hopeless(problem, target, [each[:keep] for each in lists])
     pooled = [c for turn in range(max(map(len, lists))) for each in lists for c in each[turn : turn + 1]]
-    return pooled[:keep]
+    return [*first.values(), *(c for c in pooled if c.tactic not in first)][:keep]
 
 
 def _without_hopeless(problem: Problem, target: Target, lists: Sequence[list[Candidate]]) -> list[list[Candidate]]:

@@ -7,8 +7,10 @@ from collections.abc import Mapping
 from jitrt.codegen.compile import Binary
 from jitrt.kernels.base import Problem, Tactic, Template
 from jitrt.tune.candidates import Candidate
+from jitrt.tune.shipped import Advice
 from jitrt.tune.timing_cache import Record
 
+_NONE = Advice()
 SPILLS = "spills"  # how the reason of a candidate that was refused for spilling begins
 
 
@@ -16,10 +18,20 @@ class Search:
     """One distinct problem. `number` is where it first occurs, `weight` what its launches cost together.
 
     With `ordered` the first candidate in order that may run wins; else the fastest. `winner` is the tactic to use as
-    things stand, None if there is none yet.
+    things stand, None if there is none yet. What `advice` says need not be tried waits until all else is done, and
+    without `generous` time for good, unless nothing that is `listed` in it is right.
     """
 
-    def __init__(self, number: int, problem: Problem, candidates: list[Candidate], *, ordered: bool):
+    def __init__(
+        self,
+        number: int,
+        problem: Problem,
+        candidates: list[Candidate],
+        *,
+        ordered: bool,
+        advice: Advice = _NONE,
+        generous: bool = False,
+    ):
         self.number, self.problem, self.ordered = number, problem, ordered
         self.weight = 0.0
         self.why = "the timing cache was not asked"
@@ -29,6 +41,8 @@ class Search:
         self.last_resort: set[Tactic] = set()  # tried again although they spill
         self.binaries: dict[Tactic, tuple[Binary, ...]] = {}  # the winner's, if it was compiled
         self.winner: Tactic | None = None
+        self.listed = {c.tactic for c in candidates} & set(advice.tactics)
+        self._done, self._generous = advice.searched, generous
         self._candidates = candidates
 
     def recall(self, known: Mapping[Tactic, Record], templates: Mapping[str, Template]) -> None:
@@ -68,8 +82,20 @@ class Search:
         return self.winner in self.binaries
 
     def untried(self) -> list[Candidate]:
-        """Candidates nothing is known of, in order."""
-        return [c for c in self._candidates if self._unknown(c.tactic) and c.tactic not in self.waiting]
+        """Candidates nothing is known of and that are worth a try, in order."""
+        left = [c for c in self._candidates if self._unknown(c.tactic) and c.tactic not in self.waiting]
+        return left if self._generous else self._worthwhile(left)
+
+    @property
+    def searched(self) -> bool:
+        """Whether only candidates are left that the table says need not be tried."""
+        return not self._worthwhile(self.untried())
+
+    def _worthwhile(self, candidates: list[Candidate]) -> list[Candidate]:
+        records = [self.records.get(tactic) for tactic in self.listed]
+        if all(record is not None and record.reason is not None for record in records):
+            return candidates  # nothing is listed, or nothing of it is right
+        return [c for c in candidates if c.tactic in self.listed or c.tactic.template not in self._done]
 
     def needed(self) -> Candidate | None:
         """What must be compiled whatever the budget: a winner known from the cache; for want of a winner the next one

@@ -27,6 +27,7 @@ from jitrt.tune.measure import GpuMeasurer, Job, Measurer, Outcome
 from jitrt.tune.progress import Event, Progress, Reporter
 from jitrt.tune.recall import Recall
 from jitrt.tune.search import SPILLS, Search
+from jitrt.tune.shipped import Table, shipped
 from jitrt.tune.timing_cache import Record
 
 __all__ = ["Choice", "Event", "Progress", "select"]
@@ -34,14 +35,15 @@ __all__ = ["Choice", "Event", "Progress", "select"]
 _NEAR = 1.2  # times the best: may yet be faster in the network
 _RIVALS = 3
 
-Source = Literal["measured", "cache", "heuristic"]
+Source = Literal["measured", "cache", "table", "heuristic"]
 Listener = Callable[[Problem, Tactic, Record], None]
 
 
 @dataclass(frozen=True)
 class Choice:
     """What was chosen for a problem. `microseconds` is 0 if it was never timed. `tried` lists every tactic that
-    something is known of, with its microseconds or the reason it was refused; `cache` is one line on why the timing
+    something is known of, with its microseconds or the reason it was refused; `source` "table" says that the shipped
+    table named the tactic, which was measured here if `microseconds` says so; `cache` is one line on why the timing
     cache had, or had not, an answer. `rivals` are the few verified tactics that came close, best first."""
 
     tactic: Tactic
@@ -66,6 +68,7 @@ def select(
     offered: Mapping[str, Template] | None = None,
     compiler: Compiler | None = None,
     measurer: Measurer | None = None,
+    table: Table | None = None,
 ) -> list[Choice]:
     """A tactic for each problem; equal problems are tuned once.
 
@@ -74,7 +77,8 @@ def select(
     is "heuristic". Ctrl-C ends the search, keeps what was measured, and returns as soon as every problem has a tactic
     that was verified; a second one interrupts that too. `folder` is the cache's (by default the user's); `offered` are
     the templates, by default all of jitrt.kernels; `compiler` and `measurer` take the place of this machine's cores and
-    GPU.
+    GPU, `table` that of the shipped one, whose tactics are tried first: where it has the problem itself, the rest only
+    in more than a minute, when everything else has been tried.
 
     Raises TuningError if no candidate of a problem survives, with every reason (PluginError if there is a plugin in
     it), OptionError for another `mode` and NoGpuError if there is no such device.
@@ -91,7 +95,7 @@ def select(
         recall = None
         if use_cache and measurer is not None:
             recall = stack.enter_context(closing(Recall(measurer.device, target, offered, reporter.note, folder)))
-        searches = _plan(problems, target, budget, offered, recall)
+        searches = _plan(problems, target, budget, offered, recall, table or shipped(target.arch))
         if compiler is None:
             kernels = KernelCache(folder) if use_cache else None
             compiler = stack.enter_context(closing(CompilePool(None, kernels, reporter.note)))
@@ -106,13 +110,18 @@ def _plan(
     budget: Budget,
     offered: Mapping[str, Template],
     recall: Recall | None,
+    table: Table,
 ) -> dict[str, Search]:
-    """One search for each distinct problem, with what the cache knows of it."""
+    """One search for each distinct problem, with what the cache and the table know of it."""
     searches: dict[str, Search] = {}
     for number, problem in enumerate(problems):
         if problem.key not in searches:
-            candidates = candidates_of(problem, target, offered, budget.keep)
-            searches[problem.key] = Search(number, problem, candidates, ordered=budget.seconds == 0)
+            advice = table.advice(problem, target)
+            candidates = candidates_of(problem, target, offered, budget.keep, advice)
+            ordered, generous = budget.seconds == 0, budget.generous
+            searches[problem.key] = Search(
+                number, problem, candidates, ordered=ordered, advice=advice, generous=generous
+            )
             if recall is not None:
                 searches[problem.key].recall(recall.records(problem), offered)
                 searches[problem.key].why = recall.why(problem)
@@ -124,11 +133,16 @@ def _choice(search: Search) -> Choice:
     winner = search.winner
     assert winner is not None
     microseconds = search.records[winner].microseconds or 0.0
-    source: Source = "cache" if winner in search.cached else "measured"
-    if search.ordered:
-        source = "heuristic"
     tried = tuple((t, r.microseconds or 0.0 if r.reason is None else r.reason) for t, r in search.records.items())
-    return Choice(winner, search.binaries[winner], microseconds, source, tried, search.why, _rivals(search))
+    return Choice(winner, search.binaries[winner], microseconds, _source(search), tried, search.why, _rivals(search))
+
+
+def _source(search: Search) -> Source:
+    if search.winner in search.cached and not search.ordered:
+        return "cache"
+    if search.winner in search.listed:
+        return "table"
+    return "heuristic" if search.ordered else "measured"
 
 
 def _rivals(search: Search) -> tuple[tuple[Tactic, float], ...]:
@@ -167,6 +181,8 @@ class Tuning:
         todo = sum(_candidates_left(search) for search in self._searches)
         self._reporter.total = todo
         told = f"{len(self._searches)} distinct problems, {known} known from the timing cache"
+        if listed := sum(bool(search.listed) for search in self._searches):
+            told += f", {listed} in the shipped table"
         self._reporter.start(f"{told}, {todo} candidates to try")
         if self._measurer is not None and todo:
             self._measurer.start()
@@ -207,6 +223,7 @@ class Tuning:
             shares = {s.number: s for s in self._searches if s.untried()}
             if not shares:
                 return
+            shares = {number: s for number, s in shares.items() if not s.searched} or shares
             weights = {number: s.weight for number, s in shares.items()}
             given = {number: len(s.records) + len(s.waiting) for number, s in shares.items()}
             chosen = shares[next_share(weights, given)]
@@ -264,7 +281,9 @@ class Tuning:
     def _measure(self, search: Search, candidate: Candidate, binaries: tuple[Binary, ...]) -> Outcome:
         if self._measurer is None:
             return Outcome(Record())
-        return self._measurer.measure(Job(search.problem, candidate, binaries, self._target, search.best))
+        # What the table names is verified in full though it be slower: it may yet be faster in the network.
+        best = None if candidate.tactic in search.listed else search.best
+        return self._measurer.measure(Job(search.problem, candidate, binaries, self._target, best))
 
 
 def _candidates_left(search: Search) -> int:

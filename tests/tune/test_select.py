@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,6 +22,7 @@ from jitrt.tune.compile_pool import Compiled
 from jitrt.tune.progress import Event
 from jitrt.tune.rig import Job, Outcome
 from jitrt.tune.select import Choice, select
+from jitrt.tune.shipped import Entry, Table, key_of
 from jitrt.tune.timing_cache import Record, TimingCache
 
 TARGET = target_of(90)
@@ -375,6 +377,85 @@ def test_a_cache_that_fails_half_way_is_told_once(monkeypatch: pytest.MonkeyPatc
     (choice,) = run(FakeGpu({0: 5.0, 1: 3.0, 2: 4.0}), progress=events.append)
     assert choice_of(choice.tactic) == 1
     assert [e.text for e in events if e.kind == "note"] == ["its disk is full (this build goes on without it)"]
+
+
+# -- the shipped table -------------------------------------------------------------------------------------------------
+
+
+def listing(*choices: int, name: str = "listed", searched: tuple[str, ...] = ("listed",)) -> Table:
+    """A table that has these tactics for SMALL, as measured on the GPU that TARGET stands for."""
+    tactics = tuple((Tactic(name, (("choice", choice),)), 1.0) for choice in choices)
+    return Table(90, TARGET.name, "a toolchain", (Entry(key_of(SMALL), "", "relu", searched, tactics),))
+
+
+def test_a_problem_in_the_table_is_searched_already() -> None:
+    gpu, events = FakeGpu({7: 5.0, 4: 6.0}), list[Event]()
+    (choice,) = run(gpu, count=9, table=listing(7, 4), progress=events.append)
+    assert gpu.measured == [7, 4]
+    assert (choice_of(choice.tactic), choice.microseconds, choice.source) == (7, 5.0, "table")
+    assert "1 in the shipped table, 2 candidates to try" in events[0].text
+    # Both were verified in full, and are on offer to whoever tries the network as a whole.
+    assert [job.best for job in gpu.jobs] == [None, None]
+    assert [choice_of(tactic) for tactic, _ in choice.rivals] == [4]
+    # By the next build the timing cache knows them.
+    (again,) = run(FakeGpu({}), count=9, table=listing(7, 4))
+    assert (choice_of(again.tactic), again.source) == (7, "cache")
+
+
+def test_what_the_table_names_is_not_trusted() -> None:
+    gpu = FakeGpu({7: "wrong numbers", 4: 6.0})
+    (choice,) = run(gpu, count=9, table=listing(7, 4))
+    assert (gpu.measured, choice_of(choice.tactic)) == ([7, 4], 4)
+    # If nothing of it is right the search is the usual one.
+    gpu = FakeGpu({0: 3.0, 1: 2.0, 2: "crashed"})
+    (choice,) = run(gpu, table=listing(2), use_cache=False)
+    assert (gpu.measured, choice_of(choice.tactic), choice.source) == ([2, 0, 1], 1, "measured")
+
+
+def test_the_time_goes_to_problems_that_are_not_in_the_table() -> None:
+    gpu = FakeGpu(dict.fromkeys(range(6), 5.0))
+    run(gpu, FakeCompiler(workers=1), problems=(SMALL, LARGE), count=6, table=listing(3))
+    assert [choice_of(job.candidate.tactic) for job in gpu.jobs if job.problem.key == SMALL.key] == [3]
+    assert sum(job.problem.key == LARGE.key for job in gpu.jobs) == 6
+
+
+@pytest.mark.parametrize("mode", ["2m", "exhaustive"])
+def test_with_more_time_the_rest_comes_last(mode: str) -> None:
+    gpu = FakeGpu({**dict.fromkeys(range(6), 5.0), 0: 4.0})
+    small, _ = run(gpu, FakeCompiler(workers=1), problems=(SMALL, LARGE), count=6, table=listing(3), mode=mode)
+    rest = [choice_of(job.candidate.tactic) for job in gpu.jobs[-5:] if job.problem.key == SMALL.key]
+    assert rest == [0, 1, 2, 4, 5]
+    assert (choice_of(small.tactic), small.source) == (0, "measured")
+
+
+def test_on_another_gpu_the_table_is_only_where_the_search_begins() -> None:
+    gpu = FakeGpu({0: 5.0, 1: 3.0, 2: 4.0})
+    elsewhere = dataclasses.replace(listing(2), device="another sm_90")
+    assert choice_of(run(gpu, table=elsewhere)[0].tactic) == 1
+    assert gpu.measured == [2, 0, 1]
+
+
+def test_templates_that_the_table_does_not_know_are_tried() -> None:
+    gpu = FakeGpu({0: 5.0, 1: 3.0, 2: 4.0})
+    offered = {name: planted.Listed(2, name) for name in ("listed", "new")}
+    select([SMALL], TARGET, offered=offered, compiler=FakeCompiler(), measurer=gpu, table=listing(1))  # type: ignore[arg-type]
+    tried = [(job.candidate.tactic.template, choice_of(job.candidate.tactic)) for job in gpu.jobs]
+    assert tried == [("listed", 1), ("new", 0), ("new", 1)]
+
+
+@pytest.mark.parametrize("stale", [listing(99), listing(0, name="gone"), dataclasses.replace(listing(2), arch=80)])
+def test_what_is_no_candidate_any_more_is_ignored(stale: Table) -> None:
+    gpu = FakeGpu({0: 5.0, 1: 3.0, 2: 4.0})
+    assert choice_of(run(gpu, table=stale)[0].tactic) == 1
+    assert gpu.measured == [0, 1, 2]
+
+
+def test_the_first_guess_is_the_tables() -> None:
+    (without_gpu,) = run(None, table=listing(2, 1))
+    assert (choice_of(without_gpu.tactic), without_gpu.microseconds, without_gpu.source) == (2, 0.0, "table")
+    gpu = FakeGpu({2: "wrong numbers", 1: 5.0})
+    (choice,) = run(gpu, mode="heuristic", table=listing(2, 1))
+    assert (choice_of(choice.tactic), gpu.measured, choice.source) == (1, [2, 1], "table")
 
 
 # -- news --------------------------------------------------------------------------------------------------------------
