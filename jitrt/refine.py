@@ -10,7 +10,7 @@ layers that take longest first, which of the best few tactics a layer gets.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from jitrt.errors import OptionError, PluginError, TuningError
@@ -39,6 +39,17 @@ class Draft:
     file: PlanFile
 
 
+@dataclass(frozen=True)
+class Gain:
+    """What one optimisation does for the whole network: microseconds of a run `with_it` and `without`. A plan's notes
+    keep them ("gains")."""
+
+    name: str
+    with_it: float
+    without: float
+    kept: bool
+
+
 class Refiner:
     """Improves drafts of one network by timing them whole. `optimize` makes its graph anew under other options; without
     it, rules stay as they are. `structure` and `started` are those of `plan_of`."""
@@ -53,6 +64,7 @@ class Refiner:
     ):
         self._tuner, self._optimize = tuner, optimize
         self._structure, self._started = structure, started
+        self._gains: list[Gain] = []
 
     def draft(self, optimized: Optimized, choices: Sequence[Choice], options: Options) -> Draft:
         """The plan that these choices make."""
@@ -71,7 +83,9 @@ class Refiner:
             draft = self._tactics(draft)
         except KeyboardInterrupt:
             self._tuner.interrupt("interrupted: the plan stays as it stands")
-        return self.draft(draft.optimized, draft.choices, draft.options)  # with all that its report says by now
+        draft = self.draft(draft.optimized, draft.choices, draft.options)  # with all that its report says by now
+        notes = {**draft.file.plan.notes, "gains": [asdict(gain) for gain in self._gains]}
+        return replace(draft, file=replace(draft.file, plan=replace(draft.file.plan, notes=notes)))
 
     def _branches(self, draft: Draft) -> Draft:
         """Side by side, if that is faster than one after another. Cheap and worth much: done whatever the time."""
@@ -87,6 +101,7 @@ class Refiner:
             report.add(Decision("parallel", "the plan", "", True, text))
             return draft
         won = side_by_side < one_by_one
+        self._gains.append(Gain("parallel", side_by_side, one_by_one, won))
         times = f"{side_by_side:.1f} us side by side, {one_by_one:.1f} us one after another"
         text = f"branches run {'side by side' if won else 'one after another'}: {times}"
         report.add(Decision("parallel", "the plan", "", won, text))
@@ -110,6 +125,7 @@ class Refiner:
                 draft.optimized.report.add(Decision(rule, "the network", "", True, text))
                 continue
             times = f"{after:.1f} us without it, {before:.1f} us with it"
+            self._gains.append(Gain(rule, before, after, kept=after >= _MARGIN * before))
             if after < _MARGIN * before:
                 plain.optimized.report.add(Decision(rule, "the network", "", False, f"left out: {times}"))
                 draft = plain

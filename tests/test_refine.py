@@ -122,6 +122,8 @@ def test_a_rule_that_the_network_is_faster_without_is_left_out(gain: float) -> N
 
     with Played(microseconds, rivals=0) as tuner:
         plan, told = built(tuner)
+    (found,) = plan.notes["gains"]  # type: ignore[misc]
+    assert found == {"name": "fuse_horizontal", "with_it": 10.0, "without": 10.0 - gain, "kept": gain < 1.0}
     if gain == 1.0:
         assert len(plan.layers) == 4
         assert told == ["left out: 9.0 us without it, 10.0 us with it"]

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -60,9 +60,33 @@ class Outcome:
 
 
 @dataclass(frozen=True)
+class Gains:
+    """What the build of a model found when it left out one optimisation after the other: what `jitrt.refine.Gain` has,
+    as a plan keeps it."""
+
+    model: str
+    batch: int
+    found: tuple[Mapping[str, Any], ...]
+
+    HEADINGS: ClassVar = ("Model", "Batch", "Optimisation", "With (us)", "Without (us)", "Gain", "")
+
+    def rows(self) -> list[list[str]]:
+        """A line an optimisation."""
+        return [
+            [
+                *(self.model, str(self.batch), gain["name"]),
+                *(f"{gain['with_it']:,.1f}", f"{gain['without']:,.1f}"),
+                f"{gain['without'] / gain['with_it'] - 1:+.1%}",
+                "kept" if gain["kept"] else "left out",
+            ]
+            for gain in self.found
+        ]
+
+
+@dataclass(frozen=True)
 class Report:
-    """One run of the bench. `command` is what was typed, `rooflines` jitrt's layers if they were asked for,
-    `convolutions` those of the layer benchmark."""
+    """One run of the bench. `command` is what was typed, `gains` what jitrt's builds found of their optimisations,
+    `rooflines` jitrt's layers if they were asked for, `convolutions` those of the layer benchmark."""
 
     when: str
     device: DeviceState | None
@@ -70,6 +94,7 @@ class Report:
     tools: dict[str, str]
     outcomes: tuple[Outcome, ...]
     command: str = ""
+    gains: tuple[Gains, ...] = ()
     rooflines: tuple[Roofline, ...] = ()
     convolutions: tuple[Convolutions, ...] = ()
 
@@ -198,7 +223,8 @@ class Section:
 
 
 def sections(report: Report) -> list[Section]:
-    """The report as tables: the contests in short and in full, jitrt's layers, the layer benchmark."""
+    """The report as tables: the contests in short and in full, what optimisations gain, jitrt's layers, the layer
+    benchmark."""
     found = []
     if report.outcomes:
         above = ("Microseconds a call back to back, in brackets one synchronised call; medians.",)
@@ -206,6 +232,9 @@ def sections(report: Report) -> list[Section]:
         above = ("Of two equal runs and within one (interquartile range), the larger spread stands behind ±.",)
         failed = (f"{o.contestant} failed on {o.model}, batch {o.batch}: `{o.failure}`" for o in report.failures())
         found.append(Section(above, DETAIL, detail_rows(report), tuple(failed)))
+    if any(gains.found for gains in report.gains):
+        above = ("Each optimisation left out by itself while the plan was built: the whole network, runs in turns.",)
+        found.append(Section(above, Gains.HEADINGS, [row for gains in report.gains for row in gains.rows()]))
     for line in report.rooflines:
         below = (f"The layers' time by what bounds them: {', '.join(line.shares())}.",)
         found.append(Section((line.title(),), roofline.HEADINGS, line.rows(), below))

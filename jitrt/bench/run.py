@@ -31,7 +31,7 @@ from jitrt.bench.measure import (
 )
 from jitrt.bench.onnx_model import TORCH_DTYPES, OnnxModel
 from jitrt.bench.peers import Contestant
-from jitrt.bench.report import US, WITHOUT, Outcome, Report
+from jitrt.bench.report import US, WITHOUT, Gains, Outcome, Report
 from jitrt.bench.roofline import Roofline
 from jitrt.errors import OptionError
 from jitrt.graph.dtype import DType
@@ -120,6 +120,7 @@ def bench_models(
     """
     check_request(batches, precision)
     outcomes: list[Outcome] = []
+    gains: list[Gains] = []
     rooflines: list[Roofline] = []
     with torch.no_grad(), settings(precision):
         for subject, batch in itertools.product(subjects, batches):
@@ -128,6 +129,8 @@ def bench_models(
             try:
                 found, engine = contest.run(contestants)
                 outcomes += found
+                if engine is not None and not isinstance(engine, HybridEngine | ReferenceEngine):
+                    gains.append(Gains(subject.name, batch, tuple(engine.plan.notes.get("gains", ()))))
                 if layers and engine is not None:
                     rooflines += _rooflines(subject.name, batch, engine, contest.inputs(), say)
                 del engine
@@ -144,7 +147,7 @@ def bench_models(
                 missing = [c.name for c in contestants if (subject.name, batch, c.name) not in known]
                 outcomes += [Outcome(subject.name, batch, precision, name, failure=lost) for name in missing]
                 break
-    return make_report(outcomes, rooflines=tuple(rooflines))
+    return make_report(outcomes, gains=tuple(gains), rooflines=tuple(rooflines))
 
 
 def _rooflines(model: str, batch: int, engine: Any, inputs: Inputs, say: Say) -> list[Roofline]:

@@ -12,6 +12,7 @@ from rich.console import Console
 from jitrt.bench.measure import DeviceState, Stats, Timing
 from jitrt.bench.report import (
     DETAIL,
+    Gains,
     Outcome,
     Report,
     Section,
@@ -92,3 +93,14 @@ def test_write_appends(tmp_path: Path) -> None:
     assert text.count("## 2026-01-02") == 2
     assert text.count("`jitrt bench resnet50`") == 1
     assert "Against R.jsonl:" in text
+
+
+def test_what_each_optimisation_gains_is_a_table_of_its_own() -> None:
+    found = (
+        {"name": "fuse_horizontal", "with_it": 100.0, "without": 110.0, "kept": True},
+        {"name": "parallel", "with_it": 104.0, "without": 100.0, "kept": False},
+    )
+    told = to_markdown(replace(report(OURS), gains=(Gains("resnet50", 8, found),)))
+    assert "| resnet50 | 8 | fuse_horizontal | 100.0 | 110.0 | +10.0% | kept |" in told
+    assert "| resnet50 | 8 | parallel | 104.0 | 100.0 | -3.8% | left out |" in told
+    assert "Optimisation" not in to_markdown(replace(report(OURS), gains=(Gains("resnet50", 8, ()),)))

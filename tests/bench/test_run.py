@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -132,9 +132,12 @@ def test_who_took_the_context_is_named() -> None:
     assert failures == dict.fromkeys(["eager", "fatal"], "fatal took the CUDA context with it: RuntimeError: illegal")
 
 
+GAIN = {"name": "parallel", "with_it": 10.0, "without": 11.0, "kept": True}
+
+
 def engine(fails: bool = False) -> Any:
     """Stands in for jitrt's: its layer takes 9 of 10 microseconds, or profiling it fails."""
-    plan = tiny_plan().plan
+    plan = replace(tiny_plan().plan, notes={"gains": [GAIN]})
 
     def profile(*inputs: torch.Tensor) -> Profile:
         if fails:
@@ -157,6 +160,11 @@ class Ours:
                 return model(*x)
 
         return Callable(**vars(self.engine))
+
+
+def test_what_the_build_found_of_its_optimisations_is_in_the_report() -> None:
+    (gains,) = bench(Ours(engine())).gains
+    assert (gains.model, gains.batch, gains.found) == ("tiny", 1, (GAIN,))
 
 
 def test_layers_are_profiled_if_asked_for() -> None:
