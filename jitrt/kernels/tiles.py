@@ -12,20 +12,24 @@ from jitrt.codegen.target import Target
 from jitrt.codegen.tile import Space, TileSpace
 from jitrt.kernels.base import Argument, Config, KernelCall, Lowered, Operand, Problem, Result
 
+_FEW_WARPS = {1: 1.3, 2: 1.1}  # what a program of so many costs
+
 
 def rank_tiles(rows: int, columns: int, target: Target, *, widest: int = 4096) -> list[tuple[float, Config]]:
     """Tiles BLOCK_M x BLOCK_K of at most `widest` columns, and num_warps, for one pass over rows x columns elements,
-    best guess first, with their relative cost: enough programs to fill the chip, little waste at the edges."""
+    best guess first, with their relative cost: little waste at the edges, four warps or more, and some programs for
+    every fourth SM. More programs are no reason for small ones: on the H200 33 to 92 of 1024 elements took 0.76 to
+    0.95 us, those of 128 elements for one warp 0.87 to 1.32."""
     found: list[tuple[float, Config]] = []
     for elements, warps in ((1024, 4), (2048, 4), (512, 2), (4096, 8), (512, 4), (256, 2), (128, 1)):
         block_k = min(triton.next_power_of_2(columns), widest, elements)
         block_m = min(triton.next_power_of_2(rows), elements // block_k)
         tiles = -(-rows // block_m) * -(-columns // block_k)
         waste = tiles * block_m * block_k / (rows * columns)
-        idle = max(1.0, target.sms * 8 / (tiles * warps))  # the chip wants 8 warps an SM
+        idle = max(1.0, target.sms / (4 * tiles))
         config = {"BLOCK_M": block_m, "BLOCK_K": block_k, "num_warps": warps}
         if all(config != other for _, other in found):
-            found.append((waste * idle, config))
+            found.append((waste * idle * _FEW_WARPS.get(warps, 1.0), config))
     return sorted(found, key=lambda pair: pair[0])
 
 

@@ -3,8 +3,8 @@
 Merges timing caches of one GPU. Of a tactic that was tried more than once the latest counts. A problem gets its best
 tactic, and up to two more that were within 5% of it, all of which were verified and won when they were tried, and which
 a template still offers for the problem. A template counts as searched if enough of its candidates were tried: as many
-as there are, or six. In 110 searches on the H200 the best of the first six was 1.3% slower than the best of 24, on
-average, and the best of the first three 3.5%.
+as there are, or six; but none does if something was faster that is no candidate any more. In 110 searches on the H200
+the best of the first six was 1.3% slower than the best of 24, on average, and the best of the first three 3.5%.
 """
 
 from __future__ import annotations
@@ -63,7 +63,7 @@ def make_table(paths: Sequence[Path], device: str | None = None) -> tuple[Table,
     """The table of these cache files, and how many problems were left out, by reason. `device` is the GPU's name,
     which may be left out where there is only one. Raises CacheError if a file is none, and if there is nothing to put
     into the table."""
-    name, timings = _timings(paths, device)
+    name, timings = read_timings(paths, device)
     target = TARGETS[timings.arch]
     entries, left_out = [], Counter[str]()
     if timings.unread:
@@ -91,20 +91,25 @@ def _entry(problem: Problem, records: Mapping[Tactic, Record], target: Target) -
         return "have no tactic that won and is still a candidate"
     best = min(won.values())
     tactics = sorted(((t, us) for t, us in won.items() if us <= _CLOSE * best), key=lambda pair: pair[1])[:MOST]
+    fastest = min(r.microseconds for r in records.values() if r.reason is None and r.microseconds is not None)
     there = Counter(candidate.tactic.template for candidate in wanted)
     tried = Counter(tactic.template for tactic in records)
-    searched = tuple(sorted(name for name, count in there.items() if tried[name] >= min(_ENOUGH, count)))
-    return Entry(key_of(problem), likeness(problem), _words(problem), searched, tuple(tactics))
+    searched = sorted(name for name, count in there.items() if tried[name] >= min(_ENOUGH, count))
+    if best > _CLOSE * fastest:
+        searched = []
+    return Entry(key_of(problem), likeness(problem), words_of(problem), tuple(searched), tuple(tactics))
 
 
-def _words(problem: Problem) -> str:
+def words_of(problem: Problem) -> str:
     """The problem as a person would name it; strides and alignment go unsaid."""
     types = [problem.body.inputs[0].type, problem.output.type]
     read, made = (f"{type.dtype.value}[{','.join(map(str, type.shape))}]" for type in types)
     return f"{label_of(problem.body)}: {read} -> {made}"
 
 
-def _timings(paths: Sequence[Path], device: str | None) -> tuple[str, Timings]:
+def read_timings(paths: Sequence[Path], device: str | None = None) -> tuple[str, Timings]:
+    """(name of the GPU, its timings) of these cache files. Raises CacheError if a file is none, or if there are timings
+    of several GPUs or none of `device`."""
     found: dict[str, Timings] = defaultdict(Timings)
     for path in paths:
         for text, described, toolchain, template, config, us, slower, reason, created in read_rows(path, _QUERY):

@@ -62,6 +62,14 @@ def test_a_few_tries_are_no_search(tmp_path: Path, count: int, searched: bool) -
     assert ("conv2d" in table.entries[0].searched) == searched
 
 
+def test_what_was_much_faster_but_is_gone_must_be_searched_for(tmp_path: Path) -> None:
+    tried = [t for t in candidates(LAYER, 40) if t.template == "conv2d"][:6]
+    slower = {**timed(tried, *range(100, 106)), Tactic("gone", ()): Record(96.0)}
+    assert "conv2d" in make_table([put(tmp_path / "1", LAYER, slower)])[0].entries[0].searched
+    much = {**timed(tried, *range(100, 106)), Tactic("gone", ()): Record(90.0)}
+    assert make_table([put(tmp_path / "2", LAYER, much)])[0].entries[0].searched == ()
+
+
 def test_caches_are_merged_and_the_latest_counts(tmp_path: Path) -> None:
     a, b, c = candidates(LAYER, 3)
     first = put(tmp_path / "1", LAYER, timed([a, b], 9.0, 10.0))
