@@ -4,7 +4,8 @@ A kernel is tuned alone, on buffers that no cache holds, and a fusion is judged 
 finds its input in L2, starts while the one before it ends, and shares the GPU with other branches. So what was close is
 run again as it will run: the plan as it stands against the plan with one thing changed, in turns
 (jitrt/tune/contest.py). What may change: whether branches run side by side, whether a rule was worth it, and, for the
-layers that take longest first, which of the best few tactics a layer gets.
+layers that take longest first, which of the best few tactics a layer gets: a tactic that lost alone was not verified
+then, so it is when it wins here.
 """
 
 from __future__ import annotations
@@ -166,6 +167,12 @@ class Refiner:
             tried += 1
             first, last = first or times[0], times[1]
             if won is not draft:
+                wrong = self._tuner.verify(problems[key], won.choices[keys.index(key)])
+                if wrong is not None:
+                    text = f"{_tactic(won, keys, key)} is faster in the network, but not right: {wrong}"
+                    draft.optimized.report.add(Decision("refine", *_where(draft, keys, key), False, text))
+                    last = times[0]
+                    continue
                 changed += 1
                 text = f"{_tactic(won, keys, key)} instead of {_tactic(draft, keys, key)}: the network takes "
                 text += f"{times[1]:.1f} us instead of {times[0]:.1f}"

@@ -14,7 +14,7 @@ from jitrt.codegen.target import target_of
 from jitrt.graph import Graph, TensorType, f16
 from jitrt.graph.ops import Conv, Relu, Softmax
 from jitrt.judge import MeasuredJudge
-from jitrt.kernels.base import templates
+from jitrt.kernels.base import Problem, templates
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.planner import Options
 from jitrt.tune.candidates import candidates_of
@@ -36,6 +36,7 @@ class Played(Tuner):
         self.microseconds, self.count = microseconds, rivals
         self.asked: list[list[str]] = []
         self.heard: list[str] = []
+        self.wrong: str | None = None
 
     def select(self, problems, **_):  # type: ignore[no-untyped-def]
         self.measures = False
@@ -54,6 +55,9 @@ class Played(Tuner):
 
     def interrupt(self, text: str) -> None:
         self.heard.append(text)
+
+    def verify(self, problem: Problem, choice: Choice) -> str | None:
+        return self.wrong
 
 
 def network() -> Graph:
@@ -91,6 +95,18 @@ def test_a_rival_that_is_faster_in_the_network_takes_the_place() -> None:
     assert tactics(plan)[1:] == tactics(before)[1:]
     assert f"{tactics(plan)[0]} instead of {slow}: the network takes 3.0 us instead of 4.0" in told
     assert told[-1] == "2 of 2 problems tried with other tactics in the network, 1 changed: 3.0 us instead of 4.0"
+
+
+def test_a_rival_that_is_not_right_does_not() -> None:
+    with Played(lambda plan: float(len(plan.launches))) as tuner:
+        before, _ = built(tuner)
+    slow = tactics(before)[0]
+    with Played(lambda plan: len(plan.launches) + (0.0 if tactics(plan)[0] != slow else 1.0)) as tuner:
+        tuner.wrong = "wrong numbers at 3 of 64 elements"
+        plan, told = built(tuner)
+    assert tactics(plan) == tactics(before)
+    assert any("faster in the network, but not right: wrong numbers at 3 of 64" in text for text in told)
+    assert told[-1].endswith("0 changed: 4.0 us instead of 4.0")
 
 
 def test_a_rival_that_is_faster_only_once_does_not() -> None:

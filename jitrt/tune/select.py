@@ -44,7 +44,8 @@ class Choice:
     """What was chosen for a problem. `microseconds` is 0 if it was never timed. `tried` lists every tactic that
     something is known of, with its microseconds or the reason it was refused; `source` "table" says that the shipped
     table named the tactic, which was measured here if `microseconds` says so; `cache` is one line on why the timing
-    cache had, or had not, an answer. `rivals` are the few verified tactics that came close, best first."""
+    cache had, or had not, an answer. `rivals` are the few tactics that came close, best first, not all of
+    them verified."""
 
     tactic: Tactic
     binaries: tuple[Binary, ...]
@@ -146,10 +147,10 @@ def _source(search: Search) -> Source:
 
 
 def _rivals(search: Search) -> tuple[tuple[Tactic, float], ...]:
-    """The verified tactics that took little longer than the winner."""
+    """The tactics that took little longer than the winner. Most of them are not verified: they did not win."""
     if search.best is None:
         return ()
-    timed = [(t, r.microseconds or 0.0) for t, r in search.records.items() if r.wins and t != search.winner]
+    timed = [(t, r.microseconds or 0.0) for t, r in search.records.items() if r.reason is None and t != search.winner]
     near = [(tactic, microseconds) for tactic, microseconds in timed if microseconds <= _NEAR * search.best]
     return tuple(sorted(near, key=lambda pair: pair[1])[:_RIVALS])
 

@@ -18,7 +18,7 @@ from jitrt.tune.candidates import Candidate
 from jitrt.tune.compile_pool import CompilePool, Compiler
 from jitrt.tune.cost import weight
 from jitrt.tune.kernel_cache import KernelCache
-from jitrt.tune.measure import GpuMeasurer
+from jitrt.tune.measure import GpuMeasurer, Job
 from jitrt.tune.progress import Event, Progress, Reporter
 from jitrt.tune.select import Choice, select
 from jitrt.tune.worker import WorkerFailure
@@ -109,6 +109,13 @@ class Tuner:
             return [other for other in done if other.binaries]
 
         return compiled
+
+    def verify(self, problem: Problem, choice: Choice) -> str | None:
+        """None if a choice's kernels are right in every way that a winner's must be, else what is wrong with them."""
+        if self._measurer is None:
+            return "there is no GPU to verify it on"
+        candidate = Candidate(choice.tactic, templates()[choice.tactic.template])
+        return self._measurer.measure(Job(problem, candidate, choice.binaries, self.target)).record.reason
 
     def tell(self, text: str, done: int = 0, total: int = 0) -> None:
         """News of what is tried outside of a selection."""

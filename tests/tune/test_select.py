@@ -481,3 +481,18 @@ def test_measuring_does_not_keep_the_compiler_waiting() -> None:
     gpu = FakeGpu(dict.fromkeys(range(12), lambda: seen.append(len(compiler.compiled)) or 5.0))
     run(gpu, compiler, count=12)
     assert seen[0] >= 6
+
+
+def test_rivals_are_what_came_close_verified_or_not() -> None:
+    (choice,) = run(FakeGpu({0: 5.0, 1: 3.0, 2: 3.5, 3: 3.1, 4: "wrong", 5: 3.2, 6: 3.3}), count=7)
+    assert choice_of(choice.tactic) == 1
+    assert [(choice_of(tactic), microseconds) for tactic, microseconds in choice.rivals] == [
+        (3, 3.1),
+        (5, 3.2),
+        (6, 3.3),
+    ]
+
+
+def test_a_first_guess_has_no_rivals() -> None:
+    (choice,) = run(None)
+    assert choice.rivals == ()
