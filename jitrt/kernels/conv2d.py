@@ -43,7 +43,6 @@ from jitrt.kernels.conv_shape import (
 )
 from jitrt.kernels.gemm_cost import GemmShape, rank_configs
 from jitrt.kernels.split_k import split_launch, store_sum
-from jitrt.kernels.window import across, inside
 
 __all__ = ["Conv2d", "constexprs_of", "conv2d_tile", "gemm_shape", "lower_anchor", "product_of", "tiles_of", "unpack"]
 
@@ -131,14 +130,6 @@ def conv2d_tile(
         d0 = d0.to(tl.int64) if WIDE else d0
         x_row += d0 * X_STRIDES[2]
     w_row = filters * W_STRIDES[0]
-    counted: tl.constexpr = DEEP and MASKED and not FLATTEN and taps <= 32
-    if counted:
-        seen = inside(w0, FILTER[2], DILATION[2], SIZE[2])
-        seen = across(inside(h0, FILTER[1], DILATION[1], SIZE[1]), seen, FILTER[1], FILTER[2])
-        seen = across(inside(d0, FILTER[0], DILATION[0], SIZE[0]), seen, FILTER[0], FILTER[1] * FILTER[2])
-        seen = tl.where(rm < ROWS, seen, 0)
-        x_at = x + (x_row[:, None] + rk[None, :] * X_STRIDES[1])
-        w_at = w + (w_row[None, :] + rk[:, None] * W_STRIDES[1])
 
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
@@ -177,34 +168,24 @@ def conv2d_tile(
             c = (step % blocks_c) * BLOCK_K + rk
             x_mask = row_mask
             w_mask = n_mask
-            if counted:
-                x_mask = (seen & (1 << tap) != 0)[:, None]
-            elif MASKED:
+            if MASKED:
                 hh = h0 + r * DILATION[1]
                 ww = w0 + s * DILATION[2]
-                within = (hh >= 0) & (hh < SIZE[1]) & (ww >= 0) & (ww < SIZE[2])
+                inside = (hh >= 0) & (hh < SIZE[1]) & (ww >= 0) & (ww < SIZE[2])
                 if DEEP:
-                    within = within & (d0 + t * DILATION[0] >= 0) & (d0 + t * DILATION[0] < SIZE[0])
-                x_mask = x_mask & within[:, None]
+                    inside = inside & (d0 + t * DILATION[0] >= 0) & (d0 + t * DILATION[0] < SIZE[0])
+                x_mask = x_mask & inside[:, None]
             if CHANNELS % BLOCK_K != 0:
                 x_mask = x_mask & (c < CHANNELS)[None, :]
                 w_mask = w_mask & (c < CHANNELS)[:, None]
-        if counted:
-            c = step % blocks_c * BLOCK_K
-            if WIDE:
-                c, r, s = c.to(tl.int64), r.to(tl.int64), s.to(tl.int64)
         x_step = r * (DILATION[1] * X_STRIDES[3]) + s * (DILATION[2] * X_STRIDES[4]) + c * X_STRIDES[1]
         w_step = r * W_STRIDES[3] + s * W_STRIDES[4] + c * W_STRIDES[1]
         if DEEP:
             t = t.to(tl.int64) if WIDE else t
             x_step += t * (DILATION[0] * X_STRIDES[2])
             w_step += t * W_STRIDES[2]
-        if counted:
-            a = tl.load(x_at + x_step, mask=x_mask, other=0.0).to(w.dtype.element_ty)
-            b = tl.load(w_at + w_step, mask=w_mask, other=0.0)
-        else:
-            a = tl.load(x + (x_row[:, None] + x_step[None, :]), mask=x_mask, other=0.0).to(w.dtype.element_ty)
-            b = tl.load(w + (w_row[None, :] + w_step[:, None]), mask=w_mask, other=0.0)
+        a = tl.load(x + (x_row[:, None] + x_step[None, :]), mask=x_mask, other=0.0).to(w.dtype.element_ty)
+        b = tl.load(w + (w_row[None, :] + w_step[:, None]), mask=w_mask, other=0.0)
         acc = tl.dot(a, b, acc, input_precision=PRECISION)
 
     if SPLIT_K == 1:

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -79,11 +79,14 @@ class GemmShape:
         return self.taps * self.channels
 
 
-def rank_configs(shape: GemmShape, target: Target, keep: int = 48) -> Sequence[Config]:
-    """Configurations of `conv2d` for a shape, cheapest first by `cost`, at most `keep`."""
+def rank_configs(
+    shape: GemmShape, target: Target, keep: int = 48, price: Callable[[Config], float] | None = None
+) -> Sequence[Config]:
+    """Configurations of `conv2d` for a shape, cheapest first by `price`, at most `keep`; the default is `cost`."""
+    price = price or (lambda config: cost(config, shape, target))
     flatten = shape.channels < 16 and shape.taps > 1
     configs = [c for c in _space(shape, flatten) if _fits(c, shape, target)]
-    configs.sort(key=lambda c: (cost(c, shape, target), -min(c["num_stages"], 4)))  # ties: deeper pipelines win
+    configs.sort(key=lambda c: (price(c), -min(c["num_stages"], 4)))  # ties: deeper pipelines win
     # At most two of each tile shape before any third: the model tells tiles apart better than warps and stages.
     seen: dict[tuple[object, ...], int] = {}
     first: list[Config] = []

@@ -60,9 +60,9 @@ class Axis:
         return self.stride // self.common
 
     @property
-    def most(self) -> int:
-        """Taps that a phase has at most; one of none where there are some has as many or one less."""
-        return -(-self.filter // self.step)
+    def tap_counts(self) -> set[int]:
+        """How many taps there are in a phase; two numbers beside 0 at most."""
+        return {len(self.taps(phase)) for phase in range(self.phases)}
 
     @property
     def jump(self) -> int:
@@ -132,8 +132,14 @@ class TransposedShape:
 
     @property
     def even(self) -> bool:
-        """Whether every phase has `filter // stride` taps along each axis."""
-        return all(axis.common == 1 and axis.filter % axis.stride == 0 for axis in self.axes)
+        """Whether all phases have as many taps along each axis."""
+        return all(len(axis.tap_counts) == 1 for axis in self.axes)
+
+    @property
+    def tap_counts(self) -> tuple[Triple, ...]:
+        """How many taps along each axis the phases that have some have: every combination, the largest first."""
+        depth, height, width = (sorted(axis.tap_counts - {0}, reverse=True) or [1] for axis in self.axes)
+        return tuple(itertools.product(depth, height, width))
 
     @property
     def masked(self) -> bool:

@@ -94,5 +94,6 @@ def test_every_candidate_is_right() -> None:
         "few filters": transposed_problem((4, 64, 32, 32), 3, (4, 4), stride=two, padding=one),
         "2x2, into a slice": transposed_problem((2, 128, 32, 32), 64, (2, 2), stride=two, row_gap=64),
         "3x3 of odd size": transposed_problem((1, 128, 31, 33), 64, (3, 3), stride=two),
+        "2x4 by 3, phases without taps": transposed_problem((2, 64, 16, 17), 64, (2, 4), stride=(3, 3)),
     }
     check_candidates(problems)

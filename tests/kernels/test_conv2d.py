@@ -63,7 +63,6 @@ def config(
             ),
             id="3-d",
         ),
-        pytest.param(conv_problem((1, 16, 3, 4, 4), 9, (3, 3, 4), padding=((1, 1),) * 3), id="3-d, 36 taps"),
         pytest.param(conv_problem((1, 16, 3, 4, 4), 9, (3, 1, 1), row_gap=3, residual=True), id="3-d, depth alone"),
         pytest.param(
             conv_problem((1, 24, 3, 4, 3), 12, (2, 3, 3), padding=((1, 0),) * 3, groups=3, dtype=f32), id="3-d grouped"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 
 import pytest
 
@@ -20,14 +21,7 @@ TWO, ONE = (2, 2), ((1, 1), (1, 1))
 
 
 def config(
-    m: int = 16,
-    n: int = 16,
-    k: int = 16,
-    *,
-    split: int = 1,
-    merged: bool = False,
-    early: bool = False,
-    last: bool = False,
+    m: int = 16, n: int = 16, k: int = 16, *, split: int = 1, merged: bool = False, early: bool = False
 ) -> dict[str, int | bool]:
     return {
         "BLOCK_M": m,
@@ -37,7 +31,6 @@ def config(
         "EARLY": early,
         "FLATTEN": False,
         "MERGED": merged,
-        "PHASES_LAST": last,
         "num_warps": 4,
         "num_stages": 2,
     }
@@ -67,7 +60,8 @@ APART = {
     "bundles": transposed_problem((1, 64, 3, 2), 32, (2, 2), stride=TWO, groups=16),
     "depthwise": transposed_problem((1, 9, 3, 4), 9, (4, 4), stride=TWO, padding=ONE, groups=9),
     "1-d": transposed_problem((2, 16, 5), 6, (7,), stride=(2,), padding=((3, 3),), output_padding=(1,)),
-    "many taps": transposed_problem((1, 16, 3, 4), 5, (7, 11), stride=(1, 2), padding=((3, 3), (5, 5))),
+    "32 taps": transposed_problem((1, 16, 3, 4), 5, (4, 15), stride=(1, 2), padding=((2, 2), (7, 7))),
+    "more taps": transposed_problem((1, 16, 3, 4), 5, (7, 11), stride=(1, 2), padding=((3, 3), (5, 5))),
     "3-d": transposed_problem(
         (1, 16, 2, 3, 2), 5, (3, 3, 2), stride=(2, 1, 2), padding=((1, 1), (0, 1), (0, 0)), dilation=(1, 2, 1)
     ),
@@ -83,7 +77,15 @@ def test_merged(name: str) -> None:
 
 @pytest.mark.parametrize("name", APART)
 def test_phases_apart(name: str) -> None:
-    check_problem(APART[name], TEMPLATE, [config(), config(last=True)], extremes=False)
+    check_problem(APART[name], TEMPLATE, [config()], extremes=False)
+
+
+@pytest.mark.parametrize("name", ["ragged phases", "stride 3, no taps"])
+def test_phases_of_different_length_take_turns_where_x_does_not_stay_in_l2(name: str) -> None:
+    small = replace(TARGETS[90], l2=0)
+    calls = [TEMPLATE.lower(APART[name], config(), target).calls[0] for target in (TARGETS[90], small)]
+    assert [call.constexprs["IN_TURN"] for call in calls] == [True, False]
+    check_problem(APART[name], TEMPLATE, [config()], target=small, extremes=False)
 
 
 @pytest.mark.parametrize("problem", [MERGEABLE["2x2"], APART["ragged phases"], APART["stride 3, no taps"]])
@@ -124,6 +126,7 @@ def test_compiles_without_spills(dtype: object, merged: bool) -> None:
     "problem",
     [
         transposed_problem((32, 256, 32, 32), 128, (4, 4), stride=TWO, padding=ONE),
+        transposed_problem((8, 256, 64, 64), 128, (3, 3), stride=TWO, padding=ONE, output_padding=(1, 1)),
         transposed_problem((8, 128, 64, 64), 64, (2, 2), stride=TWO),
     ],
 )
