@@ -130,12 +130,14 @@ def make_epilogue(
     *,
     given: Mapping[Value, TensorType] | None = None,
     written: Mapping[Node, str] | None = None,
+    handed: Value | None = None,
 ) -> Epilogue:
     """The functions for everything in `body` that follows `start` (the anchor's output, in registers as `acc`).
 
     With `start=None` the whole body is elementwise and `acc` is ignored. `given` overrides the types of operands and of
     the output, to address them in another shape; `written` are expressions of nodes that are not elementwise, with {0},
-    {1}, ... for their operands.
+    {1}, ... for their operands. The operand `handed` is no load of theirs: APPLY and FINISH take its tile, converted to
+    the type it has in registers, as a second parameter.
     """
     output, pair = body.outputs[0], pair_of(body)
     types = dict(given or {})
@@ -143,18 +145,22 @@ def make_epilogue(
         axis = output.producer.op.axis  # type: ignore[union-attr]
         types |= {part: _without(part.type, axis) for part in pair.parts if part.type.rank == output.type.rank}
         types[output] = pair.type
-    writer = Writer(body, space, types, names={} if start is None else {start: "acc"}, written=written or {})
+    names = {} if start is None else {start: "acc"}
+    tiles = "acc" if handed is None else "acc, handed"
+    if handed is not None:
+        names[handed] = "handed"
+    writer = Writer(body, space, types, names=names, written=written or {})
     if pair is None:
         result = writer.read(output)
     else:
         result = f"tl.join({', '.join(writer.read(part) for part in pair.parts)})"
-    head = ["@triton.jit", f"def apply(acc, aux, {space.parameters}):"]
+    head = ["@triton.jit", f"def apply({tiles}, aux, {space.parameters}):"]
     apply = [*head, *writer.lines, f"    return {result}", ""]
     held = [f"r{i}" for i in range(len(writer.operands))]
     loaded = f"({', '.join(held)},)" if held else "0"  # Triton has no empty tuple to return
     fetch = ["@triton.jit", f"def fetch(aux, {space.parameters}):", *writer.loads, f"    return {loaded}", ""]
     taken = [f"    {name} = held[{i}]" for i, name in enumerate(held)]
-    finish = ["@triton.jit", "def finish(acc, held):", *taken, *writer.steps, f"    return {result}", ""]
+    finish = ["@triton.jit", f"def finish({tiles}, held):", *taken, *writer.steps, f"    return {result}", ""]
     address = writer.address(output)
     masks = " & ".join(f"{name}_mask" for name in space.axes)
     # The pointers must have the tile's shape also along an index that does not move them.
