@@ -112,7 +112,22 @@ def conv1x1(
         STORE(y, value, m, k, row_mask, n_mask)
     else:
         store_sum(
-            y, acc, partials, counters, aux, tile, split, m, k, row_mask, n_mask, SPLIT_K, DEPENDENT, FETCH, FINISH, STORE
+            y,
+            acc,
+            partials,
+            counters,
+            aux,
+            tile,
+            split,
+            m,
+            k,
+            row_mask,
+            n_mask,
+            SPLIT_K,
+            DEPENDENT,
+            FETCH,
+            FINISH,
+            STORE,
         )
 
 
