@@ -3,6 +3,9 @@
 Formula: out[n, i, j, (r, s, c)] = x[n, c, i * STRIDE[0] + r - BEFORE[0], j * STRIDE[1] + s - BEFORE[1]], zero beside
 the image and in what a cell has beyond. Any dtype and layout in, the convolution's dtype out. What a filter of that
 stride sees of a row of cells is one run of memory. Floor: (x + out) bytes / bandwidth.
+
+A thread loads all numbers of a cell: from one pointer, as far apart as is known when the kernel is compiled. Stores are
+of 16 bytes.
 """
 
 from __future__ import annotations
@@ -13,9 +16,10 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.target import Target
-from jitrt.graph.dtype import DType
-from jitrt.kernels.base import KernelCall, Operand, Workspace
-from jitrt.kernels.conv_shape import ConvShape
+from jitrt.kernels.base import Argument, KernelCall, Operand, Workspace
+from jitrt.kernels.stem_pool_shape import StemPool
+
+_BLOCK = 128  # cells of a program, one a thread
 
 
 @triton.jit
@@ -24,68 +28,81 @@ def fold(
     x,
     SIZE: tl.constexpr,  # channels, height, width of x
     FOLDED: tl.constexpr,  # images, rows, cells of out
-    CELL: tl.constexpr,  # numbers of a cell
+    CELL: tl.constexpr,  # numbers of a cell, a power of two
     STRIDE: tl.constexpr,
     BEFORE: tl.constexpr,  # rows above x in out, columns left of it
     X_STRIDES: tl.constexpr,  # n, c, h, w
     WIDE: tl.constexpr,  # offsets in x pass 2^31
     DEPENDENT: tl.constexpr,  # may start before the launch it depends on ends
-    BLOCK_M: tl.constexpr,
-    BLOCK_N: tl.constexpr,
+    BLOCK: tl.constexpr,
 ):
-    line: tl.constexpr = FOLDED[2] * CELL
-    row = tl.program_id(0) * BLOCK_M + tl.arange(0, BLOCK_M)
+    cell = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    row = cell // FOLDED[2]
     n = row // FOLDED[1]
-    top = row % FOLDED[1] * STRIDE[0] - BEFORE[0]
-    # What depends on the element alone is shared by all rows of a program.
-    at = tl.program_id(1) * BLOCK_N + tl.arange(0, BLOCK_N)
-    rest = at % CELL
-    r = rest // (STRIDE[1] * SIZE[0])
-    w = at // CELL * STRIDE[1] + rest // SIZE[0] % STRIDE[1] - BEFORE[1]
-    c = rest % SIZE[0]
-    inside = (at < line) & (r < STRIDE[0]) & (w >= 0) & (w < SIZE[2])
-    valid = (n < FOLDED[0])[:, None]
-    h = top[:, None] + r[None, :]
-    mask = valid & inside[None, :] & (h >= 0) & (h < SIZE[1])
+    h = row % FOLDED[1] * STRIDE[0] - BEFORE[0]
+    w = cell % FOLDED[2] * STRIDE[1] - BEFORE[1]
+    valid = n < FOLDED[0]
     if WIDE:
-        n, top, r, w, c = n.to(tl.int64), top.to(tl.int64), r.to(tl.int64), w.to(tl.int64), c.to(tl.int64)
-    begin = n * X_STRIDES[0] + top * X_STRIDES[2]
-    offset = begin[:, None] + (r * X_STRIDES[2] + c * X_STRIDES[1] + w * X_STRIDES[3])[None, :]
+        n, up, left = n.to(tl.int64), h.to(tl.int64), w.to(tl.int64)
+    else:
+        up, left = h, w
+    corner = x + (n * X_STRIDES[0] + up * X_STRIDES[2] + left * X_STRIDES[3])
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
-    value = tl.load(x + offset, mask=mask, other=0.0)
-    to = row[:, None] * line + at[None, :]
-    tl.store(out + to, value.to(out.dtype.element_ty), mask=valid & (at < line)[None, :])
+    numbers = _numbers(corner, h, w, valid, out, SIZE, STRIDE, X_STRIDES, BLOCK, 0, 1, CELL)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+    to = cell[:, None] * CELL + tl.arange(0, CELL)[None, :]
+    tl.store(out + to, tl.reshape(numbers, (BLOCK, CELL)), mask=valid[:, None])
 
 
-def fold_call(
-    x_index: int,
-    conv: ConvShape,
-    dtype: DType,
-    folded: tuple[int, int, int],
-    cell: int,
-    before: tuple[int, int],
-    target: Target,
-) -> KernelCall:
-    """The launch that writes operand `x_index`, the input of `conv`, to the workspace as `folded` (images, rows, cells
-    of `cell` numbers) of `dtype`, with `before` rows and columns of zeros before the first."""
-    rows, line = folded[0] * folded[1], folded[2] * cell
-    block_n = min(512, triton.next_power_of_2(line))
-    block_m = 8 if rows * line >= 1 << 20 else 2
+@triton.jit
+def _numbers(
+    corner,
+    h,
+    w,
+    valid,
+    out,
+    SIZE: tl.constexpr,
+    STRIDE: tl.constexpr,
+    X_STRIDES: tl.constexpr,
+    BLOCK: tl.constexpr,
+    FIRST: tl.constexpr,
+    EVERY: tl.constexpr,
+    CELL: tl.constexpr,
+):
+    """Numbers FIRST, FIRST + EVERY ... of the cells that begin at h, w: (cells, 2, 2 ...) in their order."""
+    if EVERY < CELL:
+        even = _numbers(corner, h, w, valid, out, SIZE, STRIDE, X_STRIDES, BLOCK, FIRST, 2 * EVERY, CELL)
+        odd = _numbers(corner, h, w, valid, out, SIZE, STRIDE, X_STRIDES, BLOCK, FIRST + EVERY, 2 * EVERY, CELL)
+        return tl.join(even, odd)
+    else:
+        r: tl.constexpr = FIRST // (STRIDE[1] * SIZE[0])
+        s: tl.constexpr = FIRST // SIZE[0] % STRIDE[1]
+        c: tl.constexpr = FIRST % SIZE[0]
+        if r >= STRIDE[0]:
+            return tl.zeros((BLOCK,), out.dtype.element_ty)
+        else:
+            inside = valid & (h >= -r) & (h < SIZE[1] - r) & (w >= -s) & (w < SIZE[2] - s)
+            at = corner + (r * X_STRIDES[2] + s * X_STRIDES[3] + c * X_STRIDES[1])
+            return tl.load(at, mask=inside, other=0.0).to(out.dtype.element_ty)
+
+
+def fold_call(shape: StemPool, target: Target) -> KernelCall:
+    """The launch that writes a stem's input to the workspace, from its start, as cells."""
+    conv = shape.conv
     strides = (*conv.x_strides[:2], *conv.x_strides[3:])
-    shape = (folded[0], conv.channels, *conv.size[1:])
+    size = (shape.folded[0], conv.channels, *conv.size[1:])
     constexprs = {
-        "SIZE": shape[1:],
-        "FOLDED": folded,
-        "CELL": cell,
+        "SIZE": size[1:],
+        "FOLDED": shape.folded,
+        "CELL": shape.cell,
         "STRIDE": conv.stride[1:],
-        "BEFORE": before,
+        "BEFORE": shape.before,
         "X_STRIDES": strides,
-        "WIDE": sum(s * (n - 1) for s, n in zip(strides, shape, strict=True)) >= 2**31,
+        "WIDE": sum(s * (n - 1) for s, n in zip(strides, size, strict=True)) >= 2**31,
         "DEPENDENT": target.arch >= 90,
-        "BLOCK_M": block_m,
-        "BLOCK_N": block_n,
+        "BLOCK": _BLOCK,
     }
-    grid = (-(-rows // block_m), -(-line // block_n), 1)
-    assert math.prod(grid) > 0
-    return KernelCall(fold, {"out": Workspace(0, dtype.value), "x": Operand(x_index)}, constexprs, grid)
+    arguments: dict[str, Argument] = {"out": Workspace(0, shape.dtype.value), "x": Operand(shape.x_index)}
+    return KernelCall(fold, arguments, constexprs, (-(-math.prod(shape.folded) // _BLOCK), 1, 1))

@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
+from triton import next_power_of_2
+
 from jitrt.codegen.epilogue import Epilogue, make_epilogue, prologue_nodes
 from jitrt.codegen.pointwise import EXPRESSIONS
 from jitrt.codegen.tile import TileSpace
@@ -26,13 +28,15 @@ _MOST_GROUPS = 4  # of filter rows
 class StemPool:
     """A problem in the kernel's terms.
 
-    The input is folded: `stride` rows by `stride` columns of pixels are one cell, `folded` is (images, rows, columns)
-    of cells, and `before` the zeros there before the first row and column of pixels. A filter covers `groups` rows and
-    `reach` columns of cells, so that the convolution moves by one cell. An image's row of pooled pixels is `slots`
-    windows; `phantoms` of them, at its begin, only make a column that the next one shares. `first` is the row and
-    column of the convolution that the folded input begins with."""
+    The input is folded: `stride` rows by `stride` columns of pixels are one cell of `cell` numbers, `folded` is
+    (images, rows, columns) of cells, and `before` the zeros there before the first row and column of pixels. A filter
+    covers `groups` rows and `reach` columns of cells, so that the convolution moves by one cell; of a row of cells
+    `depth` numbers are multiplied. Cells, groups and depth are powers of two. An image's row of pooled pixels is
+    `slots` windows; `phantoms` of them, at its begin, only make a column that the next one shares. `first` is the row
+    and column of the convolution that the folded input begins with."""
 
     conv: ConvShape
+    dtype: DType  # of what is multiplied
     out: tuple[int, ...]
     window: tuple[int, int]
     step: tuple[int, int]
@@ -40,7 +44,9 @@ class StemPool:
     phantoms: int
     groups: int
     reach: int
-    folded: tuple[int, int]
+    cell: int
+    depth: int
+    folded: tuple[int, int, int]
     before: tuple[int, int]
     x_index: int
     w_index: int
@@ -68,25 +74,35 @@ def describe(problem: Problem) -> StemPool:
     x_index, w_index = operands_of(problem, conv_node)
     x, w = problem.body.inputs[x_index].type, problem.body.inputs[w_index].type
     conv, out = describe_conv(conv_node, x, w), pool.output.type.shape
+    dtype = conv_node.output.type.dtype
     window, step, padding = ((a[0], a[1]) for a in (pool.op.kernel, pool.op.stride, pool.op.padding))
     stride = conv.stride[1:]
     groups, reach = (-(-f // s) for f, s in zip(conv.filter[1:], stride, strict=True))
+    groups = next_power_of_2(groups)
+    # Copies are of 16 bytes, and so is the least that the tensor cores multiply.
+    cell = next_power_of_2(max(math.prod(stride) * conv.channels, 16 // dtype.itemsize))
+    depth = next_power_of_2(max(reach * cell, 16))
     shared = window[1] - step[1]
     phantoms = int(shared > 0 and padding[1] == 0)
     first = (-padding[0], shared - padding[1] - phantoms * step[1])
     before = tuple(p - f * s for p, f, s in zip(conv.padding[1:], first, stride, strict=True))
+    # Whatever a window within the image is multiplied by is there, if only by a weight that is zero.
     rows = (out[2] - 1) * step[0] + window[0] - 1 + groups
+    columns = (out[3] + phantoms) * step[1] - 1 + depth // cell
     body, start = _around(problem.body, conv_node, pool)
     return StemPool(
         conv=conv,
+        dtype=dtype,
         out=out,
         window=window,
         step=step,
         first=first,
         phantoms=phantoms,
-        groups=1 << (groups - 1).bit_length(),
+        groups=groups,
         reach=reach,
-        folded=(rows, (out[3] + phantoms) * step[1] - 1),
+        cell=cell,
+        depth=depth,
+        folded=(out[0], rows, columns),
         before=before,  # type: ignore[arg-type]
         x_index=x_index,
         w_index=w_index,
@@ -131,8 +147,8 @@ def refuse(body: Graph) -> str | None:
         return "a stem and its pool may not be dilated"
     if any(not step <= size <= step + 1 for size, step in zip(pool.op.kernel, pool.op.stride, strict=True)):
         return "the pool's windows must overlap by one row and column or not at all"
-    if pool.op.stride[1] > 2:
-        return "the pool may shrink a row to no less than its half"
+    if max(pool.op.stride) > 2:
+        return "the pool may shrink rows and columns to no less than their half, which is what threads hold"
     stride, filter = conv.op.stride[0], conv.inputs[1].type.shape[2]
     if -(-filter // stride) > _MOST_GROUPS:
         return f"a filter of {filter} rows with stride {stride} takes more accumulators than the kernel has"
