@@ -37,7 +37,7 @@ from jitrt.errors import OptionError
 from jitrt.graph.dtype import DType
 from jitrt.hybrid import HybridEngine
 from jitrt.plan.file import open_plan
-from jitrt.plan.schema import Binding
+from jitrt.plan.schema import Binding, Plan
 from jitrt.reference import ReferenceEngine
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
@@ -129,8 +129,9 @@ def bench_models(
             try:
                 found, engine = contest.run(contestants)
                 outcomes += found
-                if engine is not None and not isinstance(engine, HybridEngine | ReferenceEngine):
-                    gains.append(Gains(subject.name, batch, tuple(engine.plan.notes.get("gains", ()))))
+                if isinstance(plan := getattr(engine, "plan", None), Plan):
+                    told: Any = plan.notes.get("gains", ())
+                    gains.append(Gains(subject.name, batch, tuple(told)))
                 if layers and engine is not None:
                     rooflines += _rooflines(subject.name, batch, engine, contest.inputs(), say)
                 del engine
