@@ -97,9 +97,9 @@ def stem_pool(
     x_tile = (x + column)[None, :] + rk[:, None]
     # Packed: of each tile of filters, for each row of cells, all filters.
     rw = n_tile * (GROUPS * BLOCK_N) + tl.arange(0, GROUPS * BLOCK_N)
-    if DEPENDENT:
-        tl.extra.cuda.gdc_wait()
     w_tile = tl.load(w + rw[:, None] * DEPTH + rk[None, :])
+    if DEPENDENT:  # the weights are constants
+        tl.extra.cuda.gdc_wait()
 
     n = (n_tile * BLOCK_N + tl.arange(0, BLOCK_N))[:, None]
     n_mask = n < FILTERS

@@ -71,7 +71,7 @@ def _run(request: Request) -> Array:
         operands.append(Storage.make(type, request.alignment[index], data))
     result = Storage.make(problem.output.type, request.alignment[-1])
     workspace = poison(DType.f32, lowered.workspace_bytes)
-    space = _Space(operands, result, workspace, np.zeros(lowered.zeros_bytes, np.uint8))
+    space = _Space(operands, request.weights, result, workspace, np.zeros(lowered.zeros_bytes, np.uint8))
     before = result.raw.copy()
     _launch_all(lowered, space)
     result.check_written(before)
@@ -90,6 +90,7 @@ def _answer(request: Request | PlanRequest | CornersRequest) -> Any:
 @dataclass(frozen=True)
 class _Space:
     operands: list[Storage]
+    weights: tuple[bool, ...]  # which operands are constants
     result: Storage
     workspace: Array
     zeros: Array
@@ -98,7 +99,8 @@ class _Space:
         """Guard zones belong to what may be touched: what is written there is found afterwards."""
         own = [self.result.raw, self.workspace, self.zeros]
         loads = [*own, *(operand.raw for operand in self.operands)]
-        return watch.Fence(loads, own, self.result.start, must_wait=must_wait)
+        constants = [operand.raw for operand, fixed in zip(self.operands, self.weights, strict=True) if fixed]
+        return watch.Fence(loads, own, self.result.start, constants, must_wait=must_wait)
 
 
 def _launch_all(lowered: Lowered, space: _Space) -> None:

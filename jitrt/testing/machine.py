@@ -39,10 +39,10 @@ class _Accesses(Patience):
     """Which bytes of the memory the programs of a launch load and store. `common` marks those of the result that belong
     to an operand too."""
 
-    def __init__(self, memory: Array, *, must_wait: bool, common: Array):
+    def __init__(self, memory: Array, constants: Array, *, must_wait: bool, common: Array):
         self._base = memory.__array_interface__["data"][0]
         self._size = memory.size
-        super().__init__(must_wait=must_wait)
+        super().__init__([constants], must_wait=must_wait)
         self.loaded = np.zeros(memory.size, bool)
         self.stored = np.zeros(memory.size, bool)
         self._common = common if common.any() else None
@@ -137,7 +137,8 @@ class Machine:
             raise KernelError(f"it may start early, but waits for nothing itself, or for several: {launch.after}")
         bound = dict(_bound(call, launch))
         may_load, may_store, common = self._allowed(bound, step)
-        seen = _Accesses(self.memory, must_wait=call.dependent, common=common)
+        constants = self.memory[self._starts["constants", 0] :][: self._sizes["constants", 0]]
+        seen = _Accesses(self.memory, constants, must_wait=call.dependent, common=common)
         arguments = {name: self._argument(argument, step, bound) for name, argument in call.arguments.items()}
         with np.errstate(all="ignore"), watching(seen):
             try:

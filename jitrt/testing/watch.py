@@ -29,10 +29,12 @@ class Watch:
 
 
 class Patience(Watch):
-    """Raises KernelError for a program that should wait for the launch before its own and touches memory first."""
+    """Raises KernelError for a program that should wait for the launch before its own and first touches memory other
+    than `constants`, which no launch writes."""
 
-    def __init__(self, *, must_wait: bool):
+    def __init__(self, constants: Sequence[Array] = (), *, must_wait: bool):
         self._must_wait, self._waited = must_wait, False
+        self._constants = [_extent(array) for array in constants]
 
     def begin(self, program: tuple[int, int, int]) -> tuple[int, int, int]:
         self._waited = False
@@ -42,7 +44,10 @@ class Patience(Watch):
         self._waited = True
 
     def touch(self, addresses: Array, itemsize: int, *, store: bool) -> None:
-        if self._must_wait and not self._waited:
+        if not self._must_wait or self._waited or not addresses.size:
+            return
+        low, high = int(addresses.min()), int(addresses.max()) + itemsize
+        if store or not any(start <= low and high <= end for start, end in self._constants):
             raise KernelError("the kernel touches memory before it waits for its predecessor")
 
 
@@ -50,8 +55,16 @@ class Fence(Patience):
     """Raises KernelError also for an access outside all of `loads` or `stores`, before it happens: it may end the
     process. The first of `stores` is the result's, whose elements begin at byte `start`."""
 
-    def __init__(self, loads: Sequence[Array], stores: Sequence[Array], start: int, *, must_wait: bool):
-        super().__init__(must_wait=must_wait)
+    def __init__(
+        self,
+        loads: Sequence[Array],
+        stores: Sequence[Array],
+        start: int,
+        constants: Sequence[Array],
+        *,
+        must_wait: bool,
+    ):
+        super().__init__(constants, must_wait=must_wait)
         self._loads, self._stores = ([_extent(array) for array in arrays] for arrays in (loads, stores))
         self._origin = self._stores[0][0] + start
 
