@@ -114,7 +114,7 @@ def stem_pool(
         for step in tl.static_range(TURN):
             x_row = tl.load(x_tile + (begin + step) * X_STRIDES[1])
             made, acc = _advance(tl.dot(w_tile, x_row, acc, input_precision=PRECISION), GROUPS, BLOCK_N, BLOCK_M)
-            row = _across(made, slot % ACROSS, window % ACROSS, SIZE, FIRST, WINDOW, STEP, BLOCK_N, BLOCK_M)
+            row = _across(made, window % ACROSS, SIZE, FIRST, WINDOW, STEP, BLOCK_N, BLOCK_M)
             done = begin + (step - (GROUPS - 1))  # rows of the convolution before this one
             at = first * STEP[0] + done + FIRST[0]
             inside = (done >= 0) & (at >= 0) & (at < SIZE[0])
@@ -150,7 +150,6 @@ def _advance(acc, GROUPS: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_M: tl.const
 @triton.jit
 def _across(
     made,
-    slot,
     window,
     SIZE: tl.constexpr,
     FIRST: tl.constexpr,
@@ -162,10 +161,6 @@ def _across(
     """The maximum over each window's columns, (filters, windows). The first window of a program lacks a shared one."""
     lowest: tl.constexpr = float("-inf")
     each: tl.constexpr = BLOCK_M // 4  # columns of a thread
-    column = slot * STEP[1] + FIRST[1]
-    if STEP[1] == 2:
-        column += tl.arange(0, BLOCK_M) & 1
-    made = tl.where(((column >= 0) & (column < SIZE[1]))[None, :], made, lowest)
     # Rows 8 apart lie in one thread, rows 16 apart in the next warp: in the order that follows, the layouts that Triton
     # gives what is joined below are the one that is here. With any other it passes through shared memory, twelve
     # barriers long.
@@ -177,7 +172,17 @@ def _across(
     else:
         right = tl.reshape(columns, (BLOCK_N, 4, each))
         value = right
+    # Columns beside the image; only the first window begins there. (With a choice made between the sums themselves,
+    # ptxas often waits for each instruction of the product.)
+    column = window * STEP[1] + FIRST[1]
     value = tl.reshape(value, (BLOCK_N, BLOCK_M // STEP[1]))
+    if STEP[1] == 2:
+        value = tl.where((column + 1 < SIZE[1])[None, :], value, tl.reshape(left, (BLOCK_N, BLOCK_M // 2)))
+        if WINDOW[1] == STEP[1]:
+            value = tl.where((column >= 0)[None, :], value, tl.reshape(right, (BLOCK_N, BLOCK_M // 2)))
+        value = tl.where((column < SIZE[1])[None, :], value, lowest)
+    else:
+        value = tl.where(((column >= 0) & (column < SIZE[1]))[None, :], value, lowest)
     if WINDOW[1] > STEP[1]:
         before = tl.reshape(_before(right, BLOCK_N, each // STEP[1]), (BLOCK_N, BLOCK_M // STEP[1]))
         # A shared column left of the image, or the last of the one before.

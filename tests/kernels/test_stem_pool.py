@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -82,6 +84,11 @@ def config(m: int = 32, segment: int = 3) -> dict[str, Any]:
             id="4x4 stride 1, windows apart, tf32, NCHW out",
         ),
         pytest.param(
+            stem((2, 3, 15, 18), 9, 3, 2, 1, MaxPool((2, 2), (2, 2), (1, 1))),
+            config(segment=2),
+            id="windows apart begin and end beside the image",
+        ),
+        pytest.param(
             stem((3, 1, 11, 9), 70, 4, 1, 1, MaxPool((2, 2), (1, 1), (1, 1))),
             config(segment=2),
             id="pool stride 1",
@@ -115,6 +122,16 @@ def test_compiles_without_spills(batch: int) -> None:
     compiles(problem, template, config(32, 2))
     built = compiles(problem, template, config(64, 14), targets=(90,))[1]
     assert 2 * 4 * 32 * built.registers <= 65536 and 2 * built.shared_bytes <= TARGETS[90].shared, "two share an SM"
+
+
+@pytest.mark.parametrize("size", [224, 227])
+def test_a_row_is_one_product_without_waits_in_between(size: int, tmp_path: Path) -> None:
+    nvdisasm = pytest.importorskip("triton").knobs.nvidia.nvdisasm.path
+    file, problem = tmp_path / "stem.cubin", stem((128, 3, size, size), 64)
+    file.write_bytes(compiles(problem, StemPoolTemplate(), config(64, 14), targets=(90,))[1].cubin)
+    listing = subprocess.run([nvdisasm, str(file)], capture_output=True, text=True, check=True).stdout
+    assert listing.count("HGMMA") == 4 * 4 * 4 and listing.count("WARPGROUP.DEPBAR") == 4, "four rows a turn"
+    assert listing.count("BAR.SYNC") <= 5, "one row of cells and two pooled rows pass through shared memory"
 
 
 @pytest.mark.parametrize("problem", [stem(), stem((1, 3, 97, 40), kernel=3, pool=MaxPool((2, 2), (1, 1), (1, 1)))])
