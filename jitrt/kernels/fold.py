@@ -10,8 +10,6 @@ of 16 bytes.
 
 from __future__ import annotations
 
-import math
-
 import triton
 import triton.language as tl
 
@@ -28,6 +26,7 @@ def fold(
     x,
     SIZE: tl.constexpr,  # channels, height, width of x
     FOLDED: tl.constexpr,  # images, rows, cells of out
+    CELLS: tl.constexpr,  # of out, with those after the last image, which are zero
     CELL: tl.constexpr,  # numbers of a cell, a power of two
     STRIDE: tl.constexpr,
     BEFORE: tl.constexpr,  # rows above x in out, columns left of it
@@ -53,7 +52,7 @@ def fold(
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()
     to = cell[:, None] * CELL + tl.arange(0, CELL)[None, :]
-    tl.store(out + to, tl.reshape(numbers, (BLOCK, CELL)), mask=valid[:, None])
+    tl.store(out + to, tl.reshape(numbers, (BLOCK, CELL)), mask=(cell < CELLS)[:, None])
 
 
 @triton.jit
@@ -88,14 +87,16 @@ def _numbers(
             return tl.load(at, mask=inside, other=0.0).to(out.dtype.element_ty)
 
 
-def fold_call(shape: StemPool, target: Target) -> KernelCall:
-    """The launch that writes a stem's input to the workspace, from its start, as cells."""
+def fold_call(shape: StemPool, beyond: int, target: Target) -> KernelCall:
+    """The launch that writes a stem's input to the workspace, from its start, as cells, and `beyond` rows of zeros."""
     conv = shape.conv
     strides = (*conv.x_strides[:2], *conv.x_strides[3:])
     size = (shape.folded[0], conv.channels, *conv.size[1:])
+    cells = (shape.folded[0] * shape.folded[1] + beyond) * shape.folded[2]
     constexprs = {
         "SIZE": size[1:],
         "FOLDED": shape.folded,
+        "CELLS": cells,
         "CELL": shape.cell,
         "STRIDE": conv.stride[1:],
         "BEFORE": shape.before,
@@ -105,4 +106,4 @@ def fold_call(shape: StemPool, target: Target) -> KernelCall:
         "BLOCK": _BLOCK,
     }
     arguments: dict[str, Argument] = {"out": Workspace(0, shape.dtype.value), "x": Operand(shape.x_index)}
-    return KernelCall(fold, arguments, constexprs, (-(-math.prod(shape.folded) // _BLOCK), 1, 1))
+    return KernelCall(fold, arguments, constexprs, (-(-cells // _BLOCK), 1, 1))

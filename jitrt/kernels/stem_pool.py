@@ -256,7 +256,10 @@ class StemPoolTemplate(Template):
         shape = describe(problem)
         conv_node = problem.anchors[0]
         line = shape.folded[2] * shape.cell
-        first = fold_call(shape, target)
+        # The last program's last turn may go past the last image; what it makes of that is not stored.
+        begin = (-(-shape.out[2] // config["SEGMENT"]) - 1) * config["SEGMENT"] * shape.step[0]
+        beyond = max(0, begin + _rows(config, shape) - shape.folded[1])
+        first = fold_call(shape, beyond, target)
         constexprs: dict[str, Any] = {
             "SLOTS": shape.out[0] * shape.slots,
             "ACROSS": shape.slots,
@@ -287,9 +290,6 @@ class StemPoolTemplate(Template):
         }
         grid = (_programs(config, shape), 1, 1)
         second = KernelCall(stem_pool, arguments, constexprs, grid, config["num_warps"], config["num_stages"])
-        # The last program's last turn may go past the last image; what it makes of that is not stored.
-        begin = (-(-shape.out[2] // config["SEGMENT"]) - 1) * config["SEGMENT"] * shape.step[0]
-        beyond = max(0, begin + _rows(config, shape) - shape.folded[1])
         size = (shape.out[0] * shape.folded[1] + beyond) * line * shape.dtype.itemsize
         return Lowered((first, second), size, pack={shape.w_index: lambda w: pack_stem_pool(w, shape)})
 
