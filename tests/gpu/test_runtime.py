@@ -84,6 +84,13 @@ def add_one_early(source, out, n, BLOCK: tl.constexpr):
     tl.extra.cuda.gdc_launch_dependents()
 
 
+@triton.jit
+def add_one_after_waiting(source, out, n, BLOCK: tl.constexpr):
+    tl.extra.cuda.gdc_wait()
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    tl.store(out + at, tl.load(source + at, mask=at < n) + 1, mask=at < n)
+
+
 class Build:
     """A plan in the making: every launch is a layer, and waits for the one before unless told otherwise."""
 
@@ -335,6 +342,32 @@ def test_a_chain_of_dependent_launches(arch, x, dependent):
             want += 1
         assert torch.equal(engine(given), want)
     print(f"\n{steps} launches, dependent={dependent}: {engine.profile(x).graph:.1f} us")
+
+
+def test_branches_of_dependent_launches(arch, x):
+    """Fork after fork: both branches may start while the launch before them still runs, and wait for it in the kernel.
+    The triggers are implicit, as in jitrt's kernels."""
+    if arch < 90:
+        pytest.skip("programmatic dependent launch needs sm_90")
+    build = Build(arch)
+    types = {"a": "*fp32", "b": "*fp32", "source": "*fp32", "out": "*fp32", "n": "i32"}
+    step = build.kernel(add_one_after_waiting, types, {"BLOCK": BLOCK}, launch_pdl=True)
+    meeting = build.kernel(add, types, {"BLOCK": BLOCK})
+    forks, n, grid = 12, Scalar("i32", COUNT), (COUNT // BLOCK, 1, 1)
+    start, left, right = (Pointer("arena", 4 * COUNT * i) for i in range(3))
+    source, last = Pointer("input"), ()
+    for number in range(forks):
+        first = build.launch(step, grid, source, start, n, after=last, dependent=bool(last))
+        branches = tuple(build.launch(step, grid, start, to, n, after=(first,), dependent=True) for to in (left, right))
+        source = Pointer("output") if number == forks - 1 else Pointer("arena", 4 * COUNT * (3 + number % 2))
+        last = (build.launch(meeting, grid, left, right, source, n, after=branches),)
+    engine = Engine(build.file((matrix("x"),), (matrix("y"),), arena=20 * COUNT))
+    for _ in range(200):
+        given = torch.randint_like(x, 4)
+        want = given.clone()
+        for _ in range(forks):
+            want = 2 * (want + 2)
+        assert torch.equal(engine(given), want)
 
 
 def test_clusters(arch, x):
