@@ -113,8 +113,8 @@ def bench_models(
 
     All contestants of one model and batch are prepared first and then timed twice in turns, so that the difference
     between two equal runs is known. One that fails is reported with its error; the others go on. One that takes the
-    CUDA context with it, or Ctrl-C, ends the run with what was measured by then. With `layers` jitrt's engines are
-    profiled too, after all is timed. `say` is told what happens.
+    CUDA context with it, or Ctrl-C, ends the run with what was measured by then: also of contestants that were timed
+    once. With `layers` jitrt's engines are profiled too, after all is timed. `say` is told what happens.
 
     Raises OptionError for an unknown precision or a batch that is no positive number.
     """
@@ -127,8 +127,10 @@ def bench_models(
             say(f"{subject.name}, batch {batch}, {precision}")
             contest = _Contest(subject, batch, precision, device, timer or CudaTimer(), seconds, say)
             try:
-                found, engine = contest.run(contestants)
+                found, engine, interrupted = contest.run(contestants)
                 outcomes += found
+                if interrupted:
+                    raise KeyboardInterrupt
                 if isinstance(plan := getattr(engine, "plan", None), Plan):
                     told: Any = plan.notes.get("gains", ())
                     gains.append(Gains(subject.name, batch, tuple(told)))
@@ -192,7 +194,8 @@ def bench_plans(
         batch = plan.inputs[0].shape[0] if plan.inputs and plan.inputs[0].shape else 1
         nothing = Outcome(path, batch, plan.inputs[0].dtype if plan.inputs else "-", "jitrt")
         failures: dict[str, str] = {}
-        rounds = _timed({"jitrt": engine}, inputs, timer or CudaTimer(), seconds, failures)
+        rounds: dict[str, _Rounds] = {"jitrt": []}
+        _timed({"jitrt": engine}, inputs, timer or CudaTimer(), seconds, failures, rounds)
         outcomes.append(_outcome(nothing, rounds["jitrt"], loaded, float("nan"), failures.get("jitrt")))
         if layers and "jitrt" not in failures:
             rooflines += _rooflines(path, batch, engine, inputs, say)
@@ -215,10 +218,15 @@ _Rounds = list[tuple[Timing, DeviceState | None]]
 
 
 def _timed(
-    calls: dict[str, Call], inputs: Inputs, timer: Timer, seconds: float, failures: dict[str, str]
-) -> dict[str, _Rounds]:
-    """Two rounds, the contestants in turns; one that fails gets an entry in `failures` and no further turn."""
-    rounds: dict[str, _Rounds] = {name: [] for name in calls}
+    calls: dict[str, Call],
+    inputs: Inputs,
+    timer: Timer,
+    seconds: float,
+    failures: dict[str, str],
+    rounds: dict[str, _Rounds],
+) -> None:
+    """Two rounds, the contestants in turns, into `rounds`; one that fails gets an entry in `failures` and no further
+    turn."""
     for _ in range(2):
         for name, call in calls.items():
             if name in failures:
@@ -226,15 +234,14 @@ def _timed(
             with caught(failures, name):
                 rounds[name].append((measure(call, inputs, timer, seconds=seconds), device_state()))
             _check_context(failures, name, timer)
-    return rounds
 
 
 def _outcome(nothing: Outcome, rounds: _Rounds, built: float, error: float, failure: str | None) -> Outcome:
-    """`nothing`, filled in with what was found."""
+    """`nothing`, filled in with what was found: of two rounds, or of one if the second was interrupted."""
     if failure is not None:
         return replace(nothing, failure=failure)
-    (first, state), (second, _) = rounds
-    repeat = second.back_to_back.median - first.back_to_back.median
+    (first, state), (last, _) = rounds[0], rounds[-1]
+    repeat = last.back_to_back.median - first.back_to_back.median
     return replace(nothing, build_seconds=built, error=error, timing=first, repeat=repeat, state=state)
 
 
@@ -253,8 +260,8 @@ class _Contest:
     def inputs(self) -> Inputs:
         return inputs_of(self.subject, self.batch, self.precision, self.device)
 
-    def run(self, contestants: Sequence[Contestant]) -> tuple[list[Outcome], Any]:
-        """What was found, and jitrt's engine, if it ran."""
+    def run(self, contestants: Sequence[Contestant]) -> tuple[list[Outcome], Any, bool]:
+        """What was found, jitrt's engine, if it ran, and whether Ctrl-C cut the timing short."""
         inputs = self.inputs()
         reference = self._reference(inputs)
         calls: dict[str, Call] = {}
@@ -273,7 +280,12 @@ class _Contest:
                 calls[contestant.name] = call
             _check_context(failures, contestant.name, self.timer)
         self.say("  timing")
-        rounds = _timed(calls, inputs, self.timer, self.seconds, failures)
+        rounds: dict[str, _Rounds] = {name: [] for name in calls}
+        interrupted = False
+        try:
+            _timed(calls, inputs, self.timer, self.seconds, failures, rounds)
+        except KeyboardInterrupt:
+            interrupted = True
         outcomes = [
             _outcome(
                 Outcome(self.subject.name, self.batch, self.precision, name),
@@ -283,8 +295,9 @@ class _Contest:
                 failures.get(name),
             )
             for name in (contestant.name for contestant in contestants)
+            if rounds.get(name) or name in failures
         ]
-        return outcomes, None if US in failures else calls.get(US)
+        return outcomes, None if US in failures else calls.get(US), interrupted
 
     def _reference(self, inputs: Inputs) -> Any:
         """PyTorch in float32 (no tf32) on the very inputs the others get; of an ONNX file what that has."""

@@ -108,6 +108,38 @@ def test_a_lost_gpu_or_ctrl_c_ends_the_run_and_keeps_what_was_measured(
     assert [(o.batch, o.failure) for o in report.outcomes] == [(1, None), (2, None)]
 
 
+def test_ctrl_c_while_timing_keeps_who_was_timed_already() -> None:
+    """The second contestant is interrupted at its first measurement, which the first has behind it."""
+
+    class Pressed(HostTimer):
+        def mark(self) -> float:
+            if pressed:
+                raise KeyboardInterrupt
+            return super().mark()
+
+    pressed: list[int] = []
+
+    @dataclass(frozen=True)
+    class Slow:
+        name: str = "slow"
+
+        def prepare(self, model: nn.Module, inputs: Inputs) -> Call:
+            calls: list[int] = []
+
+            def call(x: torch.Tensor) -> Any:
+                calls.append(1)
+                pressed.extend(calls[1:])  # the first call is for the answer
+                return model(x)
+
+            return call
+
+    said: list[str] = []
+    report = bench(PEERS["eager"], Slow(), batches=(1, 2), timer=Pressed(), say=said.append)
+    (outcome,) = report.outcomes
+    assert (outcome.contestant, outcome.batch, outcome.failure, outcome.repeat) == ("eager", 1, None, 0.0)
+    assert said[-1] == "  interrupted; the report holds what was measured before"
+
+
 def test_who_took_the_context_is_named() -> None:
     class Lost(HostTimer):
         def wait(self) -> None:
