@@ -45,7 +45,7 @@ _ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "max": np.
 
 
 @dataclass(frozen=True)
-class _Instruction:
+class Instruction:
     guard: tuple[bool, str] | None  # (negated, register)
     opcode: tuple[str, ...]
     operands: tuple[str, ...]
@@ -55,7 +55,7 @@ class _Instruction:
 class Program:
     """A kernel's instructions, where its labels stand, its parameters' names and threads a block."""
 
-    code: tuple[_Instruction, ...]
+    code: tuple[Instruction, ...]
     labels: dict[str, int]
     parameters: tuple[str, ...]
     threads: int
@@ -67,7 +67,7 @@ class Program:
         head, body = text.split(")\n", 1)
         parameters = tuple(re.findall(r"(\w+_param_\d+)", head))
         threads = int(re.search(r"\.reqntid (\d+)", body).group(1))  # type: ignore[union-attr]
-        code: list[_Instruction] = []
+        code: list[Instruction] = []
         labels: dict[str, int] = {}
         scopes: list[dict[str, str]] = []
         for scope, part in enumerate(re.split(r"[;\n]", body.split("{", 1)[1].rsplit("}", 1)[0])):
@@ -89,17 +89,17 @@ class Program:
         return cls(tuple(code), labels, parameters, threads)
 
 
-def _instruction(statement: str, local: dict[str, str]) -> _Instruction:
+def _instruction(statement: str, local: dict[str, str]) -> Instruction:
     found = _STATEMENT.fullmatch(statement)
     if found is None:
         raise KernelError(f"no PTX instruction: {statement!r}")
     negated, register, opcode, rest = found.groups()
     operands = [operand.strip() for operand in re.split(r",(?![^{\[]*[}\]])", rest) if operand.strip()]
     guard = (negated == "!", local.get(register, register)) if register else None
-    return _Instruction(guard, tuple(opcode.split(".")), tuple(local.get(name, name) for name in operands))
+    return Instruction(guard, tuple(opcode.split(".")), tuple(local.get(name, name) for name in operands))
 
 
-class _Block:
+class Block:
     """The threads of one block: registers are arrays of 64 bits a thread."""
 
     def __init__(self, program: Program, block: int, arguments: Sequence[int], memory: Array, shared_bytes: int):
@@ -109,9 +109,12 @@ class _Block:
         lanes = np.arange(program.threads, dtype=np.uint64)
         self.clock = 0
         self.registers = {"%tid.x": lanes, "%ctaid.x": np.full_like(lanes, block), "global_smem": np.zeros_like(lanes)}
+        self.registers |= {"%ctaid.y": np.zeros_like(lanes), "%ctaid.z": np.zeros_like(lanes)}
         self.everyone = np.ones(program.threads, bool)
         self.active = self.everyone
         self.stored = 0
+        self.opened: list[tuple[int, Array]] = []  # copies into shared memory that are under way,
+        self.groups: list[list[tuple[int, Array]]] = []  # and groups of such
 
     def run(self) -> Iterator[None]:
         """Yields whenever threads go back to wait for memory."""
@@ -141,7 +144,7 @@ class _Block:
                 self._execute(instruction, on)
             at += 1
 
-    def _guarded(self, instruction: _Instruction) -> Array:
+    def _guarded(self, instruction: Instruction) -> Array:
         if instruction.guard is None:
             return self.active
         negated, name = instruction.guard
@@ -152,7 +155,8 @@ class _Block:
     def _read(self, operand: str, type: str) -> Array:
         dtype = _TYPES[type]
         if operand.startswith("0f"):
-            return np.full(self.program.threads, np.uint32(int(operand[2:], 16))).view(np.float32)
+            bits = np.full(self.program.threads, np.uint32(int(operand[2:], 16)))
+            return bits.view(np.float32) if type == "f32" else bits
         if operand == "%clock":
             self.clock += 100
             raw = np.full(self.program.threads, self.clock, np.uint64)
@@ -178,7 +182,7 @@ class _Block:
 
     # -- instructions
 
-    def _execute(self, instruction: _Instruction, on: Array) -> None:
+    def _execute(self, instruction: Instruction, on: Array) -> None:
         opcode, operands = instruction.opcode, instruction.operands
         kind, type = opcode[0], opcode[-1]
         if kind in ("ld", "st"):
@@ -321,15 +325,23 @@ class _Block:
             self._write(name, total[:, row, column].astype(np.float32).reshape(-1), self.everyone)
 
 
-def run_ptx(text: str, grid: int, arguments: Sequence[int], memory: Array, shared_bytes: int) -> None:
+def run_ptx(
+    text: str,
+    grid: int,
+    arguments: Sequence[int],
+    memory: Array,
+    shared_bytes: int,
+    machine: type[Block] = Block,
+) -> None:
     """Run a kernel's PTX on `grid` blocks at the same time. `memory` is a flat uint8 array that addresses count from;
-    `arguments` are the parameters, in order, pointers as such addresses.
+    `arguments` are the parameters, in order, pointers as such addresses. `machine` may know more instructions
+    (jitrt/testing/ptx_hopper.py).
 
     Raises KernelError for an access outside the memory, a trap, blocks that wait for each other forever, or an
     instruction it does not know.
     """
     program = Program.parse(text)
-    blocks = [_Block(program, number, arguments, memory, shared_bytes) for number in range(grid)]
+    blocks = [machine(program, number, arguments, memory, shared_bytes) for number in range(grid)]
     running = {block: block.run() for block in blocks}
     idle = 0
     with np.errstate(all="ignore"):

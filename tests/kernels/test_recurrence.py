@@ -6,19 +6,16 @@ from collections.abc import Sequence
 
 import numpy as np
 import pytest
-import triton
 
-from jitrt.codegen.compile import compile_call
 from jitrt.codegen.target import TARGETS, Target
 from jitrt.errors import KernelError
 from jitrt.graph import DType, Graph, TensorType, f16, f32
 from jitrt.graph.op import Array
 from jitrt.graph.ops import Recurrence, Relu
-from jitrt.kernels.base import Config, KernelCall, Number, Operand, Problem, Result, templates
+from jitrt.kernels.base import Config, Problem, templates
 from jitrt.testing import check_problem, compiles, disagrees, make_problem, random_operands
-from jitrt.testing.ptx import run_ptx
-from jitrt.testing.storage import Storage
 from jitrt.tune.candidates import candidates_of
+from tests.kernels import compiled
 
 OPS = {
     "lstm": Recurrence("lstm"),
@@ -72,46 +69,7 @@ def test_candidates_in_float32():
 
 def run_compiled(posed: Problem, config: Config, arrays: Sequence[Array], target: Target = H200) -> Array:
     """What the compiler made of a resident candidate, on the PTX machine."""
-    lowered = templates()["recurrence_resident"].lower(posed, config, target)
-    given = zip(posed.body.inputs, posed.alignment, arrays, strict=False)
-    storages = [Storage.make(v.type, alignment, array) for v, alignment, array in given]
-    result = Storage.make(posed.output.type, posed.alignment[-1])
-    before = result.raw.copy()
-    sizes = [-(-storage.raw.size // 256) * 256 for storage in (*storages, result)]
-    bases = [sum(sizes[:at]) for at in range(len(sizes))]
-    memory = np.zeros(sum(sizes), np.uint8)
-    for base, storage in zip(bases, (*storages, result), strict=True):
-        memory[base : base + storage.raw.size] = storage.raw
-    for call in lowered.calls:
-        arguments: list[int] = []
-        for name in call.function.arg_names:
-            argument = call.arguments.get(name)
-            if isinstance(argument, Operand):
-                arguments.append(bases[argument.index] + storages[argument.index].start)
-            elif isinstance(argument, Result):
-                arguments.append(bases[-1] + result.start)
-            elif isinstance(argument, Number):
-                arguments.append(int(argument.value))
-        built = build(call, posed, target)
-        run_ptx(built.asm["ptx"], call.grid[0], arguments, memory, built.metadata.shared)
-    result.raw[...] = memory[bases[-1] : bases[-1] + result.raw.size]
-    result.check_written(before)
-    return result.view.copy()
-
-
-def build(call: KernelCall, posed: Problem, target: Target):
-    """Triton's compiled kernel of a call, PTX included."""
-    kept = []
-    compile_once = triton.compile
-
-    def keep(*args, **kwargs):
-        kept.append(compile_once(*args, **kwargs))
-        return kept[-1]
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(triton, "compile", keep)
-        compile_call(call, posed, target)
-    return kept[-1]
+    return compiled.run(posed, templates()["recurrence_resident"], config, arrays, target)
 
 
 RESIDENT = [

@@ -1,0 +1,123 @@
+"""What compiled convolutions add to the PTX machine: wgmma, copies into shared memory, matrices of it, shuffles.
+
+A copy (`cp.async`) is done when it is waited for, not before: a kernel that waits for too few of them reads what was
+there. A product (`wgmma`) is done at once, so that one that is not waited for is not found out.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+import numpy as np
+
+from jitrt.errors import KernelError
+from jitrt.graph.op import Array
+from jitrt.testing.ptx import Block, Instruction
+
+_COPY = 16  # bytes
+_SWIZZLES = {1: (128, 7), 2: (64, 3), 3: (32, 1)}  # by mode: bytes of a row, and bits of its number that are mixed in
+
+
+class HopperBlock(Block):
+    """A block whose threads know these instructions too."""
+
+    def _execute(self, instruction: Instruction, on: Array) -> None:
+        opcode, operands = instruction.opcode, instruction.operands
+        if opcode[:2] == ("cp", "async"):
+            self._copy(opcode, operands, on)
+        elif opcode[:2] == ("wgmma", "mma_async"):
+            self._product(opcode, operands)
+        elif opcode[0] == "ldmatrix":
+            self._load_matrices(opcode, operands)
+        elif opcode[0] == "stmatrix":
+            self._store_matrices(opcode, operands)
+        elif opcode[0] == "shfl" and opcode[2] == "idx":
+            lanes = np.arange(self.program.threads)
+            source = lanes & ~31 | self._read(operands[2], "s32") & 31
+            self._write(operands[0].split("|")[0], self._read(operands[1], "b32")[source], on)
+        elif opcode[0] == "max" and opcode[-1] == "f32":
+            values = [self._read(operand, "f32") for operand in operands[1:]]
+            self._write(operands[0], (np.maximum if "NaN" in opcode else np.fmax).reduce(values), on)
+        elif opcode[0] == "cvt" and opcode[-2] == "f16x2":
+            high, low = (
+                self._read(o, "f32").astype(np.float16).view(np.uint16).astype(np.uint32) for o in operands[1:]
+            )
+            self._write(operands[0], high << np.uint32(16) | low, on)
+        elif opcode[0] not in ("fence", "wgmma"):
+            super()._execute(instruction, on)
+
+    def _copy(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
+        """Start copies of 16 bytes, some of which may be zeros; or close a group of them; or wait for groups."""
+        if opcode[2] == "commit_group":
+            self.groups.append(self.opened)
+            self.opened = []
+        elif opcode[2] == "wait_group":
+            while len(self.groups) > int(operands[0], 0):
+                for place, data in self.groups.pop(0):
+                    self.shared[place : place + _COPY] = data
+        else:
+            to, source = self._address(operands[0]), self._address(operands[1])
+            count = self._read(operands[-1], "u32").astype(np.int64)
+            reads = on & (count > 0)
+            outside = (source[reads] < 0) | (source[reads] + _COPY > self.memory.size) | (source[reads] % _COPY != 0)
+            if outside.any() or (to[on] % _COPY).any() or (to[on] + _COPY > self.shared.size).any():
+                raise KernelError(f"{'.'.join(opcode)} reaches outside its memory or is not aligned")
+            for thread in np.flatnonzero(on):
+                data = np.zeros(_COPY, np.uint8)
+                data[: count[thread]] = self.memory[source[thread] : source[thread] + count[thread]]
+                self.opened.append((int(to[thread]), data))
+
+    def _product(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        """m64nNk16 of half precision, both operands in shared memory, rows of consecutive k."""
+        found = re.search(r"\.m64n(\d+)k16\.f32\.f16\.f16$", ".".join(opcode))
+        if found is None or operands[4:] != ("1", "1", "0", "0") or self.program.threads != 128:
+            raise KernelError(f"the PTX machine does not know {'.'.join(opcode)} {operands[4:]}")
+        left, right = self._operand(operands[1], 64), self._operand(operands[2], int(found[1]))
+        total = (left @ right.T).astype(np.float32)
+        adds = self._read(operands[3], "pred")[0] != 0
+        thread = np.arange(128)
+        row, column = thread // 32 * 16 + thread % 32 // 4, 2 * (thread % 4)
+        for at, name in enumerate(name.strip() for name in operands[0].strip("{}").split(",")):
+            part = total[row + at // 2 % 2 * 8, column + at // 4 * 8 + at % 2]
+            before = self._read(name, "f32") if adds else np.float32(0)
+            self._write(name, (before + part).astype(np.float32), self.everyone)
+
+    def _operand(self, register: str, rows: int) -> Array:
+        """The `rows` x 16 numbers that a descriptor of shared memory stands for."""
+        descriptor = int(self._read(register, "b64")[0])
+        start, group, mode = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4, descriptor >> 62
+        if mode not in _SWIZZLES:
+            raise KernelError("the PTX machine does not know operands of wgmma that are not swizzled")
+        pitch, mixed = _SWIZZLES[mode]
+        row = np.arange(rows)
+        at = start + (row // 8 * group + row % 8 * pitch)[:, None] + np.arange(32)
+        return self.shared[at ^ (at >> 7 & mixed) << 4].view(np.float16).astype(np.float64)
+
+    def _load_matrices(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        """8x8 matrices of 16-bit numbers, whose rows every eighth of a warp points at; a thread gets two numbers."""
+        lane = np.arange(32)
+        for rows, name in self._matrices(operands[1], operands[0]):
+            matrix = self.shared[rows].view(np.uint16)
+            if "trans" in opcode:
+                matrix = matrix.transpose(0, 2, 1)
+            low, high = (matrix[:, lane // 4, 2 * (lane % 4) + i].astype(np.uint32) for i in range(2))
+            self._write(name, (high << np.uint32(16) | low).reshape(-1), self.everyone)
+
+    def _store_matrices(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
+        """The other way round."""
+        lane = np.arange(32)
+        for rows, name in self._matrices(operands[0], operands[1]):
+            halves = np.ascontiguousarray(self._read(name, "b32").reshape(-1, 32)).view(np.uint16).reshape(-1, 32, 2)
+            matrix = np.zeros((len(halves), 8, 8), np.uint16)
+            for i in range(2):
+                matrix[:, lane // 4, 2 * (lane % 4) + i] = halves[:, :, i]
+            if "trans" in opcode:
+                matrix = matrix.transpose(0, 2, 1)
+            self.shared[rows] = np.ascontiguousarray(matrix).view(np.uint8).reshape(rows.shape)
+
+    def _matrices(self, address: str, registers: str) -> Iterator[tuple[Array, str]]:
+        """(addresses of the bytes of a matrix: (warps, 8 rows, 16), register) of every matrix."""
+        starts = self._address(address).reshape(-1, 32)
+        for number, name in enumerate(registers.strip("{}").split(",")):
+            yield starts[:, 8 * number : 8 * number + 8, None] + np.arange(16), name.strip()

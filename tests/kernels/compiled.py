@@ -1,0 +1,73 @@
+"""What the compiler made of a candidate, run on the PTX machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pytest
+import triton
+
+from jitrt.codegen.compile import compile_call
+from jitrt.codegen.target import Target
+from jitrt.graph.op import Array
+from jitrt.kernels.base import Config, KernelCall, Number, Operand, Problem, Result, Template, Workspace
+from jitrt.testing.ptx import run_ptx
+from jitrt.testing.ptx_hopper import HopperBlock
+from jitrt.testing.storage import Storage
+
+_ALIGN = 256
+
+
+def run(posed: Problem, template: Template, config: Config, arrays: Sequence[Array], target: Target) -> Array:
+    """The result of a candidate's launches, one after the other; nothing else of it may be written."""
+    lowered = template.lower(posed, config, target)
+    given = zip(posed.body.inputs, posed.alignment, arrays, strict=False)
+    storages = [Storage.make(v.type, alignment, array) for v, alignment, array in given]
+    result = Storage.make(posed.output.type, posed.alignment[-1])
+    before = result.raw.copy()
+    packed = {index: np.ascontiguousarray(pack(arrays[index])).view(np.uint8) for index, pack in lowered.pack.items()}
+    poison = np.full(lowered.workspace_bytes, 0xFF, np.uint8)
+    pieces = [*(storage.raw for storage in storages), *packed.values(), poison, result.raw]
+    sizes = [-(-piece.size // _ALIGN) * _ALIGN for piece in pieces]
+    bases = [sum(sizes[:at]) for at in range(len(sizes))]
+    memory = np.zeros(sum(sizes), np.uint8)
+    for base, piece in zip(bases, pieces, strict=True):
+        memory[base : base + piece.size] = piece.reshape(-1)
+    packs = dict(zip(packed, bases[len(storages) :], strict=False))
+
+    def addresses(argument: Any) -> list[int]:
+        if isinstance(argument, tuple):
+            return [address for part in argument for address in addresses(part)]
+        if isinstance(argument, Operand):
+            index = argument.index
+            return [packs[index] if index in packs else bases[index] + storages[index].start]
+        if isinstance(argument, Result):
+            return [bases[-1] + result.start]
+        if isinstance(argument, Workspace):
+            return [bases[-2] + argument.offset]
+        return [int(argument.value)] if isinstance(argument, Number) else []
+
+    for call in lowered.calls:
+        arguments = [a for name in call.function.arg_names for a in addresses(call.arguments.get(name))]
+        built = build(call, posed, target)
+        run_ptx(built.asm["ptx"], call.grid[0], arguments, memory, built.metadata.shared, HopperBlock)
+    result.raw[...] = memory[bases[-1] : bases[-1] + result.raw.size]
+    result.check_written(before)
+    return result.view.copy()
+
+
+def build(call: KernelCall, posed: Problem, target: Target) -> Any:
+    """Triton's compiled kernel of a call, PTX included."""
+    kept = []
+    compile_once = triton.compile
+
+    def keep(*args: Any, **kwargs: Any) -> Any:
+        kept.append(compile_once(*args, **kwargs))
+        return kept[-1]
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(triton, "compile", keep)
+        compile_call(call, posed, target)
+    return kept[-1]

@@ -1,0 +1,73 @@
+"""Convolutions as the compiler made them for Hopper, on the PTX machine: what the interpreter cannot see."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jitrt.codegen.target import TARGETS
+from jitrt.errors import KernelError
+from jitrt.graph import f32
+from jitrt.graph.interpret import interpret
+from jitrt.graph.ops import MaxPool
+from jitrt.kernels.base import Problem, Template
+from jitrt.kernels.conv2d import Conv2d
+from jitrt.kernels.stem_pool import StemPoolTemplate
+from jitrt.testing import random_operands
+from jitrt.testing.ptx import run_ptx
+from jitrt.testing.ptx_hopper import HopperBlock
+from tests.kernels import compiled
+from tests.kernels.convolutions import conv_problem
+from tests.kernels.test_stem_pool import stem
+
+GOOGLENETS = stem((1, 3, 64, 64), 64, pool=MaxPool((3, 3), (2, 2), (0, 0), ceil_mode=True), cast_from=f32)
+
+
+def tile(m: int, n: int, k: int, stages: int, early: bool = False) -> dict[str, Any]:
+    tiles = {"BLOCK_M": m, "BLOCK_N": n, "BLOCK_K": k, "SPLIT_K": 1, "EARLY": early, "FLATTEN": False}
+    return {**tiles, "num_warps": 4, "num_stages": stages}
+
+
+def segment(m: int, rows: int, stages: int) -> dict[str, Any]:
+    return {"BLOCK_M": m, "SEGMENT": rows, "num_warps": 4, "num_stages": stages}
+
+
+SAME = ((1, 1), (1, 1))
+CASES: dict[str, tuple[Problem, Template, dict[str, Any]]] = {
+    "GoogLeNet's stem": (GOOGLENETS, StemPoolTemplate(), segment(32, 2, 3)),
+    "GoogLeNet's stem, wide": (GOOGLENETS, StemPoolTemplate(), segment(64, 4, 2)),
+    "stem of odd size": (stem((2, 3, 45, 39)), StemPoolTemplate(), segment(32, 4, 2)),
+    "3x3": (conv_problem((2, 64, 9, 11), 72, (3, 3), padding=SAME), Conv2d(), tile(64, 64, 64, 4)),
+    "1x1 and residual": (conv_problem((1, 96, 13, 9), 40, (1, 1), residual=True), Conv2d(), tile(64, 32, 32, 3, True)),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers(name: str) -> None:
+    problem, template, config = CASES[name]
+    arrays = random_operands(problem)
+    (exact,) = interpret(problem.body, arrays, exact=True)
+    got = compiled.run(problem, template, config, arrays, TARGETS[90])
+    assert np.abs(got.astype(np.float64) - exact).max() < 2e-3 * np.abs(exact).max()
+
+
+BEGIN = ".visible .entry k(\n.param .u64 k_param_0\n)\n.reqntid 32\n{\nmov.u32 %t, %tid.x; mul.lo.u32 %s, %t, 16;"
+COPY = "mul.wide.u32 %g, %t, 16; cp.async.cg.shared.global [%s+0], [%g+0], 0x10, 0x10; cp.async.commit_group;"
+STORE = "ld.shared.b32 %x, [%s]; st.global.b32 [%g+512], %x; ret;\n}"
+
+
+@pytest.mark.parametrize("groups", [0, 1])
+def test_a_copy_is_done_when_it_is_waited_for(groups: int) -> None:
+    memory = np.zeros(256, np.uint32)
+    memory[:128] = np.arange(128)
+    run_ptx(f"{BEGIN}{COPY} cp.async.wait_group {groups}; {STORE}", 1, [0], memory.view(np.uint8), 512, HopperBlock)
+    assert memory[128::4].tolist() == (memory[:128:4].tolist() if groups == 0 else [0xFFFFFFFF] * 32)
+
+
+def test_a_copy_from_outside_the_memory_is_an_error() -> None:
+    with pytest.raises(KernelError, match="reaches outside its memory"):
+        run_ptx(
+            BEGIN + COPY.replace("%t, 16; cp", "%t, 64; cp") + STORE, 1, [0], np.zeros(512, np.uint8), 512, HopperBlock
+        )
