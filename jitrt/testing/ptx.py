@@ -10,6 +10,7 @@ Semantics: PTX ISA 8.7, https://docs.nvidia.com/cuda/parallel-thread-execution.
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -27,7 +28,7 @@ _TYPES: dict[str, Any] = {
     "f16": np.dtype(np.float16),
     "bf16": np.dtype(ml_dtypes.bfloat16),
     "f32": np.dtype(np.float32),
-    "u16x2": np.dtype(np.uint32),
+    **{f"{kind}16x2": np.dtype(np.uint32) for kind in "usf"},
     "pred": np.dtype(np.uint64),
 }
 _STATEMENT = re.compile(r"(?:@(!?)([%\w]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.S)
@@ -102,14 +103,21 @@ def _instruction(statement: str, local: dict[str, str]) -> Instruction:
 class Block:
     """The threads of one block: registers are arrays of 64 bits a thread."""
 
-    def __init__(self, program: Program, block: int, arguments: Sequence[int], memory: Array, shared_bytes: int):
+    def __init__(
+        self,
+        program: Program,
+        block: tuple[int, int, int],
+        arguments: Sequence[int],
+        memory: Array,
+        shared_bytes: int,
+    ):
         self.program, self.memory = program, memory
         self.shared = np.full(max(16, shared_bytes), 0xFF, np.uint8)
         self.parameters = dict(zip(program.parameters, arguments, strict=False))
         lanes = np.arange(program.threads, dtype=np.uint64)
         self.clock = 0
-        self.registers = {"%tid.x": lanes, "%ctaid.x": np.full_like(lanes, block), "global_smem": np.zeros_like(lanes)}
-        self.registers |= {"%ctaid.y": np.zeros_like(lanes), "%ctaid.z": np.zeros_like(lanes)}
+        self.registers = {"%tid.x": lanes, "global_smem": np.zeros_like(lanes)}
+        self.registers |= {f"%ctaid.{axis}": np.full_like(lanes, at) for axis, at in zip("xyz", block, strict=True)}
         self.everyone = np.ones(program.threads, bool)
         self.active = self.everyone
         self.stored = 0
@@ -216,7 +224,7 @@ class Block:
         if kind in _BITWISE:
             return _BITWISE[kind](x[0], x[1])
         if type.endswith("x2"):
-            halves = [value.view(np.uint16).reshape(-1, 2) for value in x]
+            halves = [value.view(_TYPES[type[:-2]]).reshape(-1, 2) for value in x]
             return np.ascontiguousarray(_ARITHMETIC[kind](*halves)).view(np.uint32).reshape(-1)
         if kind == "not":
             return ~x[0] & 1 if type == "pred" else ~x[0]
@@ -327,21 +335,23 @@ class Block:
 
 def run_ptx(
     text: str,
-    grid: int,
+    grid: int | tuple[int, int, int],
     arguments: Sequence[int],
     memory: Array,
     shared_bytes: int,
     machine: type[Block] = Block,
 ) -> None:
-    """Run a kernel's PTX on `grid` blocks at the same time. `memory` is a flat uint8 array that addresses count from;
-    `arguments` are the parameters, in order, pointers as such addresses. `machine` may know more instructions
-    (jitrt/testing/ptx_hopper.py).
+    """Run a kernel's PTX on `grid` blocks, (x, y, z) or as many in a row, at the same time. `memory` is a flat uint8
+    array that addresses count from; `arguments` are the parameters, in order, pointers as such addresses. `machine` may
+    know more instructions (jitrt/testing/ptx_hopper.py).
 
     Raises KernelError for an access outside the memory, a trap, blocks that wait for each other forever, or an
     instruction it does not know.
     """
     program = Program.parse(text)
-    blocks = [machine(program, number, arguments, memory, shared_bytes) for number in range(grid)]
+    x, y, z = (grid, 1, 1) if isinstance(grid, int) else grid
+    places = itertools.product(range(z), range(y), range(x))
+    blocks = [machine(program, place[::-1], arguments, memory, shared_bytes) for place in places]
     running = {block: block.run() for block in blocks}
     idle = 0
     with np.errstate(all="ignore"):
@@ -352,4 +362,4 @@ def run_ptx(
                     del running[block]
             idle = idle + 1 if sum(block.stored for block in blocks) - len(running) == before else 0
             if idle > _PATIENCE:
-                raise KernelError(f"{len(running)} of {grid} blocks wait for what nobody writes")
+                raise KernelError(f"{len(running)} of {len(blocks)} blocks wait for what nobody writes")

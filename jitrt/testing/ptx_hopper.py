@@ -1,4 +1,4 @@
-"""What compiled convolutions add to the PTX machine: wgmma, copies into shared memory, matrices of it, shuffles.
+"""What compiled convolutions add to the PTX machine: wgmma, copies into shared memory, its matrices, atomics, shuffles.
 
 A copy (`cp.async`) is done when it is waited for, not before: a kernel that waits for too few of them reads what was
 there. A product (`wgmma`) is done at once, so that one that is not waited for is not found out.
@@ -32,6 +32,8 @@ class HopperBlock(Block):
             self._load_matrices(opcode, operands)
         elif opcode[0] == "stmatrix":
             self._store_matrices(opcode, operands)
+        elif opcode[0] == "atom":
+            self._atomic(opcode, operands, on)
         elif opcode[0] == "shfl" and opcode[2] == "idx":
             lanes = np.arange(self.program.threads)
             source = lanes & ~31 | self._read(operands[2], "s32") & 31
@@ -46,6 +48,19 @@ class HopperBlock(Block):
             self._write(operands[0], high << np.uint32(16) | low, on)
         elif opcode[0] not in ("fence", "wgmma"):
             super()._execute(instruction, on)
+
+    def _atomic(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
+        """Threads add one after the other, and each gets what was there before."""
+        if opcode[-2:] != ("add", "u32"):
+            raise KernelError(f"the PTX machine does not know {'.'.join(opcode)}")
+        at, amount = self._address(operands[1]), self._read(operands[2], "u32")
+        before = np.zeros(self.program.threads, np.uint32)
+        for thread in np.flatnonzero(on):
+            place = self.memory[at[thread] : at[thread] + 4].view(np.uint32)
+            before[thread] = place[0]
+            place[0] += amount[thread]
+        self.stored += 1
+        self._write(operands[0], before, on)
 
     def _copy(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
         """Start copies of 16 bytes, some of which may be zeros; or close a group of them; or wait for groups."""

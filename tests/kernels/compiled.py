@@ -12,7 +12,7 @@ import triton
 from jitrt.codegen.compile import compile_call
 from jitrt.codegen.target import Target
 from jitrt.graph.op import Array
-from jitrt.kernels.base import Config, KernelCall, Number, Operand, Problem, Result, Template, Workspace
+from jitrt.kernels.base import Config, KernelCall, Number, Operand, Problem, Result, Template, Workspace, Zeros
 from jitrt.testing.ptx import run_ptx
 from jitrt.testing.ptx_hopper import HopperBlock
 from jitrt.testing.storage import Storage
@@ -29,7 +29,8 @@ def run(posed: Problem, template: Template, config: Config, arrays: Sequence[Arr
     before = result.raw.copy()
     packed = {index: np.ascontiguousarray(pack(arrays[index])).view(np.uint8) for index, pack in lowered.pack.items()}
     poison = np.full(lowered.workspace_bytes, 0xFF, np.uint8)
-    pieces = [*(storage.raw for storage in storages), *packed.values(), poison, result.raw]
+    zeros = np.zeros(lowered.zeros_bytes, np.uint8)
+    pieces = [*(storage.raw for storage in storages), *packed.values(), zeros, poison, result.raw]
     sizes = [-(-piece.size // _ALIGN) * _ALIGN for piece in pieces]
     bases = [sum(sizes[:at]) for at in range(len(sizes))]
     memory = np.zeros(sum(sizes), np.uint8)
@@ -47,12 +48,14 @@ def run(posed: Problem, template: Template, config: Config, arrays: Sequence[Arr
             return [bases[-1] + result.start]
         if isinstance(argument, Workspace):
             return [bases[-2] + argument.offset]
+        if isinstance(argument, Zeros):
+            return [bases[-3] + argument.offset]
         return [int(argument.value)] if isinstance(argument, Number) else []
 
     for call in lowered.calls:
         arguments = [a for name in call.function.arg_names for a in addresses(call.arguments.get(name))]
         built = build(call, posed, target)
-        run_ptx(built.asm["ptx"], call.grid[0], arguments, memory, built.metadata.shared, HopperBlock)
+        run_ptx(built.asm["ptx"], call.grid, arguments, memory, built.metadata.shared, HopperBlock)
     result.raw[...] = memory[bases[-1] : bases[-1] + result.raw.size]
     result.check_written(before)
     return result.view.copy()

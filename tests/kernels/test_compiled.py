@@ -40,6 +40,11 @@ CASES: dict[str, tuple[Problem, Template, dict[str, Any]]] = {
     "GoogLeNet's stem, wide": (GOOGLENETS, StemPoolTemplate(), segment(64, 4, 2)),
     "stem of odd size": (stem((2, 3, 45, 39)), StemPoolTemplate(), segment(32, 4, 2)),
     "3x3": (conv_problem((2, 64, 9, 11), 72, (3, 3), padding=SAME), Conv2d(), tile(64, 64, 64, 4)),
+    "3x3, split": (
+        conv_problem((1, 64, 7, 7), 32, (3, 3), padding=SAME),
+        Conv2d(),
+        tile(64, 16, 64, 3) | {"SPLIT_K": 4},
+    ),
     "1x1 and residual": (conv_problem((1, 96, 13, 9), 40, (1, 1), residual=True), Conv2d(), tile(64, 32, 32, 3, True)),
 }
 
