@@ -100,6 +100,11 @@ def _instruction(statement: str, local: dict[str, str]) -> Instruction:
     return Instruction(guard, tuple(opcode.split(".")), tuple(local.get(name, name) for name in operands))
 
 
+def width_of(type: str) -> int:
+    """Bytes of a type."""
+    return int(_TYPES[type].itemsize)
+
+
 class Block:
     """The threads of one block: registers are arrays of 64 bits a thread."""
 
@@ -121,8 +126,8 @@ class Block:
         self.everyone = np.ones(program.threads, bool)
         self.active = self.everyone
         self.stored = 0
-        self.opened: list[tuple[int, Array]] = []  # copies into shared memory that are under way,
-        self.groups: list[list[tuple[int, Array]]] = []  # and groups of such
+        self.opened: list[tuple[int, Array, int]] = []  # copies into shared memory under way, and whose,
+        self.groups: list[list[tuple[int, Array, int]]] = []  # and groups of such
 
     def run(self) -> Iterator[None]:
         """Yields whenever threads go back to wait for memory."""

@@ -69,7 +69,8 @@ class HopperBlock(Block):
             self.opened = []
         elif opcode[2] == "wait_group":
             while len(self.groups) > int(operands[0], 0):
-                for place, data in self.groups.pop(0):
+                for place, data, whose in self.groups.pop(0):
+                    self._copied(place, _COPY, whose)
                     self.shared[place : place + _COPY] = data
         else:
             to, source = self._address(operands[0]), self._address(operands[1])
@@ -81,14 +82,18 @@ class HopperBlock(Block):
             for thread in np.flatnonzero(on):
                 data = np.zeros(_COPY, np.uint8)
                 data[: count[thread]] = self.memory[source[thread] : source[thread] + count[thread]]
-                self.opened.append((int(to[thread]), data))
+                self._copied(int(to[thread]), _COPY, int(thread))
+                self.opened.append((int(to[thread]), data, int(thread)))
+
+    def _copied(self, place: int, size: int, thread: int) -> None:
+        """A thread's copy to a place of shared memory begins, or ends."""
 
     def _product(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """m64nNk16 of half precision, both operands in shared memory, rows of consecutive k."""
         found = re.search(r"\.m64n(\d+)k16\.f32\.f16\.f16$", ".".join(opcode))
         if found is None or operands[4:] != ("1", "1", "0", "0") or self.program.threads != 128:
             raise KernelError(f"the PTX machine does not know {'.'.join(opcode)} {operands[4:]}")
-        left, right = self._operand(operands[1], 64), self._operand(operands[2], int(found[1]))
+        left, right = self._operand(operands[1], 64, left=True), self._operand(operands[2], int(found[1]), left=False)
         total = (left @ right.T).astype(np.float32)
         adds = self._read(operands[3], "pred")[0] != 0
         thread = np.arange(128)
@@ -98,8 +103,12 @@ class HopperBlock(Block):
             before = self._read(name, "f32") if adds else np.float32(0)
             self._write(name, (before + part).astype(np.float32), self.everyone)
 
-    def _operand(self, register: str, rows: int) -> Array:
+    def _operand(self, register: str, rows: int, *, left: bool) -> Array:
         """The `rows` x 16 numbers that a descriptor of shared memory stands for."""
+        return self.shared[self._places(register, rows, left=left)].view(np.float16).astype(np.float64)
+
+    def _places(self, register: str, rows: int, *, left: bool) -> Array:
+        """Where their bytes are: (rows, 32)."""
         descriptor = int(self._read(register, "b64")[0])
         start, group, mode = (descriptor & 0x3FFF) << 4, (descriptor >> 32 & 0x3FFF) << 4, descriptor >> 62
         if mode not in _SWIZZLES:
@@ -107,7 +116,7 @@ class HopperBlock(Block):
         pitch, mixed = _SWIZZLES[mode]
         row = np.arange(rows)
         at = start + (row // 8 * group + row % 8 * pitch)[:, None] + np.arange(32)
-        return self.shared[at ^ (at >> 7 & mixed) << 4].view(np.float16).astype(np.float64)
+        return np.asarray(at ^ (at >> 7 & mixed) << 4)
 
     def _load_matrices(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
         """8x8 matrices of 16-bit numbers, whose rows every eighth of a warp points at; a thread gets two numbers."""

@@ -13,15 +13,23 @@ from jitrt.codegen.compile import compile_call
 from jitrt.codegen.target import Target
 from jitrt.graph.op import Array
 from jitrt.kernels.base import Config, KernelCall, Number, Operand, Problem, Result, Template, Workspace, Zeros
-from jitrt.testing.ptx import run_ptx
-from jitrt.testing.ptx_hopper import HopperBlock
+from jitrt.testing.ptx import Block, run_ptx
+from jitrt.testing.ptx_races import WatchedBlock
 from jitrt.testing.storage import Storage
 
 _ALIGN = 256
 
 
-def run(posed: Problem, template: Template, config: Config, arrays: Sequence[Array], target: Target) -> Array:
-    """The result of a candidate's launches, one after the other; nothing else of it may be written."""
+def run(
+    posed: Problem,
+    template: Template,
+    config: Config,
+    arrays: Sequence[Array],
+    target: Target,
+    machine: type[Block] = WatchedBlock,
+) -> Array:
+    """The result of a candidate's launches, one after the other. Nothing else of it may be written; raises KernelError
+    if one warp races another."""
     lowered = template.lower(posed, config, target)
     given = zip(posed.body.inputs, posed.alignment, arrays, strict=False)
     storages = [Storage.make(v.type, alignment, array) for v, alignment, array in given]
@@ -55,7 +63,7 @@ def run(posed: Problem, template: Template, config: Config, arrays: Sequence[Arr
     for call in lowered.calls:
         arguments = [a for name in call.function.arg_names for a in addresses(call.arguments.get(name))]
         built = build(call, posed, target)
-        run_ptx(built.asm["ptx"], call.grid, arguments, memory, built.metadata.shared, HopperBlock)
+        run_ptx(built.asm["ptx"], call.grid, arguments, memory, built.metadata.shared, machine)
     result.raw[...] = memory[bases[-1] : bases[-1] + result.raw.size]
     result.check_written(before)
     return result.view.copy()

@@ -11,13 +11,15 @@ from jitrt.codegen.target import TARGETS
 from jitrt.errors import KernelError
 from jitrt.graph import f32
 from jitrt.graph.interpret import interpret
+from jitrt.graph.op import Array
 from jitrt.graph.ops import MaxPool
 from jitrt.kernels.base import Problem, Template
 from jitrt.kernels.conv2d import Conv2d
 from jitrt.kernels.stem_pool import StemPoolTemplate
 from jitrt.testing import random_operands
-from jitrt.testing.ptx import run_ptx
+from jitrt.testing.ptx import Instruction, run_ptx
 from jitrt.testing.ptx_hopper import HopperBlock
+from jitrt.testing.ptx_races import WatchedBlock
 from tests.kernels import compiled
 from tests.kernels.convolutions import conv_problem
 from tests.kernels.test_stem_pool import stem
@@ -56,6 +58,29 @@ def test_numbers(name: str) -> None:
     (exact,) = interpret(problem.body, arrays, exact=True)
     got = compiled.run(problem, template, config, arrays, TARGETS[90])
     assert np.abs(got.astype(np.float64) - exact).max() < 2e-3 * np.abs(exact).max()
+
+
+class Barriers(WatchedBlock):
+    """One whose `missing`-th barrier of every six is not there."""
+
+    missing, passed = 0, 0
+
+    def _guarded(self, instruction: Instruction) -> Array:
+        before = self._now
+        on = super()._guarded(instruction)
+        if self._now > before:
+            if self.passed % 6 == self.missing:
+                self._now = before
+            self.passed += 1
+        return on
+
+
+@pytest.mark.parametrize("missing", range(6))
+def test_a_barrier_that_is_missing_is_found(missing: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    problem, template, config = CASES["GoogLeNet's stem"]
+    monkeypatch.setattr(Barriers, "missing", missing)
+    with pytest.raises(KernelError, match="a race: "):
+        compiled.run(problem, template, config, random_operands(problem), TARGETS[90], Barriers)
 
 
 BEGIN = ".visible .entry k(\n.param .u64 k_param_0\n)\n.reqntid 32\n{\nmov.u32 %t, %tid.x; mul.lo.u32 %s, %t, 16;"

@@ -1,0 +1,86 @@
+"""The PTX machine with an eye on shared memory: races between the warps of a block.
+
+The machine runs all threads in step, so that a barrier that is missing does no harm there. This one notes for every
+byte of shared memory which warps read and wrote it since the last barrier: two of them at the same byte, one writing,
+is a race. A copy (`cp.async`) writes from when it is started to when it is waited for, a product (`wgmma`) reads from
+when it is started to when it is waited for, and each of its warps reads its own rows of the left operand.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+
+from jitrt.errors import KernelError
+from jitrt.graph.op import Array
+from jitrt.testing.ptx import Instruction, width_of
+from jitrt.testing.ptx_hopper import HopperBlock
+
+_WARP = 32
+
+
+class WatchedBlock(HopperBlock):
+    """A block that raises KernelError at the first race, naming the instruction that is late or early."""
+
+    def __init__(self, *arguments: object):
+        super().__init__(*arguments)  # type: ignore[arg-type]
+        self._now = 1  # barriers passed, and one
+        self._here = ""
+        self._written, self._writer = np.zeros(self.shared.size, int), np.full(self.shared.size, -1)
+        self._read_at, self._readers = np.zeros(self.shared.size, int), np.zeros(self.shared.size, int)
+        self._products: list[tuple[Array, int]] = []  # what products under way read, and which warp
+
+    def _guarded(self, instruction: Instruction) -> Array:
+        self._here = f"{'.'.join(instruction.opcode)} {', '.join(instruction.operands)}"
+        if instruction.opcode[0] == "bar":
+            self._now += 1
+        if instruction.opcode[:2] == ("wgmma", "wait_group"):
+            for at, warp in self._products:
+                self._reads(at, warp)
+            self._products = []
+        return super()._guarded(instruction)
+
+    def _writes(self, at: Array, warp: int) -> None:
+        at = np.unique(at)
+        others = (self._read_at[at] == self._now) & (self._readers[at] & ~(1 << warp) != 0)
+        others |= (self._written[at] == self._now) & (self._writer[at] != warp)
+        if others.any():
+            raise KernelError(f"a race: {self._here} writes byte {at[others][0]}, which another warp may still need")
+        self._written[at], self._writer[at] = self._now, warp
+
+    def _reads(self, at: Array, warp: int) -> None:
+        at = np.unique(at)
+        others = (self._written[at] == self._now) & (self._writer[at] != warp)
+        if others.any():
+            raise KernelError(f"a race: {self._here} reads byte {at[others][0]}, which another warp may still write")
+        self._readers[at] = np.where(self._read_at[at] == self._now, self._readers[at], 0) | 1 << warp
+        self._read_at[at] = self._now
+
+    def _move(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
+        if any(part.startswith("shared") for part in opcode):
+            loads = opcode[0] == "ld"
+            names = operands[0 if loads else 1].strip("{}").split(",")
+            bytes_ = np.arange(width_of(opcode[-1]) * len(names))
+            start = self._address(operands[1 if loads else 0])
+            for warp in range(self.program.threads // _WARP):
+                threads = np.flatnonzero(on[warp * _WARP : (warp + 1) * _WARP]) + warp * _WARP
+                (self._reads if loads else self._writes)(start[threads][:, None] + bytes_, warp)
+        super()._move(opcode, operands, on)
+
+    def _matrices(self, address: str, registers: str) -> Iterator[tuple[Array, str]]:
+        for rows, name in super()._matrices(address, registers):
+            for warp, each in enumerate(rows):
+                (self._reads if self._here.startswith("ld") else self._writes)(each, warp)
+            yield rows, name
+
+    def _places(self, register: str, rows: int, *, left: bool) -> Array:
+        at = super()._places(register, rows, left=left)
+        for warp in range(self.program.threads // _WARP):
+            mine = at[16 * warp : 16 * warp + 16] if left else at
+            self._reads(mine, warp)
+            self._products.append((mine, warp))
+        return at
+
+    def _copied(self, place: int, size: int, thread: int) -> None:
+        self._writes(np.arange(place, place + size), thread // _WARP)
