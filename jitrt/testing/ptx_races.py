@@ -26,12 +26,14 @@ class WatchedBlock(HopperBlock):
     def __init__(self, *arguments: object):
         super().__init__(*arguments)  # type: ignore[arg-type]
         self._now = 1  # barriers passed, and one
-        self._here = ""
+        self._here, self._step = "", 0  # the instruction, and how many there were
+        self._stored_in = np.zeros(self.shared.size, int)  # the step of a byte's last store
         self._written, self._writer = np.zeros(self.shared.size, int), np.full(self.shared.size, -1)
         self._read_at, self._readers = np.zeros(self.shared.size, int), np.zeros(self.shared.size, int)
         self._products: list[tuple[Array, int]] = []  # what products under way read, and which warp
 
     def _guarded(self, instruction: Instruction) -> Array:
+        self._step += 1
         self._here = f"{'.'.join(instruction.opcode)} {', '.join(instruction.operands)}"
         if instruction.opcode[0] == "bar":
             self._now += 1
@@ -44,10 +46,11 @@ class WatchedBlock(HopperBlock):
     def _writes(self, at: Array, warp: int) -> None:
         at = np.unique(at)
         others = (self._read_at[at] == self._now) & (self._readers[at] & ~(1 << warp) != 0)
-        others |= (self._written[at] == self._now) & (self._writer[at] != warp)
+        # One instruction of several warps may store the same numbers twice: `_same` sees to that.
+        others |= (self._written[at] == self._now) & (self._writer[at] != warp) & (self._stored_in[at] != self._step)
         if others.any():
             raise KernelError(f"a race: {self._here} writes byte {at[others][0]}, which another warp may still need")
-        self._written[at], self._writer[at] = self._now, warp
+        self._written[at], self._writer[at], self._stored_in[at] = self._now, warp, self._step
 
     def _reads(self, at: Array, warp: int) -> None:
         at = np.unique(at)
@@ -63,10 +66,22 @@ class WatchedBlock(HopperBlock):
             names = operands[0 if loads else 1].strip("{}").split(",")
             bytes_ = np.arange(width_of(opcode[-1]) * len(names))
             start = self._address(operands[1 if loads else 0])
+            if not loads:
+                self._same([self._read(name.strip(), f"b{8 * width_of(opcode[-1])}") for name in names], start, on)
             for warp in range(self.program.threads // _WARP):
                 threads = np.flatnonzero(on[warp * _WARP : (warp + 1) * _WARP]) + warp * _WARP
                 (self._reads if loads else self._writes)(start[threads][:, None] + bytes_, warp)
         super()._move(opcode, operands, on)
+
+    def _same(self, values: list[Array], start: Array, on: Array) -> None:
+        """Raise KernelError if threads store different numbers at one place."""
+        size = values[0].dtype.itemsize
+        at = np.concatenate([start[on] + size * index for index in range(len(values))])
+        data = np.concatenate([value[on] for value in values])
+        order = np.lexsort((data, at))
+        twice = (np.diff(at[order]) == 0) & (data[order][1:] != data[order][:-1])
+        if twice.any():
+            raise KernelError(f"a race: {self._here} stores different numbers at byte {at[order][1:][twice][0]}")
 
     def _matrices(self, address: str, registers: str) -> Iterator[tuple[Array, str]]:
         for rows, name in super()._matrices(address, registers):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -94,6 +95,13 @@ def test_a_copy_is_done_when_it_is_waited_for(groups: int) -> None:
     memory[:128] = np.arange(128)
     run_ptx(f"{BEGIN}{COPY} cp.async.wait_group {groups}; {STORE}", 1, [0], memory.view(np.uint8), 512, HopperBlock)
     assert memory[128::4].tolist() == (memory[:128:4].tolist() if groups == 0 else [0xFFFFFFFF] * 32)
+
+
+@pytest.mark.parametrize(("code", "races"), [("mov.u32 %x, 7;", False), ("mov.u32 %x, %tid.x;", True)])
+def test_warps_may_store_the_same_at_one_place(code: str, races: bool) -> None:
+    text = f"{BEGIN.replace('reqntid 32', 'reqntid 64')} {code} and.b32 %s, %s, 511; st.shared.b32 [%s], %x; ret;\n}}"
+    with pytest.raises(KernelError, match="stores different numbers") if races else nullcontext():
+        run_ptx(text, 1, [0], np.zeros(512, np.uint8), 512, WatchedBlock)
 
 
 def test_a_copy_from_outside_the_memory_is_an_error() -> None:
