@@ -69,8 +69,8 @@ def test_candidates_in_float32():
 
 
 def run_compiled(posed: Problem, config: Config, arrays: Sequence[Array], target: Target = H200) -> Array:
-    """What the compiler made of a resident candidate, on the PTX machine. Races are not watched: with the batch in one
-    block, several threads store sums of their own at one place, of the same numbers perhaps in another order."""
+    """What the compiler made of a resident candidate, on the PTX machine. Races are not watched: one case (float16, 64
+    units, batch 1) stores different numbers at one place of shared memory there, which is yet to be looked into."""
     return compiled.run(posed, templates()["recurrence_resident"], config, arrays, target, HopperBlock)
 
 
