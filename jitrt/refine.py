@@ -78,12 +78,14 @@ class Refiner:
         """The best draft found in the tuner's time. Ctrl-C ends the search and keeps what was found."""
         if not self._tuner.measures:
             return draft
+        self._best = draft
         try:
-            draft = self._branches(draft)
-            draft = self._rules(draft)
-            draft = self._tactics(draft)
+            self._best = self._branches(self._best)
+            self._rules()
+            self._tactics()
         except KeyboardInterrupt:
             self._tuner.interrupt("interrupted: the plan stays as it stands")
+        draft = self._best
         draft = self.draft(draft.optimized, draft.choices, draft.options)  # with all that its report says by now
         notes = {**draft.file.plan.notes, "gains": [asdict(gain) for gain in self._gains]}
         return replace(draft, file=replace(draft.file, plan=replace(draft.file.plan, notes=notes)))
@@ -108,9 +110,10 @@ class Refiner:
         report.add(Decision("parallel", "the plan", "", won, text))
         return draft if won else serial
 
-    def _rules(self, draft: Draft) -> Draft:
+    def _rules(self) -> None:
         """Without each rule that changed something, where the network is faster so."""
         for rule in rule_names():
+            draft = self._best
             if self._optimize is None or self._tuner.over:
                 break
             if not draft.optimized.report.of(rule, applied=True):
@@ -129,10 +132,9 @@ class Refiner:
             self._gains.append(Gain(rule, before, after, kept=after >= _MARGIN * before))
             if after < _MARGIN * before:
                 plain.optimized.report.add(Decision(rule, "the network", "", False, f"left out: {times}"))
-                draft = plain
+                self._best = plain
             else:
                 draft.optimized.report.add(Decision(rule, "the network", "", True, f"kept: {times}"))
-        return draft
 
     def _without(self, draft: Draft, rule: str) -> Draft:
         assert self._optimize is not None
@@ -143,8 +145,9 @@ class Refiner:
             optimized.report.add(decision)
         return self.draft(optimized, self._tuner.select(problems_of(optimized.graph), at_once=True), options)
 
-    def _tactics(self, draft: Draft) -> Draft:
+    def _tactics(self) -> None:
         """The best of a few tactics for each problem, those first that take the most time."""
+        draft = self._best
         problems = {problem.key: problem for problem in problems_of(draft.optimized.graph)}
         keys = [problem.key for problem in problems_of(draft.optimized.graph)]
         cost = {key: sum(c.microseconds for k, c in zip(keys, draft.choices, strict=True) if k == key) for key in keys}
@@ -177,12 +180,11 @@ class Refiner:
                 text = f"{_tactic(won, keys, key)} instead of {_tactic(draft, keys, key)}: the network takes "
                 text += f"{times[1]:.1f} us instead of {times[0]:.1f}"
                 won.optimized.report.add(Decision("refine", *_where(draft, keys, key), True, text))
-                draft = won
+                self._best = draft = won
         if hot:
             text = f"{tried} of {len(hot)} problems tried with other tactics in the network, {changed} changed: "
             text += f"{last:.1f} us instead of {first:.1f}" if tried else "the time was over"
             draft.optimized.report.add(Decision("refine", "the network", "", changed > 0, text))
-        return draft
 
     def _contest(
         self, draft: Draft, keys: Sequence[str], key: str, rivals: Sequence[Choice]

@@ -180,3 +180,20 @@ def test_ctrl_c_keeps_the_plan_as_it_stands() -> None:
     assert len(plan.layers) == 3
     assert told == []
     assert tuner.heard == ["interrupted: the plan stays as it stands"]
+
+
+def test_ctrl_c_keeps_what_was_found_before() -> None:
+    with Played(lambda plan: float(len(plan.launches))) as tuner:
+        before, _ = built(tuner)
+    slow = tactics(before)
+
+    def second_interrupts(plan: Plan) -> float:
+        """The softmaxes, which take longest, have a faster rival; at the convolution's somebody presses Ctrl-C."""
+        if len(plan.layers) > 2 and tactics(plan)[0] != slow[0]:
+            raise KeyboardInterrupt
+        return len(plan.launches) + (1.0 if tactics(plan)[1:] == slow[1:] else 0.0)
+
+    with Played(second_interrupts) as tuner:
+        plan, _ = built(tuner)
+    assert tactics(plan)[0] == slow[0] and tactics(plan)[1:] != slow[1:]
+    assert tuner.heard == ["interrupted: the plan stays as it stands"]
