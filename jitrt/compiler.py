@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING
 
 from jitrt.errors import TargetError, TuningError
 from jitrt.graph.graph import Graph
+from jitrt.knobs import shipped_table
 from jitrt.passes.base import Accepts, Judge, PassContext, Supports, any_operands, fewer_kernels, one_anchor
 from jitrt.passes.pipeline import RULES, optimize
 from jitrt.passes.report import Decision
@@ -100,7 +101,7 @@ def build(
         return Engine(replace(built[0], others=tuple(built[1:])))
     chip, device, description = resolve(target)
     plans = PlanCache() if options.cache else None
-    key = plan_key(graph, repr((options, structure)), chip, description) if plans else ""
+    key = plan_key(graph, repr((options, structure, shipped_table())), chip, description) if plans else ""
     found = plans.get(key) if plans else None
     if found is not None:
         return Engine(found)
