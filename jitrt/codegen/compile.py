@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from jitrt.codegen.pointwise import TRITON_TYPES
+from jitrt.codegen.ptx import corrected
 from jitrt.codegen.target import Target
 from jitrt.errors import CompileError
 from jitrt.graph.dtype import DType
@@ -34,7 +35,9 @@ def compile_call(call: KernelCall, problem: Problem, target: Target) -> Binary:
     """Compile one launch of a lowered problem for `target`. Raises CompileError with Triton's own last line."""
     import triton
     from triton.backends.compiler import GPUTarget
+    from triton.compiler.compiler import make_backend
 
+    gpu = GPUTarget("cuda", target.arch, 32)
     descriptors = _descriptors(call, target)
     source = _source(call, problem)
     options = {"num_warps": call.num_warps, "num_stages": call.num_stages, "enable_fp_fusion": True, **call.options}
@@ -42,13 +45,14 @@ def compile_call(call: KernelCall, problem: Problem, target: Target) -> Binary:
         # Without line information cubins are reproducible and much smaller.
         with triton.knobs.compilation.scope():
             triton.knobs.compilation.disable_line_info = True
-            built = triton.compile(source, target=GPUTarget("cuda", target.arch, 32), options=options)
+            built = triton.compile(source, target=gpu, options=options)
+            backend = make_backend(gpu)
+            cubin = corrected(built, backend, backend.parse_options(dict(options)))
     except Exception as error:  # Triton raises whatever its passes, LLVM or ptxas raised
         what = f"{call.function.__name__} for {target}"
         raise CompileError(f"{what}: {type(error).__name__}: {_last_line(error)}") from error
     meta = built.metadata
     _check_descriptors(call, descriptors, meta.tensordesc_meta if descriptors else [])
-    cubin = built.asm["cubin"]
     registers, spills = cubin_resources(cubin)
     cluster = getattr(meta, "cluster_dims", None) or (1, 1, 1)
     return Binary(

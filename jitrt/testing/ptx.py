@@ -97,7 +97,8 @@ def _instruction(statement: str, local: dict[str, str]) -> Instruction:
     negated, register, opcode, rest = found.groups()
     operands = [operand.strip() for operand in re.split(r",(?![^{\[]*[}\]])", rest) if operand.strip()]
     guard = (negated == "!", local.get(register, register)) if register else None
-    return Instruction(guard, tuple(opcode.split(".")), tuple(local.get(name, name) for name in operands))
+    named = (re.sub(r"[%$\w]+", lambda name: local.get(name[0], name[0]), operand) for operand in operands)
+    return Instruction(guard, tuple(opcode.split(".")), tuple(named))
 
 
 def width_of(type: str) -> int:

@@ -85,7 +85,7 @@ def test_real_problems_are_tuned_once_and_then_known() -> None:
     for choice in choices:
         print(f"{choice.microseconds:8.2f} us  {choice.tactic}")
     print("\n".join(refusals(events)))
-    assert all(choice.source == "measured" for choice in choices)
+    assert {choice.source for choice in choices} == {"measured"}
     assert all(1 < choice.microseconds < 60 for choice in choices)
     assert sum("wrong numbers" in text for text in refusals(events)) == 0, "the package's own kernels are right"
     # The second time nothing is compiled or measured.
@@ -149,9 +149,9 @@ def test_a_candidate_that_swallows_nan_may_not_win() -> None:
     (choice,), events, _ = tune(
         [planted_kernels.faulty_problem()],
         "exhaustive",
-        offered={"faulty": planted_kernels.Faulty("swallows", "none")},
+        offered={"faulty": planted_kernels.Faulty("swallows", "slow")},  # one that loses is not looked at so closely
     )
-    assert dict(choice.tactic.config)["fault"] == "none"
+    assert dict(choice.tactic.config)["fault"] == "slow"
     assert "on large numbers and NaN: a number at" in refusals(events)[0]
 
 

@@ -1,0 +1,108 @@
+"""What ptxas gets wrong: that it still does, and that what jitrt gives it comes out right."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+from pathlib import Path
+
+import numpy as np
+import pytest
+import triton
+import triton.language as tl
+
+from jitrt.codegen.compile import compile_call
+from jitrt.codegen.ptx import without_packed_adds
+from jitrt.codegen.target import TARGETS
+from jitrt.graph import Graph, TensorType, f16, i32
+from jitrt.graph.ops import Cast
+from jitrt.kernels.base import KernelCall, Result
+from jitrt.testing import make_problem
+from jitrt.testing.ptx import run_ptx
+
+TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
+ONE_HALF = """.version 8.7
+.target sm_{arch}a
+.address_size 64
+.visible .entry k(
+.param .u64 k_param_0
+)
+.reqntid 32
+{{
+.reg .b32 %r<9>; .reg .b16 %h<9>; .reg .b64 %rd<9>;
+ld.param.u64 %rd1, [k_param_0];
+mov.u32 %r1, %tid.x;
+cvt.u16.u32 %h1, %r1;
+mov.b32 %r2, {{%h1, %h1}};
+mov.b32 %r3, {constant};
+add.s16x2 \t%r4, %r2, %r3;
+mov.b32 {{%h2, %h3}}, %r4;
+and.b16 %h4, %{half}, 255;
+mul.lo.s16 %h5, %h4, 171;
+cvt.u32.u16 %r6, %h5;
+mul.wide.u32 %rd2, %r1, 4;
+add.s64 %rd3, %rd1, %rd2;
+st.global.b32 [%rd3], %r6;
+ret;
+}}
+"""
+
+
+@triton.jit
+def few_programs(y):
+    """LLVM sees that 16 bits are enough."""
+    program = tl.program_id(0)
+    if program < 60:
+        total = 0
+        for step in tl.static_range(1, 4):
+            at = program // 20 * 9 + step
+            total += at // 3 % 3 * 100 + at % 3
+        tl.store(y + program, total)
+
+
+def sass(cubin: bytes, folder: Path) -> str:
+    (folder / "kernel.cubin").write_bytes(cubin)
+    tool = [TOOLS / "cuobjdump", "-sass", folder / "kernel.cubin"]
+    return subprocess.run(tool, capture_output=True, text=True, check=True).stdout
+
+
+def assembled(ptx: str, arch: int, folder: Path) -> str:
+    (folder / "kernel.ptx").write_text(ptx)
+    tool = TOOLS / ("ptxas" if arch < 100 else "ptxas-blackwell")
+    subprocess.run([tool, f"-arch=sm_{arch}a", folder / "kernel.ptx", "-o", folder / "out"], check=True)
+    return sass((folder / "out").read_bytes(), folder)
+
+
+@pytest.mark.parametrize("arch", [90, 100])
+@pytest.mark.parametrize(("half", "constant", "added"), [("h3", 65538, 1), ("h2", 65538, 2)])
+def test_half_of_a_packed_addition(half: str, constant: int, added: int, arch: int, tmp_path: Path) -> None:
+    """If the first assertion fails, ptxas is right by now, and jitrt/codegen/ptx.py can go."""
+    ptx = ONE_HALF.format(arch=arch, half=half, constant=constant)
+    assert re.search(r"VIADD.16x2 R\d+, R\d+, 0x0 ;", assembled(ptx, arch, tmp_path))
+    code = assembled(without_packed_adds(ptx), arch, tmp_path)
+    assert "16x2" not in code
+    assert re.search(rf"ADD\S* .*, {added:#x}\b.* ;", code)
+
+
+@pytest.mark.parametrize("constant", [65538, 0xFFFF8001, 0])
+def test_both_say_the_same(constant: int) -> None:
+    ptx = ONE_HALF.format(arch=90, half="h3", constant=constant)
+    memory = np.zeros(32, np.int32)
+    run_ptx(without_packed_adds(ptx), 1, [0], memory.view(np.uint8), 0)
+    expected = (np.arange(32) + (constant >> 16)) % 65536 % 256 * 171 % 65536
+    np.testing.assert_array_equal(memory, expected)
+
+
+def test_other_text_stays_as_it_is() -> None:
+    text = "add.f16x2 %r1, %r2, %r3; max.s16x2 %r1, %r2, %r3; add.s16 %h1, %h2, %h3;"
+    assert without_packed_adds(text) == text
+
+
+@pytest.mark.parametrize("arch", [90, 100])
+def test_what_is_compiled_adds_no_halves_at_once(arch: int, tmp_path: Path) -> None:
+    g = Graph()
+    g.mark_output(g.add(Cast(i32), g.add_input("x", TensorType(f16, (60,)))))
+    call = KernelCall(few_programs, {"y": Result()}, {}, (60, 1, 1))
+    code = sass(compile_call(call, make_problem(g), TARGETS[arch]).cubin, tmp_path)
+    assert "STG" in code
+    assert "VIADD.16x2" not in code
