@@ -106,9 +106,29 @@ def conv1x1(
     if SPLIT_K == 1:
         if not EARLY:
             held = FETCH(aux, m, k, row_mask, n_mask)
-        STORE(y, FINISH(acc, held), m, k, row_mask, n_mask)
+        value = FINISH(acc, held)
+        if DEPENDENT:
+            tl.extra.cuda.gdc_launch_dependents()
+        STORE(y, value, m, k, row_mask, n_mask)
     else:
-        store_sum(y, acc, partials, counters, aux, tile, split, m, k, row_mask, n_mask, SPLIT_K, FETCH, FINISH, STORE)
+        store_sum(
+            y,
+            acc,
+            partials,
+            counters,
+            aux,
+            tile,
+            split,
+            m,
+            k,
+            row_mask,
+            n_mask,
+            SPLIT_K,
+            DEPENDENT,
+            FETCH,
+            FINISH,
+            STORE,
+        )
 
 
 @dataclass(frozen=True)

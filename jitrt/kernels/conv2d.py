@@ -191,9 +191,14 @@ def conv2d_tile(
     if SPLIT_K == 1:
         if not EARLY:
             held = FETCH(aux, m, k, m_mask, n_mask)
-        STORE(y, FINISH(acc, held), m, k, m_mask, n_mask)
+        value = FINISH(acc, held)
+        if DEPENDENT:
+            tl.extra.cuda.gdc_launch_dependents()
+        STORE(y, value, m, k, m_mask, n_mask)
     else:
-        store_sum(y, acc, partials, counters, aux, tile, split, m, k, m_mask, n_mask, SPLIT_K, FETCH, FINISH, STORE)
+        store_sum(
+            y, acc, partials, counters, aux, tile, split, m, k, m_mask, n_mask, SPLIT_K, DEPENDENT, FETCH, FINISH, STORE
+        )
 
 
 @triton.jit

@@ -94,7 +94,10 @@ def depthwise(
             acc += a.to(tl.float32) * b.to(tl.float32)
     m = rm[:, None]
     k = rc[None, :]
-    STORE(y, APPLY(acc, aux, m, k, m_mask, c_mask), m, k, m_mask, c_mask)
+    value = APPLY(acc, aux, m, k, m_mask, c_mask)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+    STORE(y, value, m, k, m_mask, c_mask)
 
 
 class Depthwise(Template):

@@ -111,9 +111,14 @@ def depthwise_pointwise(
             a = tl.where(k_mask, a, 0.0)
         acc = tl.dot(a.to(w.dtype.element_ty), b, acc, input_precision=PRECISION)
     if SPLIT_K == 1:
-        STORE(y, FINISH(acc, FETCH(aux, m, n, m_mask, n_mask)), m, n, m_mask, n_mask)
+        value = FINISH(acc, FETCH(aux, m, n, m_mask, n_mask))
+        if DEPENDENT:
+            tl.extra.cuda.gdc_launch_dependents()
+        STORE(y, value, m, n, m_mask, n_mask)
     else:
-        store_sum(y, acc, partials, counters, aux, tile, split, m, n, m_mask, n_mask, SPLIT_K, FETCH, FINISH, STORE)
+        store_sum(
+            y, acc, partials, counters, aux, tile, split, m, n, m_mask, n_mask, SPLIT_K, DEPENDENT, FETCH, FINISH, STORE
+        )
 
 
 @dataclass(frozen=True)

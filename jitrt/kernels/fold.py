@@ -49,6 +49,8 @@ def fold(
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
     numbers = _numbers(corner, h, w, valid, out, SIZE, STRIDE, X_STRIDES, BLOCK, 0, 1, CELL)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
     to = cell[:, None] * CELL + tl.arange(0, CELL)[None, :]
     tl.store(out + to, tl.reshape(numbers, (BLOCK, CELL)), mask=(cell < CELLS)[:, None])
 

@@ -88,7 +88,10 @@ def matmul(
         acc = tl.dot(left, right, acc, input_precision=PRECISION)
     m = (batch * ROWS + rm)[:, None]
     n = rn[None, :]
-    STORE(y, APPLY(acc, aux, m, n, m_mask, n_mask), m, n, m_mask, n_mask)
+    value = APPLY(acc, aux, m, n, m_mask, n_mask)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+    STORE(y, value, m, n, m_mask, n_mask)
 
 
 @dataclass(frozen=True)

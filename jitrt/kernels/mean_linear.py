@@ -104,7 +104,10 @@ def mean_linear(
     n = rn[None, :]
     splits: tl.constexpr = SPLIT_K * SPLIT_R
     if splits == 1:
-        STORE(y, APPLY(acc, aux, m_out, n, m_mask, n_mask), m_out, n, m_mask, n_mask)
+        out = APPLY(acc, aux, m_out, n, m_mask, n_mask)
+        if DEPENDENT:
+            tl.extra.cuda.gdc_launch_dependents()
+        STORE(y, out, m_out, n, m_mask, n_mask)
     else:
         spot = line * BLOCK_N + tl.arange(0, BLOCK_N)[None, :]
         part = partials + tile * (splits * BLOCK_M * BLOCK_N)
@@ -121,7 +124,10 @@ def mean_linear(
                 parts = part + other * (BLOCK_M * BLOCK_N) + place[None, :, :]
                 whole += tl.sum(tl.load(parts, mask=m_valid[None, :, :], other=0.0, cache_modifier=".cg"), 0)
             tl.store(counters + tile, 0)
-            STORE(y, APPLY(whole, aux, m_last, n, m_valid, n_mask), m_last, n, m_valid, n_mask)
+            out = APPLY(whole, aux, m_last, n, m_valid, n_mask)
+            if DEPENDENT:
+                tl.extra.cuda.gdc_launch_dependents()
+            STORE(y, out, m_last, n, m_valid, n_mask)
 
 
 @dataclass(frozen=True)

@@ -41,6 +41,8 @@ def pointwise(
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
     value = APPLY(0.0, aux, m, k, m_mask, k_mask)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
     STORE(y, tl.broadcast_to(value, (BLOCK_M, BLOCK_K)), m, k, m_mask, k_mask)
 
 

@@ -114,7 +114,10 @@ def pool(
             count *= _counted(h, h_end, COUNTED[1][0], COUNTED[1][1], DILATION[1])
             count *= _counted(w, w_end, COUNTED[2][0], COUNTED[2][1], DILATION[2])
             acc = acc / count
-    STORE(y, APPLY(acc, aux, m, k, m_mask, k_mask), m, k, m_mask, k_mask)
+    value = APPLY(acc, aux, m, k, m_mask, k_mask)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()
+    STORE(y, value, m, k, m_mask, k_mask)
 
 
 @triton.jit

@@ -128,7 +128,10 @@ def reduce(
     k_mask = k_out < COLUMNS
     if SPLIT == 1:
         total = total / DIVISOR if DIVISOR != 1 else total
-        STORE(y, APPLY(total, aux, m_out, k_out, m_mask, k_mask), m_out, k_out, m_mask, k_mask)
+        out = APPLY(total, aux, m_out, k_out, m_mask, k_mask)
+        if DEPENDENT:
+            tl.extra.cuda.gdc_launch_dependents()
+        STORE(y, out, m_out, k_out, m_mask, k_mask)
     else:
         spot = tl.arange(0, BLOCK_M)[:, None] * BLOCK_K + tl.arange(0, BLOCK_K)[None, :]
         part = partials + tile * (SPLIT * BLOCK_M * BLOCK_K)
@@ -140,7 +143,10 @@ def reduce(
                 total = _combine(total, tl.load(part + other * (BLOCK_M * BLOCK_K) + spot, cache_modifier=".cg"), KIND)
             tl.store(counters + tile, 0)
             total = total / DIVISOR if DIVISOR != 1 else total
-            STORE(y, APPLY(total, aux, m_out, k_out, m_mask, k_mask), m_out, k_out, m_mask, k_mask)
+            out = APPLY(total, aux, m_out, k_out, m_mask, k_mask)
+            if DEPENDENT:
+                tl.extra.cuda.gdc_launch_dependents()
+            STORE(y, out, m_out, k_out, m_mask, k_mask)
 
 
 @dataclass(frozen=True)

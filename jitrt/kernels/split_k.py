@@ -31,6 +31,7 @@ def store_sum(
     m_mask,
     k_mask,
     PARTS: tl.constexpr,
+    DEPENDENT: tl.constexpr,
     FETCH: tl.constexpr,
     FINISH: tl.constexpr,
     STORE: tl.constexpr,
@@ -46,7 +47,10 @@ def store_sum(
         for other in range(1, PARTS):
             total += tl.load(part + other * (rows * columns) + spot, cache_modifier=".cg")
         tl.store(counters + tile, 0)
-        STORE(y, FINISH(total, FETCH(aux, m, k, m_mask, k_mask)), m, k, m_mask, k_mask)
+        value = FINISH(total, FETCH(aux, m, k, m_mask, k_mask))
+        if DEPENDENT:
+            tl.extra.cuda.gdc_launch_dependents()
+        STORE(y, value, m, k, m_mask, k_mask)
 
 
 def split_launch(
