@@ -31,6 +31,7 @@ _TYPES: dict[str, Any] = {
     **{f"{kind}16x2": np.dtype(np.uint32) for kind in "usf"},
     "pred": np.dtype(np.uint64),
 }
+_FLOATS = tuple(_TYPES[name] for name in ("f16", "bf16", "f32"))
 _STATEMENT = re.compile(r"(?:@(!?)([%\w]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.S)
 _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal,
@@ -108,6 +109,10 @@ def width_of(type: str) -> int:
 
 class Block:
     """The threads of one block: registers are arrays of 64 bits a thread."""
+
+    nan = 0x7FFFFFFF
+    """The one NaN that float32 arithmetic gives, whatever came in; its upper half is what 16-bit arithmetic gives. PTX
+    leaves open which it is ("an unspecified NaN"), GPUs have this one (CUDA programming guide, IEEE 754 compliance)."""
 
     def __init__(
         self,
@@ -190,6 +195,17 @@ class Block:
         old = self.registers.get(operand)
         self.registers[operand] = raw if old is None or on.all() else np.where(on, raw, old)
 
+    def _result(self, operand: str, value: Array, on: Array) -> None:
+        """Write what was computed, not copied."""
+        self._write(operand, self._one_nan(value), on)
+
+    def _one_nan(self, value: Array) -> Array:
+        if value.dtype not in _FLOATS:
+            return value
+        bits = value.dtype.itemsize * 8
+        nan = np.array(self.nan >> (32 - bits), f"u{bits // 8}").view(value.dtype)
+        return np.where(np.isnan(value), nan, value)
+
     def _address(self, operand: str) -> Array:
         base, _, offset = operand.strip("[]").partition("+")
         return self._read(base.strip(), "s64") + int(offset or "0")
@@ -207,7 +223,7 @@ class Block:
             self._mov(type, operands, on)
         elif kind == "cvt":
             source = self._read(operands[1], type)
-            self._write(operands[0], source.astype(_TYPES[opcode[-2]]), on)
+            self._result(operands[0], source.astype(_TYPES[opcode[-2]]), on)
         elif kind == "shfl":
             lanes = np.arange(self.program.threads) ^ int(operands[2], 0)
             self._write(operands[0].split("|")[0], self._read(operands[1], type)[lanes], on)
@@ -219,7 +235,8 @@ class Block:
                 sources[2] = self._read(operands[3], type[0] + "64")
             if opcode[-2] == "f32":  # sm_100 adds float32 to 16-bit floats
                 sources = [*(x.astype(np.float32) for x in sources[:-1]), self._read(operands[-1], "f32")]
-            self._write(operands[0], self._compute(opcode, sources), on)
+            write = self._write if kind == "selp" else self._result
+            write(operands[0], self._compute(opcode, sources), on)
 
     def _compute(self, opcode: tuple[str, ...], x: list[Array]) -> Array:
         kind, type = opcode[0], opcode[-1]
@@ -231,7 +248,7 @@ class Block:
             return _BITWISE[kind](x[0], x[1])
         if type.endswith("x2"):
             halves = [value.view(_TYPES[type[:-2]]).reshape(-1, 2) for value in x]
-            return np.ascontiguousarray(_ARITHMETIC[kind](*halves)).view(np.uint32).reshape(-1)
+            return np.ascontiguousarray(self._one_nan(_ARITHMETIC[kind](*halves))).view(np.uint32).reshape(-1)
         if kind == "not":
             return ~x[0] & 1 if type == "pred" else ~x[0]
         if kind == "neg":
@@ -336,7 +353,7 @@ class Block:
         places = [(group + 8 * (i // 2), pair + i % 2) for i in range(4)]
         total = spread(c, places, (16, 8), "f32") + left @ right.transpose(0, 2, 1)
         for name, (row, column) in zip(d, places, strict=True):
-            self._write(name, total[:, row, column].astype(np.float32).reshape(-1), self.everyone)
+            self._result(name, total[:, row, column].astype(np.float32).reshape(-1), self.everyone)
 
 
 def run_ptx(

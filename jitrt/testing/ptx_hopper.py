@@ -40,11 +40,10 @@ class HopperBlock(Block):
             self._write(operands[0].split("|")[0], self._read(operands[1], "b32")[source], on)
         elif opcode[0] == "max" and opcode[-1] == "f32":
             values = [self._read(operand, "f32") for operand in operands[1:]]
-            self._write(operands[0], (np.maximum if "NaN" in opcode else np.fmax).reduce(values), on)
+            self._result(operands[0], (np.maximum if "NaN" in opcode else np.fmax).reduce(values), on)
         elif opcode[0] == "cvt" and opcode[-2] == "f16x2":
-            high, low = (
-                self._read(o, "f32").astype(np.float16).view(np.uint16).astype(np.uint32) for o in operands[1:]
-            )
+            halves = (self._one_nan(self._read(operand, "f32").astype(np.float16)) for operand in operands[1:])
+            high, low = (half.view(np.uint16).astype(np.uint32) for half in halves)
             self._write(operands[0], high << np.uint32(16) | low, on)
         elif opcode[0] not in ("fence", "wgmma"):
             super()._execute(instruction, on)
@@ -101,7 +100,7 @@ class HopperBlock(Block):
         for at, name in enumerate(name.strip() for name in operands[0].strip("{}").split(",")):
             part = total[row + at // 2 % 2 * 8, column + at // 4 * 8 + at % 2]
             before = self._read(name, "f32") if adds else np.float32(0)
-            self._write(name, (before + part).astype(np.float32), self.everyone)
+            self._result(name, (before + part).astype(np.float32), self.everyone)
 
     def _operand(self, register: str, rows: int, *, left: bool) -> Array:
         """The `rows` x 16 numbers that a descriptor of shared memory stands for."""

@@ -3,7 +3,8 @@
 The machine runs all threads in step, so that a barrier that is missing does no harm there. This one notes for every
 byte of shared memory which warps read and wrote it since the last barrier: two of them at the same byte, one writing,
 is a race. A copy (`cp.async`) writes from when it is started to when it is waited for, a product (`wgmma`) reads from
-when it is started to when it is waited for, and each of its warps reads its own rows of the left operand.
+when it is started to when it is waited for, whatever barriers lie between, and each of its warps reads its own rows of
+the left operand.
 """
 
 from __future__ import annotations
@@ -30,17 +31,23 @@ class WatchedBlock(HopperBlock):
         self._stored_in = np.zeros(self.shared.size, int)  # the step of a byte's last store
         self._written, self._writer = np.zeros(self.shared.size, int), np.full(self.shared.size, -1)
         self._read_at, self._readers = np.zeros(self.shared.size, int), np.zeros(self.shared.size, int)
-        self._products: list[tuple[Array, int]] = []  # what products under way read, and which warp
+        self._in_use = np.zeros(self.shared.size, int)  # by how many products under way
+        self._opened: list[tuple[Array, int]] = []  # what products read, and which warp, in no group yet
+        self._products: list[list[tuple[Array, int]]] = []  # and groups of such, not waited for
 
     def _guarded(self, instruction: Instruction) -> Array:
         self._step += 1
         self._here = f"{'.'.join(instruction.opcode)} {', '.join(instruction.operands)}"
         if instruction.opcode[0] == "bar":
             self._now += 1
+        if instruction.opcode[:2] == ("wgmma", "commit_group"):
+            self._products.append(self._opened)
+            self._opened = []
         if instruction.opcode[:2] == ("wgmma", "wait_group"):
-            for at, warp in self._products:
-                self._reads(at, warp)
-            self._products = []
+            while len(self._products) > int(instruction.operands[0]):
+                for at, warp in self._products.pop(0):
+                    self._in_use[at] -= 1
+                    self._reads(at, warp)
         return super()._guarded(instruction)
 
     def _writes(self, at: Array, warp: int) -> None:
@@ -48,6 +55,7 @@ class WatchedBlock(HopperBlock):
         others = (self._read_at[at] == self._now) & (self._readers[at] & ~(1 << warp) != 0)
         # One instruction of several warps may store the same numbers twice: `_same` sees to that.
         others |= (self._written[at] == self._now) & (self._writer[at] != warp) & (self._stored_in[at] != self._step)
+        others |= self._in_use[at] > 0  # a product has not been waited for, be it this warp's own
         if others.any():
             raise KernelError(f"a race: {self._here} writes byte {at[others][0]}, which another warp may still need")
         self._written[at], self._writer[at], self._stored_in[at] = self._now, warp, self._step
@@ -92,9 +100,10 @@ class WatchedBlock(HopperBlock):
     def _places(self, register: str, rows: int, *, left: bool) -> Array:
         at = super()._places(register, rows, left=left)
         for warp in range(self.program.threads // _WARP):
-            mine = at[16 * warp : 16 * warp + 16] if left else at
+            mine = np.unique(at[16 * warp : 16 * warp + 16] if left else at)
             self._reads(mine, warp)
-            self._products.append((mine, warp))
+            self._in_use[mine] += 1
+            self._opened.append((mine, warp))
         return at
 
     def _copied(self, place: int, size: int, thread: int) -> None:

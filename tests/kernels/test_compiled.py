@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import nullcontext
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -102,6 +103,50 @@ def test_warps_may_store_the_same_at_one_place(code: str, races: bool) -> None:
     text = f"{BEGIN.replace('reqntid 32', 'reqntid 64')} {code} and.b32 %s, %s, 511; st.shared.b32 [%s], %x; ret;\n}}"
     with pytest.raises(KernelError, match="stores different numbers") if races else nullcontext():
         run_ptx(text, 1, [0], np.zeros(512, np.uint8), 512, WatchedBlock)
+
+
+@pytest.mark.parametrize(("code", "races"), [("add.f32 %n, %n, %m;", False), ("mov.b32 %n, %m;", True)])
+def test_lanes_add_up_nans_to_one(code: str, races: bool) -> None:
+    """Lanes that add up NaNs of both signs have one NaN, and may all store it; a NaN that is copied stays itself."""
+    text = f"""{BEGIN} shr.u32 %o, %t, 4; shl.b32 %n, %o, 31; or.b32 %n, %n, 0x7fc00000;
+        shfl.sync.bfly.b32 %m, %n, 16, 31, -1; {code}
+        mov.u32 %s, 0; st.shared.b32 [%s], %n; ret;\n}}"""
+    with pytest.raises(KernelError, match="stores different numbers") if races else nullcontext():
+        run_ptx(text, 1, [0], np.zeros(512, np.uint8), 512, WatchedBlock)
+
+
+PRODUCT = "mov.pred %q, 0; wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%a, %b, %c, %d}, %l, %r, %q, 1, 1, 0, 0;"
+SWIZZLE, ROWS = 3 << 62, 256 >> 4 << 32  # rows of 32 bytes, eight of them side by side
+
+
+@pytest.mark.parametrize(("groups", "place", "races"), [(1, 0, False), (1, 2048, True), (0, 2048, False), (2, 0, True)])
+def test_a_product_reads_until_it_is_waited_for(groups: int, place: int, races: bool) -> None:
+    """Two products, of which all but `groups` are waited for; then, barrier or not, a store to what one of them reads:
+    operands begin at 0 and 2048."""
+    products = [
+        f"mov.u64 %l, {SWIZZLE | ROWS | at >> 4}; mov.u64 %r, {SWIZZLE | ROWS | 4096 >> 4}; {PRODUCT} "
+        "wgmma.commit_group.sync.aligned;"
+        for at in (0, 2048)
+    ]
+    text = f"""{BEGIN.replace("reqntid 32", "reqntid 128")} {"".join(products)}
+        wgmma.wait_group.sync.aligned {groups}; bar.sync 0; add.u32 %s, %s, {place}; st.shared.b32 [%s], %t; ret;\n}}"""
+    with pytest.raises(KernelError, match=r"a race: st\.shared") if races else nullcontext():
+        run_ptx(text, 1, [0], np.zeros(512, np.uint8), 8192, WatchedBlock)
+
+
+class Later(WatchedBlock):
+    """One that waits for a product an iteration later than the kernel says."""
+
+    def _guarded(self, instruction: Instruction) -> Array:
+        if instruction.opcode[:2] == ("wgmma", "wait_group") and instruction.operands[0] == "1":
+            instruction = replace(instruction, operands=("2",))
+        return super()._guarded(instruction)
+
+
+def test_a_wait_that_is_too_short_is_found() -> None:
+    problem, template, config = CASES["3x3"]
+    with pytest.raises(KernelError, match=r"a race: cp\.async"):
+        compiled.run(problem, template, config, random_operands(problem), TARGETS[90], Later)
 
 
 def test_a_copy_from_outside_the_memory_is_an_error() -> None:

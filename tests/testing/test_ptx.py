@@ -41,6 +41,28 @@ def test_instructions(code, expected):
     np.testing.assert_array_equal(memory, expected(np.arange(32)).astype(np.int32))
 
 
+NANS = "mov.b32 %n, 0xffc00000; mov.b32 %m, 0x7fc00001; mov.b32 %z, 0x7f800000;"
+
+
+@pytest.mark.parametrize(
+    ("code", "expected"),
+    [
+        ("add.f32 %x, %n, %m;", 0x7FFFFFFF),
+        ("add.f32 %x, %m, %n;", 0x7FFFFFFF),
+        ("sub.f32 %x, %z, %z;", 0x7FFFFFFF),
+        ("cvt.rn.f16.f32 %h, %n; mov.b32 %x, {%h, %h};", 0x7FFF7FFF),
+        ("cvt.rn.bf16.f32 %h, %m; mov.b32 %x, {%h, %h};", 0x7FFF7FFF),
+        ("add.f16x2 %x, %n, %m;", 0x7FFF0001),  # a NaN in the upper half, 0 + 1 in the lower one
+        ("mov.b32 %x, %n;", 0xFFC00000),  # what is copied stays as it is
+        ("setp.ne.u32 %p, 1, 0; selp.f32 %x, %m, %n, %p;", 0x7FC00001),
+    ],
+)
+def test_arithmetic_gives_one_nan(code: str, expected: int) -> None:
+    memory = np.zeros(32, np.uint32)
+    run(NANS + code + STORE, memory)
+    assert [hex(x) for x in memory] == [hex(expected)] * 32
+
+
 def test_names_in_braces_are_local_and_threads_may_loop_apart():
     memory = np.zeros(32, np.int32)
     again = """{ .reg .pred p; .reg .b32 n;
