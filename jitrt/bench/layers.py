@@ -23,11 +23,12 @@ import torch
 import torch.nn.functional as F
 
 from jitrt.api import import_model
+from jitrt.bench.contest import Say, caught, settings
 from jitrt.bench.convolutions import Layer, layers_of
 from jitrt.bench.measure import Call, CudaTimer, Inputs, Timer, measure, relative_error
 from jitrt.bench.peers import graphed
 from jitrt.bench.roofline import Rates
-from jitrt.bench.run import Say, Subject, caught, check_request, inputs_of, random_input, settings, source_of
+from jitrt.bench.subject import Subject, check_request, inputs_of, random_input, source_of
 from jitrt.compiler import optimize_graph, resolve
 from jitrt.frontend.torch import arrays
 from jitrt.graph.graph import Graph

@@ -18,7 +18,7 @@ from jitrt.frontend.torch import arrays
 from jitrt.graph import interpret
 
 if TYPE_CHECKING:
-    from jitrt.bench.run import Subject
+    from jitrt.bench.subject import Subject
     from jitrt.frontend.onnx import Model
 
 ONNX_RUNTIME = "onnxruntime"
@@ -47,7 +47,7 @@ class OnnxModel:
 
 def onnx_subject(path: str, source: Model, shapes: Callable[[int], Mapping[str, tuple[int, ...]]]) -> Subject:
     """A file to time; `shapes(batch)` are those of its inputs. The inputs have the file's own element types."""
-    from jitrt.bench.run import Subject
+    from jitrt.bench.subject import Subject
 
     elements = {port.name: dtype_of(port.element) for port in Signature.of(source.proto).inputs}
 
@@ -91,10 +91,10 @@ class OnnxRuntime:
         session = _session(source, [(provider, options)])
         if provider not in session.get_providers():
             raise OptionError("onnxruntime could not start its CUDA provider; its own messages say why")
-        return _Bound(session, device)
+        return BoundSession(session, device)
 
 
-class _Bound:
+class BoundSession:
     """A session on the memory of torch tensors: outputs are its own and overwritten by the next call."""
 
     def __init__(self, session: Any, device: str):

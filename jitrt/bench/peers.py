@@ -70,7 +70,6 @@ def compiled(mode: str) -> Prepare:
 
         if mode not in inductor.list_mode_options():
             raise OptionError(f"torch.compile has no mode {mode!r} in PyTorch {torch.__version__}")
-        torch._dynamo.reset()  # else a second batch size would be compiled for dynamic shapes
         call: Call = torch.compile(converted(model, inputs), mode=mode, dynamic=False)
         with inductor.config.patch(freezing=True):
             for _ in range(4):  # compile, then warm up, record and replay the CUDA graph

@@ -15,6 +15,7 @@ from rich.text import Text
 
 from jitrt.bench import roofline
 from jitrt.bench.measure import DeviceState, Stats, Timing
+from jitrt.bench.memory import CAPTION, Memory
 from jitrt.bench.roofline import Roofline
 
 if TYPE_CHECKING:
@@ -42,6 +43,7 @@ class Outcome:
     repeat: float = 0.0
     state: DeviceState | None = None
     failure: str | None = None
+    memory: Memory | None = None
 
     @property
     def microseconds(self) -> float | None:
@@ -133,14 +135,13 @@ def is_peer(contestant: str) -> bool:
 # -- two tables, as rows of text -------------------------------------------------------------------------------------
 
 DETAIL = (
-    "Model",
-    "Batch",
-    "Contestant",
+    *("Model", "Batch", "Contestant"),
     "Throughput (samples/s)",
     "Back to back (us)",
     "Latency min / max / mean / median / p90 / p99 (us)",
     "Enqueue Time (us)",
     "GPU Compute Time (us)",
+    *("Memory in use (MiB)", "Lent (MiB)"),
     "Build (s)",
     "Error",
     "SM clock (MHz)",
@@ -188,6 +189,7 @@ def detail_rows(report: Report) -> list[list[str]]:
                 _spectrum(t.latency),
                 f"{t.enqueue.median:,.1f}",
                 f"{t.gpu_compute.median:,.1f}",
+                *(o.memory.cells() if o.memory else "--"),
                 f"{o.build_seconds:.1f}",
                 f"{o.error:.1e}" if not math.isnan(o.error) else "-",
                 f"{o.state.sm_clock:.0f}" if o.state else "-",
@@ -229,9 +231,9 @@ def sections(report: Report) -> list[Section]:
     if report.outcomes:
         above = ("Microseconds a call back to back, in brackets one synchronised call; medians.",)
         found.append(Section(above, *summary_rows(report)))
-        above = ("Of two equal runs and within one (interquartile range), the larger spread stands behind ±.",)
+        spread = "Of two equal runs and within one (interquartile range), the larger spread stands behind ±."
         failed = (f"{o.contestant} failed on {o.model}, batch {o.batch}: `{o.failure}`" for o in report.failures())
-        found.append(Section(above, DETAIL, detail_rows(report), tuple(failed)))
+        found.append(Section((spread, CAPTION), DETAIL, detail_rows(report), tuple(failed)))
     if any(gains.found for gains in report.gains):
         above = ("Each optimisation left out by itself while the plan was built: the whole network, runs in turns.",)
         found.append(Section(above, Gains.HEADINGS, [row for gains in report.gains for row in gains.rows()]))

@@ -2,58 +2,33 @@
 
 from __future__ import annotations
 
-import contextlib
-import copy
 import datetime
-import gc
 import importlib.metadata
 import itertools
 import platform
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import nn
 
 import jitrt
-from jitrt.bench.measure import (
-    Call,
-    CudaTimer,
-    DeviceState,
-    Inputs,
-    Timer,
-    Timing,
-    device_state,
-    measure,
-    relative_error,
-)
-from jitrt.bench.onnx_model import TORCH_DTYPES, OnnxModel
+from jitrt.bench.contest import Contest, Entry, Instruments, Say, caught, release, settings, time_in_turns
+from jitrt.bench.measure import Call, CudaTimer, Inputs, Timer, device_state
+from jitrt.bench.memory import CudaGauge, Gauge
+from jitrt.bench.onnx_model import OnnxModel
 from jitrt.bench.peers import Contestant
 from jitrt.bench.report import US, WITHOUT, Gains, Outcome, Report
 from jitrt.bench.roofline import Roofline
-from jitrt.errors import OptionError
-from jitrt.graph.dtype import DType
+from jitrt.bench.subject import Subject, check_request, random_input, source_of
 from jitrt.hybrid import HybridEngine
 from jitrt.plan.file import open_plan
-from jitrt.plan.schema import Binding, Plan
+from jitrt.plan.schema import Plan
 from jitrt.reference import ReferenceEngine
 
-DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32, "tf32": torch.float32}
 TOOLS = ("jitrt", "torch", "triton", "torchvision", "onnxruntime", "numpy", "cuda-bindings")
-
-Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Subject:
-    """A model to bench: float32, eval mode, on the CPU, or an ONNX file. `inputs(batch)` gives it float32 (or integer)
-    inputs, or those of the file's types."""
-
-    name: str
-    model: nn.Module | OnnxModel
-    inputs: Callable[[int], Inputs]
 
 
 @dataclass(frozen=True)
@@ -74,29 +49,6 @@ class Jitrt:
         return engine
 
 
-def source_of(model: nn.Module | OnnxModel, precision: str, inputs: Inputs) -> Any:
-    """What jitrt compiles: a copy of a PyTorch model in the dtype to run in, an ONNX file as it is."""
-    if isinstance(model, OnnxModel):
-        return model.source
-    return copy.deepcopy(model).eval().to(inputs[0].device, DTYPES[precision])
-
-
-def inputs_of(subject: Subject, batch: int, precision: str, device: str) -> Inputs:
-    """A subject's inputs on the device, in the dtype to run in; those of an ONNX file have a type of their own."""
-    wide = subject.inputs(batch)
-    if isinstance(subject.model, OnnxModel):
-        return tuple(x.to(device) for x in wide)
-    return tuple(place(x, DTYPES[precision], device) for x in wide)
-
-
-def check_request(batches: Sequence[int], precision: str) -> None:
-    """Raise OptionError for an unknown precision or a batch that is no positive number."""
-    if precision not in DTYPES:
-        raise OptionError(f"unknown precision {precision!r}; choose one of {', '.join(DTYPES)}")
-    if not batches or min(batches) < 1:
-        raise OptionError(f"batches are {list(batches)}; give positive numbers")
-
-
 def bench_models(
     subjects: Sequence[Subject],
     batches: Sequence[int],
@@ -105,6 +57,7 @@ def bench_models(
     *,
     device: str = "cuda",
     timer: Timer | None = None,
+    gauge: Gauge | None = None,
     seconds: float = 2.0,
     layers: bool = False,
     say: Say = lambda line: None,
@@ -122,10 +75,11 @@ def bench_models(
     outcomes: list[Outcome] = []
     gains: list[Gains] = []
     rooflines: list[Roofline] = []
+    instruments = _instruments(device, timer, gauge, seconds)
     with torch.no_grad(), settings(precision):
         for subject, batch in itertools.product(subjects, batches):
             say(f"{subject.name}, batch {batch}, {precision}")
-            contest = _Contest(subject, batch, precision, device, timer or CudaTimer(), seconds, say)
+            contest = Contest(subject, batch, precision, device, instruments, say)
             try:
                 found, engine, interrupted = contest.run(contestants)
                 outcomes += found
@@ -137,9 +91,7 @@ def bench_models(
                 if layers and engine is not None:
                     rooflines += _rooflines(subject.name, batch, engine, contest.inputs(), say)
                 del engine
-                gc.collect()
-                if torch.cuda.is_available():
-                    torch.cuda.empty_cache()
+                release()
             except KeyboardInterrupt:
                 say("  interrupted; the report holds what was measured before")
                 break
@@ -173,6 +125,7 @@ def bench_plans(
     *,
     device: str = "cuda",
     timer: Timer | None = None,
+    gauge: Gauge | None = None,
     seconds: float = 2.0,
     layers: bool = False,
     load: Callable[[str], Any] | None = None,
@@ -185,21 +138,30 @@ def bench_plans(
     """
     outcomes: list[Outcome] = []
     rooflines: list[Roofline] = []
+    instruments = _instruments(device, timer, gauge, seconds)
     for path in paths:
         plan = open_plan(path)[0].plan
         inputs = tuple(random_input(binding, device) for binding in plan.inputs)
+        meter = instruments.meter()
         start = time.perf_counter()
-        engine = (load or jitrt.load)(path)
-        loaded = time.perf_counter() - start
-        batch = plan.inputs[0].shape[0] if plan.inputs and plan.inputs[0].shape else 1
-        nothing = Outcome(path, batch, plan.inputs[0].dtype if plan.inputs else "-", "jitrt")
+        entry = Entry((load or jitrt.load)(path), time.perf_counter() - start, float("nan"))
         failures: dict[str, str] = {}
-        rounds: dict[str, _Rounds] = {"jitrt": []}
-        _timed({"jitrt": engine}, inputs, timer or CudaTimer(), seconds, failures, rounds)
-        outcomes.append(_outcome(nothing, rounds["jitrt"], loaded, float("nan"), failures.get("jitrt")))
-        if layers and "jitrt" not in failures:
-            rooflines += _rooflines(path, batch, engine, inputs, say)
+        with caught(failures, US):
+            entry.call(*inputs)
+            entry.memory = meter.read(entry.call, inputs) if meter is not None else None
+        time_in_turns({US: entry}, inputs, instruments, failures)
+        batch = plan.inputs[0].shape[0] if plan.inputs and plan.inputs[0].shape else 1
+        nothing = Outcome(path, batch, plan.inputs[0].dtype if plan.inputs else "-", US, failure=failures.get(US))
+        outcomes.append(nothing if nothing.failure else entry.outcome(nothing))
+        if layers and not nothing.failure:
+            rooflines += _rooflines(path, batch, entry.call, inputs, say)
     return make_report(outcomes, rooflines=tuple(rooflines))
+
+
+def _instruments(device: str, timer: Timer | None, gauge: Gauge | None, seconds: float) -> Instruments:
+    """Those given, or a GPU's own. No memory is measured on the host."""
+    on_gpu = device.startswith("cuda")
+    return Instruments(timer or CudaTimer(), seconds, gauge or (CudaGauge() if on_gpu else None))
 
 
 def make_report(outcomes: Sequence[Outcome], **more: Any) -> Report:
@@ -212,145 +174,6 @@ def make_report(outcomes: Sequence[Outcome], **more: Any) -> Report:
         outcomes=tuple(outcomes),
         **more,
     )
-
-
-_Rounds = list[tuple[Timing, DeviceState | None]]
-
-
-def _timed(
-    calls: dict[str, Call],
-    inputs: Inputs,
-    timer: Timer,
-    seconds: float,
-    failures: dict[str, str],
-    rounds: dict[str, _Rounds],
-) -> None:
-    """Two rounds, the contestants in turns, into `rounds`; one that fails gets an entry in `failures` and no further
-    turn."""
-    for _ in range(2):
-        for name, call in calls.items():
-            if name in failures:
-                continue
-            with caught(failures, name):
-                rounds[name].append((measure(call, inputs, timer, seconds=seconds), device_state()))
-            _check_context(failures, name, timer)
-
-
-def _outcome(nothing: Outcome, rounds: _Rounds, built: float, error: float, failure: str | None) -> Outcome:
-    """`nothing`, filled in with what was found: of two rounds, or of one if the second was interrupted."""
-    if failure is not None:
-        return replace(nothing, failure=failure)
-    (first, state), (last, _) = rounds[0], rounds[-1]
-    repeat = last.back_to_back.median - first.back_to_back.median
-    return replace(nothing, build_seconds=built, error=error, timing=first, repeat=repeat, state=state)
-
-
-@dataclass(frozen=True)
-class _Contest:
-    """One model at one batch."""
-
-    subject: Subject
-    batch: int
-    precision: str
-    device: str
-    timer: Timer
-    seconds: float
-    say: Say
-
-    def inputs(self) -> Inputs:
-        return inputs_of(self.subject, self.batch, self.precision, self.device)
-
-    def run(self, contestants: Sequence[Contestant]) -> tuple[list[Outcome], Any, bool]:
-        """What was found, jitrt's engine, if it ran, and whether Ctrl-C cut the timing short."""
-        inputs = self.inputs()
-        reference = self._reference(inputs)
-        calls: dict[str, Call] = {}
-        built: dict[str, float] = {}
-        errors: dict[str, float] = {}
-        failures: dict[str, str] = {}
-        for contestant in contestants:
-            self.say(f"  preparing {contestant.name}")
-            with caught(failures, contestant.name):
-                start = time.perf_counter()
-                call = contestant.prepare(self.subject.model, inputs)
-                found = call(*inputs)
-                self.timer.wait()
-                built[contestant.name] = time.perf_counter() - start
-                errors[contestant.name] = relative_error(found, reference)
-                calls[contestant.name] = call
-            _check_context(failures, contestant.name, self.timer)
-        self.say("  timing")
-        rounds: dict[str, _Rounds] = {name: [] for name in calls}
-        interrupted = False
-        try:
-            _timed(calls, inputs, self.timer, self.seconds, failures, rounds)
-        except KeyboardInterrupt:
-            interrupted = True
-        outcomes = [
-            _outcome(
-                Outcome(self.subject.name, self.batch, self.precision, name),
-                rounds.get(name, []),
-                built.get(name, 0.0),
-                errors.get(name, 0.0),
-                failures.get(name),
-            )
-            for name in (contestant.name for contestant in contestants)
-            if rounds.get(name) or name in failures
-        ]
-        return outcomes, None if US in failures else calls.get(US), interrupted
-
-    def _reference(self, inputs: Inputs) -> Any:
-        """PyTorch in float32 (no tf32) on the very inputs the others get; of an ONNX file what that has."""
-        if isinstance(self.subject.model, OnnxModel):
-            return self.subject.model.reference(inputs)
-        model = copy.deepcopy(self.subject.model).eval().to(self.device)
-        with settings("fp32"):
-            return model(*(x.float() if x.is_floating_point() else x for x in inputs))
-
-
-@contextlib.contextmanager
-def caught(failures: dict[str, str], name: str) -> Iterator[None]:
-    """Anything a contestant raises becomes its reported failure: one line, with the kind of error."""
-    try:
-        yield
-    except Exception as error:  # whatever a compiler or library throws must not end the others' run
-        text = str(error).strip().splitlines() or [""]
-        failures[name] = f"{type(error).__name__}: {text[0][:300]}"
-
-
-def _check_context(failures: dict[str, str], name: str, timer: Timer) -> None:
-    """After a failure: raise RuntimeError, naming the contestant, if the CUDA context is lost to everybody."""
-    if name not in failures:
-        return
-    try:
-        timer.wait()
-    except RuntimeError as error:
-        raise RuntimeError(f"{name} took the CUDA context with it: {failures[name]}") from error
-
-
-@contextlib.contextmanager
-def settings(precision: str) -> Iterator[None]:
-    """cuDNN chooses by measurement; tf32 only where it was asked for. Put back afterwards."""
-    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
-    before = (cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32)
-    cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = True, precision == "tf32", precision == "tf32"
-    try:
-        yield
-    finally:
-        cudnn.benchmark, cudnn.allow_tf32, matmul.allow_tf32 = before
-
-
-def place(x: torch.Tensor, dtype: torch.dtype, device: str) -> torch.Tensor:
-    """On the device, in the dtype, images channels_last: the layout every contestant likes best."""
-    x = x.to(device, dtype) if x.is_floating_point() else x.to(device)
-    return x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
-
-
-def random_input(binding: Binding, device: str) -> torch.Tensor:
-    """Normal floats, or zeros and ones, lying as the binding says."""
-    dtype = TORCH_DTYPES[DType(binding.dtype)]
-    made = torch.empty_strided(binding.shape, binding.strides, dtype=dtype, device=device)
-    return made.normal_() if dtype.is_floating_point else made.random_(0, 2)
 
 
 def _version(package: str) -> str | None:

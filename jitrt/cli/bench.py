@@ -108,7 +108,8 @@ def _hand_over(report: Report, changes: list[Section], args: argparse.Namespace)
 
 def _models(args: argparse.Namespace) -> Report:
     from jitrt.bench.peers import peers_named
-    from jitrt.bench.run import DTYPES, Jitrt, bench_models
+    from jitrt.bench.run import Jitrt, bench_models
+    from jitrt.bench.subject import DTYPES
 
     kinds = {"onnx" if is_onnx_file(name) else "torch" for name in args.models}
     batches, peers = batch_sizes(args.batch), peers_named(args.vs, kinds, args.precision)
@@ -128,7 +129,8 @@ def _models(args: argparse.Namespace) -> Report:
 
 def _convolutions(args: argparse.Namespace, plans: list[str]) -> Report:
     from jitrt.bench.layers import bench_layers
-    from jitrt.bench.run import check_request, make_report
+    from jitrt.bench.run import make_report
+    from jitrt.bench.subject import check_request
 
     if plans or args.without or args.layers:
         raise OptionError("--layers-vs-cudnn takes models, and neither --layers nor --without: it tunes layers alone")

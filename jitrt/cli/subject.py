@@ -18,7 +18,7 @@ from jitrt.errors import OptionError
 from jitrt.request import left_out, optional
 
 if TYPE_CHECKING:
-    from jitrt.bench.run import Subject
+    from jitrt.bench.subject import Subject
     from jitrt.frontend.network import Network
 
 MODEL_HELP = (
@@ -142,7 +142,7 @@ def prepared(subject: Subject | Defined | OnnxFile, batch: int, precision: str) 
     import torch
     from torch import nn
 
-    from jitrt.bench.run import DTYPES
+    from jitrt.bench.subject import DTYPES
 
     dtype = DTYPES[precision]
     device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -162,7 +162,7 @@ def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:
     if name.endswith(".plan"):
         raise OptionError(f"{name} is a plan, not a model; jitrt inspect shows it, jitrt run and jitrt bench take it")
     from jitrt.bench.models import load_model, settle
-    from jitrt.bench.run import Subject
+    from jitrt.bench.subject import Subject
 
     model, make_input = load_model(name)
     inputs = _random(shapes) if shapes else lambda batch: (make_input(batch),)
@@ -179,7 +179,7 @@ def _torchvision(name: str, shapes: list[_Shape], settled: bool) -> Subject:
 def _callable(text: str, shapes: list[_Shape]) -> Subject | Defined:
     import torch
 
-    from jitrt.bench.run import Subject
+    from jitrt.bench.subject import Subject
     from jitrt.frontend.network import Network
 
     made = _resolve(text)

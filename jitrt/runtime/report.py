@@ -12,6 +12,7 @@ import numpy as np
 
 from jitrt.errors import InputError
 from jitrt.plan.schema import Binding, Kernel, Layer, Plan, PlanFile
+from jitrt.runtime.memory import scratch_bytes
 
 _NUMBER = re.compile(r"(nan|-?[\d,]*\.?\d+(e[+-]\d+)?( ?(%|x|[KMG]i?B|B))?)?")
 
@@ -82,10 +83,11 @@ class Inspection:
 
     @property
     def memory(self) -> dict[str, int]:
-        """Bytes by purpose: `arena` and `zeros` a context, `constants` and `cubins` an engine."""
+        """Bytes by purpose: `arena`, `zeros` and `scratch` a context, `constants` and `cubins` an engine."""
         return {
             "arena": self.plan.arena_bytes,
             "zeros": self.plan.zeros_bytes,
+            "scratch": sum(scratch_bytes(self.plan, launch) for launch in self.plan.launches),
             "constants": self.constants_bytes,
             "cubins": self.cubin_bytes,
         }

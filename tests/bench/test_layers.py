@@ -14,7 +14,7 @@ from jitrt.bench.convolutions import layers_of
 from jitrt.bench.layers import Convolutions, LayerTimes, bench_layers, library, sets_for
 from jitrt.bench.measure import Inputs, Stats, Timing
 from jitrt.bench.report import Report, to_markdown
-from jitrt.bench.run import Subject
+from jitrt.bench.subject import Subject
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import TARGETS
 from jitrt.compiler import optimize_graph

@@ -16,7 +16,8 @@ from jitrt.bench import onnx_model
 from jitrt.bench.measure import HostTimer
 from jitrt.bench.onnx_model import OnnxModel, OnnxRuntime, onnx_subject
 from jitrt.bench.peers import BY_NAME_ONLY, PEERS, Peer, peers_named
-from jitrt.bench.run import Jitrt, Subject, bench_models
+from jitrt.bench.run import Jitrt, bench_models
+from jitrt.bench.subject import Subject
 from jitrt.errors import NoGpuError, OptionError
 from jitrt.frontend.onnx import read_model
 

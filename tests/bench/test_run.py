@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -11,9 +12,10 @@ import torch
 from torch import nn
 
 from jitrt.bench.measure import Call, HostTimer, Inputs
-from jitrt.bench.peers import PEERS, Peer, peers_named
+from jitrt.bench.peers import PEERS, Peer, compiled, peers_named
 from jitrt.bench.report import Report
-from jitrt.bench.run import Subject, bench_models
+from jitrt.bench.run import bench_models
+from jitrt.bench.subject import Subject
 from jitrt.errors import OptionError
 from jitrt.hybrid import HybridEngine
 from jitrt.runtime.report import LayerTime, Profile
@@ -245,6 +247,24 @@ def test_settings_are_put_back() -> None:
     bench(Peer("spy", prepare))
     assert seen == [True]
     assert torch.backends.cudnn.benchmark == before
+
+
+def test_compilers_forget_when_a_contest_is_over_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A reset would have a compiled contestant that is still to be timed compiled anew, without its freezing."""
+    happened: list[str] = []
+    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(reset=lambda: happened.append("reset")))
+    monkeypatch.setattr(torch, "_dynamo", sys.modules["torch._dynamo"], raising=False)
+    monkeypatch.setattr("torch._inductor.list_mode_options", lambda: ["a", "b"])
+
+    def compile(model: nn.Module, *, mode: str, dynamic: bool) -> nn.Module:
+        happened.append(f"compile {mode}")
+        return model
+
+    monkeypatch.setattr(torch, "compile", compile)
+    said = lambda line: happened.append("timing") if "timing" in line else None  # noqa: E731
+    report = bench(Peer("a", compiled("a")), Peer("b", compiled("b")), batches=(1, 2), say=said)
+    assert report.failures() == []
+    assert happened == 2 * ["compile a", "compile b", "timing", "reset"]
 
 
 def test_bad_requests() -> None:

@@ -11,7 +11,8 @@ from jitrt.bench.layers import bench_layers
 from jitrt.bench.peers import BY_NAME_ONLY, PEERS
 from jitrt.bench.report import to_markdown
 from jitrt.bench.roofline import BYTES, LATENCY, TENSOR_CORES
-from jitrt.bench.run import Jitrt, Subject, bench_models, make_report
+from jitrt.bench.run import Jitrt, bench_models, make_report
+from jitrt.bench.subject import Subject
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
@@ -64,6 +65,30 @@ def test_rooflines_of_a_network(subject: Subject) -> None:
     assert {layer.bound for layer in small.layers} == {LATENCY}
     assert {layer.bound for layer in large.layers} <= {BYTES, TENSOR_CORES}
     assert to_html(report).count("<svg") == 4  # two contests and two rooflines
+
+
+def test_memory_in_use() -> None:
+    """Of a network whose size is known: 48 MiB of weights in fp16, and 8 MiB of activations between its two layers."""
+    side = 4 << 10
+    layers = nn.Sequential(nn.Linear(side, side), nn.ReLU(), nn.Linear(side, side // 2)).eval()
+    subject = Subject("mlp", layers, lambda batch: (torch.randn(batch, side),))
+    peers = [PEERS[name] for name in ("eager", "eager+graph", "compile")]
+    report = bench_models([subject], [1024], "fp16", [Jitrt("fp16", "8s"), *peers], seconds=0.1)
+    print(to_markdown(report))
+    assert report.failures() == []
+    mebi = {o.contestant: o.memory.in_use / 2**20 for o in report.outcomes if o.memory is not None}
+    assert set(mebi) == {"jitrt", "eager", "eager+graph", "compile"}
+    weights, hidden, output = 48, 8, 4
+    assert weights + hidden <= mebi["jitrt"] < weights + hidden + output + 8
+    workspaces = 64  # at most: cuBLAS's
+    assert weights + hidden + output <= mebi["eager"] < weights + 3 * hidden + workspaces
+    assert weights + hidden <= mebi["eager+graph"] < weights + 5 * hidden + workspaces
+    assert weights + hidden <= mebi["compile"] < 2 * weights + 5 * hidden + workspaces  # freezing keeps what it folds
+    for outcome in report.outcomes:
+        assert outcome.memory is not None
+        assert (
+            outcome.memory.lent > 0.9 * outcome.memory.in_use
+        )  # the driver agrees: nothing is counted that is not there
 
 
 @pytest.mark.parametrize("name", BY_NAME_ONLY)

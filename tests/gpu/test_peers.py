@@ -50,9 +50,9 @@ def test_peer(name: str) -> None:
 
 
 _ONE_AFTER_ANOTHER = """
-import gc
 import torch
 from torch import nn
+from jitrt.bench.contest import release
 from jitrt.bench.peers import PEERS
 
 with torch.no_grad():
@@ -64,8 +64,7 @@ with torch.no_grad():
             call(x)
         torch.cuda.synchronize()
         del call, calls
-        gc.collect()
-        torch.cuda.empty_cache()
+        release()
 """
 
 

@@ -11,7 +11,7 @@ from jitrt.runtime.report import Comparison, Inspection, Table, as_float64, leav
 
 def test_inspection_tells_what_is_in_a_plan(small):
     inspection = Inspection.of(small)
-    assert inspection.memory == {"arena": 768, "zeros": 256, "constants": 384, "cubins": 14}
+    assert inspection.memory == {"arena": 768, "zeros": 256, "scratch": 512, "constants": 384, "cubins": 14}
     assert [layer.name for layer in inspection.layers] == ["sum", "twice", "both", "next"]
     text = repr(inspection)  # what a prompt shows; print shows the same
     assert "small: sm_90, 4 layers, 5 launches, 3 kernels" in text
