@@ -97,6 +97,7 @@ def resident(
     wanted = ((column < ITEMS) & (item < BATCH) & (k < HIDDEN)).to(gl.int32)
     begun = item * STATE_STRIDES[1] + k
     others = item * Y_STRIDES[1] + k
+    item_of = gl.arange(0, COLUMNS, gl.SliceLayout(0, gl.SliceLayout(1, product)))[None, None, :]
     # This program's own units and items.
     unit = gl.arange(0, UNITS, gl.SliceLayout(1, state))[:, None] + first_unit
     item = gl.arange(0, ITEMS, gl.SliceLayout(0, state))[None, :] + first_item
@@ -132,8 +133,8 @@ def resident(
         at = source + gl.where(step == 0, begun, others)
         h = gl.inline_asm_elementwise(POLL, POLL_REGISTERS, [at, wanted, step], y.dtype.element_ty, False, PACK)
         acc = mma_v2(weights, h, gl.zeros((WARPS, 4 * UNITS, COLUMNS), gl.float32, product))
-        if ITEMS == 1:
-            acc = gl.sum(acc, 2, keep_dims=True)  # the other columns are 0
+        if ITEMS == 1:  # the other columns are 0, or NaN where a weight is infinite
+            acc = gl.sum(gl.where(item_of == 0, acc, 0.0), 2, keep_dims=True)
         a = gl.sum(gl.convert_layout(acc, partial), 0)
         a = gl.permute(gl.reshape(a, (UNITS, 2, 2, ITEMS)), (0, 3, 1, 2))  # (unit, item, gate // 2, gate % 2)
         even, odd = gl.split(a)

@@ -82,3 +82,21 @@ def test_agrees_with_pytorch(kind: type[nn.Module], options: dict[str, object], 
             error = float((got - want).norm() / want.norm())
             assert error < 5e-3, (run, error)
     engine.close()
+
+
+def test_an_infinite_weight_at_batch_one() -> None:
+    """A product has eight columns, of which one item fills one: infinity times the zeros beside it is no number."""
+    torch.manual_seed(0)
+    major, minor = torch.cuda.get_device_capability()
+    model = nn.RNN(64, 64).eval()
+    with torch.no_grad():
+        model.weight_hh_l0[5, 7] = torch.inf
+        x, h0 = torch.randn(16, 1, 64), torch.full((1, 1, 64), 0.5)
+        y, _ = model(x, h0)
+    assert y.isfinite().all()
+    assert (y[:, 0, 5].abs() == 1).all()
+    graph = import_torch(model, (x, h0)).graph
+    engine = jitrt.compile(graph, precision="fp16", target=f"sm_{major}{minor}", cache=False)
+    got = next(iter(engine(x.cuda(), h0.cuda()))).cpu()
+    assert float((got - y).norm() / y.norm()) < 5e-3
+    engine.close()

@@ -81,6 +81,7 @@ def run_compiled(
 
 RESIDENT = [
     (problem(OPS["lstm"], batch=1, hidden=64), (4, 1, 1, 4, 150), 90),
+    (problem(OPS["tanh"], batch=1, hidden=30), (16, 1, 1, 4, 0), 80),  # with weights that are infinite, in few rows
     (problem(OPS["lstm both, c"], hidden=40, turned=True), (8, 8, 1, 4, 150), 90),
     (problem(OPS["gru back"], batch=20, hidden=40, dtype=DType.bf16), (16, 8, 2, 4, 0), 80),  # two launches
     (problem(OPS["gru both"], hidden=96), (32, 8, 1, 8, 0), 100),
