@@ -15,7 +15,6 @@ from jitrt.errors import KernelError
 from jitrt.graph.op import Array
 from jitrt.testing.ptx import Block, Instruction
 
-_COPY = 16  # bytes
 _SWIZZLES = {1: (128, 7), 2: (64, 3), 3: (32, 1)}  # by mode: bytes of a row, and bits of its number that are mixed in
 
 
@@ -62,26 +61,26 @@ class HopperBlock(Block):
         self._write(operands[0], before, on)
 
     def _copy(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
-        """Start copies of 16 bytes, some of which may be zeros; or close a group of them; or wait for groups."""
+        """Start copies of 4, 8 or 16 bytes, some of which may be zeros; or close a group of them; or wait for groups."""
         if opcode[2] == "commit_group":
             self.groups.append(self.opened)
             self.opened = []
         elif opcode[2] == "wait_group":
             while len(self.groups) > int(operands[0], 0):
                 for place, data, whose in self.groups.pop(0):
-                    self._copied(place, _COPY, whose)
-                    self.shared[place : place + _COPY] = data
+                    self._copied(place, data.size, whose)
+                    self.shared[place : place + data.size] = data
         else:
-            to, source = self._address(operands[0]), self._address(operands[1])
+            to, source, size = self._address(operands[0]), self._address(operands[1]), int(operands[2], 0)
             count = self._read(operands[-1], "u32").astype(np.int64)
             reads = on & (count > 0)
-            outside = (source[reads] < 0) | (source[reads] + _COPY > self.memory.size) | (source[reads] % _COPY != 0)
-            if outside.any() or (to[on] % _COPY).any() or (to[on] + _COPY > self.shared.size).any():
+            outside = (source[reads] < 0) | (source[reads] + size > self.memory.size) | (source[reads] % size != 0)
+            if outside.any() or (to[on] % size).any() or (to[on] + size > self.shared.size).any():
                 raise KernelError(f"{'.'.join(opcode)} reaches outside its memory or is not aligned")
             for thread in np.flatnonzero(on):
-                data = np.zeros(_COPY, np.uint8)
+                data = np.zeros(size, np.uint8)
                 data[: count[thread]] = self.memory[source[thread] : source[thread] + count[thread]]
-                self._copied(int(to[thread]), _COPY, int(thread))
+                self._copied(int(to[thread]), size, int(thread))
                 self.opened.append((int(to[thread]), data, int(thread)))
 
     def _copied(self, place: int, size: int, thread: int) -> None:

@@ -90,11 +90,12 @@ COPY = "mul.wide.u32 %g, %t, 16; cp.async.cg.shared.global [%s+0], [%g+0], 0x10,
 STORE = "ld.shared.b32 %x, [%s]; st.global.b32 [%g+512], %x; ret;\n}"
 
 
-@pytest.mark.parametrize("groups", [0, 1])
-def test_a_copy_is_done_when_it_is_waited_for(groups: int) -> None:
+@pytest.mark.parametrize(("groups", "size"), [(0, 16), (1, 16), (0, 8), (0, 4)])
+def test_a_copy_is_done_when_it_is_waited_for(groups: int, size: int) -> None:
     memory = np.zeros(256, np.uint32)
     memory[:128] = np.arange(128)
-    run_ptx(f"{BEGIN}{COPY} cp.async.wait_group {groups}; {STORE}", 1, [0], memory.view(np.uint8), 512, HopperBlock)
+    copy = COPY.replace("0x10", hex(size))
+    run_ptx(f"{BEGIN}{copy} cp.async.wait_group {groups}; {STORE}", 1, [0], memory.view(np.uint8), 512, HopperBlock)
     assert memory[128::4].tolist() == (memory[:128:4].tolist() if groups == 0 else [0xFFFFFFFF] * 32)
 
 
