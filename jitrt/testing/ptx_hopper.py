@@ -61,7 +61,7 @@ class HopperBlock(Block):
         self._write(operands[0], before, on)
 
     def _copy(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
-        """Start copies of 4, 8 or 16 bytes, some of which may be zeros; or close a group of them; or wait for groups."""
+        """Start copies of 4, 8 or 16 bytes, some of them zeros; or close a group of them; or wait for groups."""
         if opcode[2] == "commit_group":
             self.groups.append(self.opened)
             self.opened = []
