@@ -29,6 +29,7 @@ from jitrt.passes.join_slices import join_slices
 from jitrt.passes.join_stem_pool import JoinStemPool
 from jitrt.passes.keep_rows import keep_rows
 from jitrt.passes.layout import layout
+from jitrt.passes.lift_permutes import lift_permutes
 from jitrt.passes.merge_views import merge_views
 from jitrt.passes.pair_copies import pair_copies
 from jitrt.passes.precision import precision
@@ -71,6 +72,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", eliminate_common),
     Pass("normalize", apply_rules),
     Pass("specialize", precision),
+    Pass("specialize", lift_permutes),
     Pass("specialize", sink_views),
     Pass("specialize", merge_views),
     Pass("specialize", join_slices),

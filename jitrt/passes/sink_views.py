@@ -1,9 +1,11 @@
-"""Move permutes and reshapes below the elementwise ops that follow them.
+"""Move permutes and reshapes below the elementwise ops that follow them, and permutes of rows below linear layers.
 
-    add(permute(linear(x)), y)  ->  permute(add(linear(x), permute'(y)))
+    add(permute(linear(x)), y)           ->  permute(add(linear(x), permute'(y)))
+    linear(permute(x, (1, 0, 2)), w)     ->  permute(linear(x, w), (1, 0, 2))
 
-so that an anchor and its elementwise followers stand side by side and fuse; what moves costs nothing, since a view is
-only a layout. Views of graph inputs stay: there is no anchor above them to fuse with.
+so that an anchor and its elementwise followers stand side by side and fuse, and linear layers read even rows; what
+moves costs nothing, since a view is only a layout. Above elementwise ops views of graph inputs stay: there is no anchor
+above them to fuse with.
 """
 
 from __future__ import annotations
@@ -12,15 +14,16 @@ import numpy as np
 
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Trait
-from jitrt.graph.ops import Contiguous, Permute, Reshape
+from jitrt.graph.ops import Contiguous, Linear, Permute, Reshape
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import bypass, only_reader, remove_dead
+from jitrt.passes.lift_permutes import keeps_columns
 
 
 def sink_views(graph: Graph, context: PassContext) -> None:
     """Sink each permute and reshape as far as it goes. The inverse permutes this puts on other operands stay."""
     for view in reversed(list(graph.nodes)):  # the last first, so that those above it can come to stand on it
-        if not isinstance(view.op, Permute | Reshape) or not _computed(view.inputs[0]):
+        if not isinstance(view.op, Permute | Reshape):
             continue
         while (reader := only_reader(graph, view.output)) is not None:
             operands = _operands_above(graph, view, reader)
@@ -40,6 +43,11 @@ def _computed(value: Value) -> bool:
 
 def _operands_above(graph: Graph, view: Node, reader: Node) -> list[Value] | None:
     """The reader's operands as it would read them above the view; None if it must stay below."""
+    if isinstance(reader.op, Linear):
+        x, weight = reader.inputs
+        return [view.inputs[0], weight] if x is view.output and keeps_columns(view) else None
+    if not _computed(view.inputs[0]):
+        return None
     if not reader.has(Trait.ELEMENTWISE) or isinstance(reader.op, Contiguous):
         return None
     if reader.output.type.shape != view.output.type.shape:

@@ -81,6 +81,19 @@ def test_a_reshape_of_rows_sinks_below_what_goes_along_the_columns(apply):
     assert [node.op.name for node in apply(sink_views, text).graph.nodes] == ["exp", "add", "reshape"]
 
 
+def test_a_permute_of_rows_sinks_below_a_linear_layer_even_from_an_input(apply):
+    text = """
+        graph g(%x: f32[2,3,4], %w: f32[5,4], %b: f32[5]) {
+          %0 = permute(%x) <order=(1, 0, 2)> : f32[3,2,4]
+          %1 = linear(%0, %w) <tf32=False> : f32[3,2,5]
+          %2 = add(%1, %b) : f32[3,2,5]
+          return %2
+        }"""
+    graph = apply(sink_views, text).graph
+    assert [node.op.name for node in graph.nodes][:1] == ["linear"]
+    assert graph.nodes[0].inputs[0] is graph.inputs[0]
+
+
 @pytest.mark.parametrize(
     "nodes",
     [
@@ -91,8 +104,21 @@ def test_a_reshape_of_rows_sinks_below_what_goes_along_the_columns(apply):
         "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n%2 = add(%1, %v) : f32[3,2]",
         "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n%2 = softmax(%1) <axis=1> : f32[3,2]",
         "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n%2 = contiguous(%1) : f32[3,2]{1,3}",
+        "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n"
+        "%2 = linear(%1, %y) <tf32=False> : f32[3,3]",
+        "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n"
+        "%2 = linear(%y, %1) <tf32=False> : f32[3,3]",
     ],
-    ids=["a view of an input", "two readers", "broadcast", "an operand of lower rank", "not elementwise", "a copy"],
+    ids=[
+        "a view of an input",
+        "two readers",
+        "broadcast",
+        "an operand of lower rank",
+        "not elementwise",
+        "a copy",
+        "columns of a linear layer",
+        "its weights",
+    ],
 )
 def test_a_view_that_must_stay(rewrites, nodes):
     outcome = rewrites(
