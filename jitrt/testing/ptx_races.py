@@ -1,10 +1,10 @@
 """The PTX machine with an eye on shared memory: races between the warps of a block.
 
 The machine runs all threads in step, so that a barrier that is missing does no harm there. This one notes for every
-byte of shared memory which warps read and wrote it since the last barrier: two of them at the same byte, one writing,
-is a race. A copy (`cp.async`) writes from when it is started to when it is waited for, a product (`wgmma`) reads from
-when it is started to when it is waited for, whatever barriers lie between, and each of its warps reads its own rows of
-the left operand.
+byte of shared memory which warps read and wrote it since the last barrier of the block: two of them at the same byte,
+one writing, is a race. A copy (`cp.async`) writes from when it is started to when it is waited for, a product (`wgmma`)
+reads from when it is started to when it is waited for, whatever barriers lie between, and each of its warps reads its
+own rows of the left operand.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ class WatchedBlock(HopperBlock):
     def _guarded(self, instruction: Instruction) -> Array:
         self._step += 1
         self._here = f"{'.'.join(instruction.opcode)} {', '.join(instruction.operands)}"
-        if instruction.opcode[0] == "bar":
+        if instruction.opcode[0] == "bar" and instruction.opcode[1] != "warp":
             self._now += 1
         if instruction.opcode[:2] == ("wgmma", "commit_group"):
             self._products.append(self._opened)

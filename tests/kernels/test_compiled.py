@@ -150,6 +150,14 @@ def test_a_wait_that_is_too_short_is_found() -> None:
         compiled.run(problem, template, config, random_operands(problem), TARGETS[90], Later)
 
 
+@pytest.mark.parametrize(("barrier", "races"), [("bar.sync 0;", False), ("bar.warp.sync -1;", True)])
+def test_a_barrier_of_a_warp_holds_no_other_warp_back(barrier: str, races: bool) -> None:
+    text = f"""{BEGIN.replace("reqntid 32", "reqntid 64")} shl.b32 %s, %t, 2; xor.b32 %o, %s, 128;
+        st.shared.b32 [%s], %t; {barrier} ld.shared.b32 %x, [%o]; ret;\n}}"""
+    with pytest.raises(KernelError, match=r"a race: ld\.shared") if races else nullcontext():
+        run_ptx(text, 1, [0], np.zeros(512, np.uint8), 512, WatchedBlock)
+
+
 def test_a_copy_from_outside_the_memory_is_an_error() -> None:
     with pytest.raises(KernelError, match="reaches outside its memory"):
         run_ptx(
