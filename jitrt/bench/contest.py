@@ -13,11 +13,22 @@ from typing import Any
 
 import torch
 
-from jitrt.bench.measure import Call, DeviceState, Inputs, Timer, Timing, device_state, measure, relative_error
+from jitrt.bench.measure import (
+    Call,
+    DeviceState,
+    DoesNotApply,
+    Inputs,
+    Timer,
+    Timing,
+    device_state,
+    measure,
+    relative_error,
+)
 from jitrt.bench.memory import Gauge, Memory, Meter
 from jitrt.bench.onnx_model import OnnxModel
+from jitrt.bench.outcome import UNFIT, Outcome
 from jitrt.bench.peers import Contestant
-from jitrt.bench.report import US, Outcome
+from jitrt.bench.report import US
 from jitrt.bench.subject import Subject, inputs_of
 
 Say = Callable[[str], None]
@@ -149,9 +160,12 @@ def release() -> None:
 
 @contextlib.contextmanager
 def caught(failures: dict[str, str], name: str) -> Iterator[None]:
-    """Anything a contestant raises becomes its reported failure: one line, with the kind of error."""
+    """Anything a contestant raises becomes its reported failure: one line, with the kind of error, or why the model is
+    not its kind."""
     try:
         yield
+    except DoesNotApply as error:
+        failures[name] = UNFIT + str(error)
     except Exception as error:  # whatever a compiler or library throws must not end the others' run
         text = str(error).strip().splitlines() or [""]
         failures[name] = f"{type(error).__name__}: {text[0][:300]}"

@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from jitrt.bench.report import Outcome, Report, Section
+from jitrt.bench.outcome import Outcome
+from jitrt.bench.report import Report, Section
 from jitrt.errors import OptionError
 
 _Key = tuple[str, int, str, str, str]  # model, batch, precision, contestant, device

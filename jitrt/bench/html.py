@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from html import escape
 
-from jitrt.bench.report import US, Outcome, Report, Section, geometric_mean, is_peer, sections, setting, speedup
+from jitrt.bench.outcome import Outcome
+from jitrt.bench.report import US, Report, Section, geometric_mean, is_peer, sections, setting, speedup
 from jitrt.bench.roofline import Roofline
 
 _STYLE = """
@@ -76,7 +77,7 @@ def _times(contest: Sequence[Outcome]) -> str:
     for outcome in contest:
         kind = "ours" if outcome.contestant == US else "peer" if is_peer(outcome.contestant) else "variant"
         if outcome.microseconds is None:
-            bars.append(Bar(outcome.contestant, 0.0, "failed", kind))
+            bars.append(Bar(outcome.contestant, 0.0, outcome.absence, kind))
         else:
             text = f"{outcome.microseconds:,.1f} ± {outcome.spread:,.1f} us"
             bars.append(Bar(outcome.contestant, outcome.microseconds, text, kind, outcome.spread))

@@ -22,8 +22,14 @@ from typing import Any, Protocol
 import torch
 from torch.utils import _pytree as pytree
 
+from jitrt.errors import OptionError
+
 Call = Callable[..., Any]
 Inputs = tuple[torch.Tensor, ...]
+
+
+class DoesNotApply(OptionError):
+    """What a contestant raises for a model that is not its kind."""
 
 
 @dataclass(frozen=True)

@@ -12,18 +12,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from jitrt.bench.bert import Bert
 from jitrt.errors import OptionError
 
 MakeInput = Callable[..., torch.Tensor]
 
-SETS = {
+SETS: dict[str, tuple[str, ...]] = {
     "cnn": (
         *("resnet18", "resnet50", "resnet152", "vgg19", "googlenet", "inception_v3", "densenet121"),
         *("mobilenet_v2", "mobilenet_v3_large", "efficientnet_b0", "efficientnet_b4", "resnext50_32x4d"),
         "convnext_tiny",
     ),
+    "transformer": ("vit_b_16", "bert_base"),
 }
 """Names that stand for several networks on the command line of `jitrt bench`."""
+
+_OWN: dict[str, Callable[..., nn.Module]] = {"bert_base": Bert}
+"""Networks that read tokens, and are not torchvision's."""
+_LENGTH = 128  # tokens
 
 # Networks that are not made for 224 x 224, and constructor arguments that skip minutes of initialisation.
 _SIZES = {"inception_v3": 299}
@@ -56,32 +62,51 @@ def torchvision_models() -> ModuleType:
 
 
 def load_model(name: str, *, seed: int = 0, size: int | None = None, **arguments: Any) -> tuple[nn.Module, MakeInput]:
-    """A torchvision classification network in eval mode with random weights, and a maker of inputs for it.
+    """A torchvision classification network in eval mode with random weights, and a maker of inputs for it; or
+    "bert_base", `jitrt.bench.bert.Bert`.
 
     `make_input(batch=1, dtype=torch.float32, device="cpu", seed=0)` returns standard normal images (batch, 3, size,
-    size); `size` is the network's own unless given. `arguments` go to the network's constructor. Equal seeds give equal
-    weights and inputs on every device. Raises OptionError for an unknown name.
+    size); `size` is the network's own unless given. Of bert_base it returns tokens (batch, size), by default 128 of
+    them, whatever the dtype. `arguments` go to the network's constructor. Equal seeds give equal weights and inputs on
+    every device. Raises OptionError for an unknown name.
     """
-    models = torchvision_models()
-    known = models.list_models(module=models)
-    if name not in known:
-        close = difflib.get_close_matches(name, known, n=3) or ["resnet50", "mobilenet_v3_large"]
-        raise OptionError(
-            f"torchvision has no classification network {name!r}; did you mean {', '.join(close)}? (your own "
-            "is module:callable)"
-        )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        model = models.get_model(name, weights=None, **{**_ARGUMENTS.get(name, {}), **arguments}).eval()
+        model = (_OWN[name](**arguments) if name in _OWN else _torchvision(name, **arguments)).eval()
+        _awaken(model)
     side = size or _SIZES.get(name, 224)
 
     def make_input(
         batch: int = 1, dtype: torch.dtype = torch.float32, device: torch.device | str = "cpu", seed: int = 0
     ) -> torch.Tensor:
         generator = torch.Generator().manual_seed(seed)
+        if isinstance(model, Bert):
+            words = model.words.num_embeddings
+            return torch.randint(0, words, (batch, size or _LENGTH), generator=generator).to(device)
         return torch.randn(batch, 3, side, side, generator=generator).to(device=device, dtype=dtype)
 
     return model, make_input
+
+
+def _torchvision(name: str, **arguments: Any) -> nn.Module:
+    models = torchvision_models()
+    known = models.list_models(module=models)
+    if name not in known:
+        close = difflib.get_close_matches(name, [*known, *_OWN], n=3) or ["resnet50", "mobilenet_v3_large"]
+        raise OptionError(
+            f"torchvision has no classification network {name!r}; did you mean {', '.join(close)}? (your own "
+            "is module:callable)"
+        )
+    model: nn.Module = models.get_model(name, weights=None, **{**_ARGUMENTS.get(name, {}), **arguments})
+    return model
+
+
+def _awaken(model: nn.Module) -> None:
+    """Random weights for a layer that is born with zeros, as a vision transformer's head is: its answer would say
+    nothing."""
+    for module in model.modules():
+        if isinstance(module, nn.Linear) and not bool(module.weight.any()):
+            nn.init.normal_(module.weight, std=module.in_features**-0.5)
 
 
 def settle(model: nn.Module, x: torch.Tensor) -> nn.Module:

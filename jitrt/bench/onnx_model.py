@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from jitrt.bench.measure import Call, Inputs
+from jitrt.bench.measure import Call, DoesNotApply, Inputs
 from jitrt.errors import OptionError
 from jitrt.frontend.onnx.elements import dtype_of, element_of
 from jitrt.frontend.onnx.signature import Signature, import_bound
@@ -77,9 +77,9 @@ class OnnxRuntime:
         return ONNX_RUNTIME
 
     def prepare(self, model: Any, inputs: Inputs) -> Call:
-        """Raises OptionError, which says what is missing, where it cannot run."""
+        """Raises OptionError, which says what is missing, where it cannot run, DoesNotApply for a PyTorch model."""
         if not isinstance(model, OnnxModel):
-            raise OptionError("onnxruntime runs ONNX files; this is a PyTorch model")
+            raise DoesNotApply("onnxruntime runs ONNX files; this is a PyTorch model")
         if importlib.util.find_spec(ONNX_RUNTIME) is None:
             raise OptionError("onnxruntime is not installed; pip install onnxruntime-gpu")
         device = inputs[0].device.type

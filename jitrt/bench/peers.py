@@ -3,7 +3,8 @@
     eager         the module as it is, channels_last
     eager+graph   that, captured in one CUDA graph
     compile       torch.compile(mode="reduce-overhead") with Inductor's freezing, channels_last
-    cudnn-fused   batch norm folded, cuDNN's fused conv + bias (+ residual) + relu, one CUDA graph: see fold.py
+    cudnn-fused   batch norm folded, cuDNN's fused conv + bias (+ residual) + relu, one CUDA graph: see fold.py; what it
+                  cannot fuse runs as in eager+graph, and a network without convolutions is left to that
 
 if named
 
@@ -20,18 +21,19 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Collection
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import torch
 from torch import nn
 
 from jitrt.bench.fold import cudnn_fused
-from jitrt.bench.measure import Call, Inputs
+from jitrt.bench.measure import Call, DoesNotApply, Inputs
 from jitrt.bench.onnx_model import ONNX_RUNTIME, OnnxRuntime
+from jitrt.bench.subject import DTYPES
 from jitrt.errors import OptionError
 
-Prepare = Callable[[nn.Module, Inputs], Call]
+Prepare = Callable[[nn.Module, Inputs, torch.dtype], Call]
 
 
 class Contestant(Protocol):
@@ -46,31 +48,39 @@ class Contestant(Protocol):
 
 @dataclass(frozen=True)
 class Peer:
-    """A contestant that is not jitrt."""
+    """A contestant that is not jitrt: a way to prepare models, and the dtype they run in, which inputs that are all
+    whole numbers do not tell."""
 
     name: str
-    prepare: Prepare
+    way: Prepare
+    dtype: torch.dtype = torch.float32
+
+    def prepare(self, model: Any, inputs: Inputs) -> Call:
+        """Raises DoesNotApply for an ONNX file."""
+        if not isinstance(model, nn.Module):
+            raise DoesNotApply("it runs PyTorch models; this is an ONNX file")
+        return self.way(model, inputs, next((x.dtype for x in inputs if x.is_floating_point()), self.dtype))
 
 
-def eager(model: nn.Module, inputs: Inputs) -> Call:
+def eager(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
     """PyTorch as it comes."""
-    return converted(model, inputs)
+    return converted(model, inputs, dtype)
 
 
-def eager_graph(model: nn.Module, inputs: Inputs) -> Call:
+def eager_graph(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
     """PyTorch's kernels without their launch cost."""
-    return graphed(converted(model, inputs), inputs)
+    return graphed(converted(model, inputs, dtype), inputs)
 
 
 def compiled(mode: str) -> Prepare:
     """Inductor in one of its modes, with freezing. Preparing raises OptionError if this PyTorch does not have it."""
 
-    def prepare(model: nn.Module, inputs: Inputs) -> Call:
+    def prepare(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
         import torch._inductor as inductor
 
         if mode not in inductor.list_mode_options():
             raise OptionError(f"torch.compile has no mode {mode!r} in PyTorch {torch.__version__}")
-        call: Call = torch.compile(converted(model, inputs), mode=mode, dynamic=False)
+        call: Call = torch.compile(converted(model, inputs, dtype), mode=mode, dynamic=False)
         with inductor.config.patch(freezing=True):
             for _ in range(4):  # compile, then warm up, record and replay the CUDA graph
                 call(*inputs)
@@ -79,12 +89,14 @@ def compiled(mode: str) -> Prepare:
     return prepare
 
 
-def fused(model: nn.Module, inputs: Inputs) -> Call:
-    """cuDNN's fused convolutions; batch norm is folded in float32, before the weights are rounded."""
-    model = torch_module(model)
+def fused(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
+    """cuDNN's fused convolutions; batch norm is folded in float32, before the weights are rounded. Raises DoesNotApply
+    for a network without convolutions."""
+    if not any(isinstance(module, nn.Conv2d) for module in model.modules()):
+        raise DoesNotApply("the network has no convolutions; eager+graph runs it as this would")
     wide = tuple(x.float() if x.is_floating_point() else x for x in inputs)
     rewritten = cudnn_fused(copy.deepcopy(model).to(inputs[0].device), wide)
-    return graphed(converted(rewritten, inputs), inputs)
+    return graphed(converted(rewritten, inputs, dtype), inputs)
 
 
 PEERS = {
@@ -119,20 +131,15 @@ def peers_named(text: str, kinds: Collection[str] = ("torch",), precision: str =
     if unfit:
         runs = "ONNX files" if unfit[0] == ONNX_RUNTIME else "PyTorch models"
         raise OptionError(f"{unfit[0]} runs {runs}, of which there is none here; compare with {', '.join(fitting)}")
-    return [OnnxRuntime(precision) if name == ONNX_RUNTIME else PEERS[name] for name in dict.fromkeys(names)]
+    dtype = DTYPES.get(precision, torch.float32)
+    return [
+        OnnxRuntime(precision) if name == ONNX_RUNTIME else replace(PEERS[name], dtype=dtype)
+        for name in dict.fromkeys(names)
+    ]
 
 
-def torch_module(model: Any) -> nn.Module:
-    """The model itself. Raises OptionError for an ONNX file."""
-    if not isinstance(model, nn.Module):
-        raise OptionError("it runs PyTorch models; this is an ONNX file")
-    return model
-
-
-def converted(model: nn.Module, inputs: Inputs) -> nn.Module:
-    """A copy of the model on the inputs' device, in their dtype, its 4-d weights channels_last."""
-    model = torch_module(model)
-    dtype = next((x.dtype for x in inputs if x.is_floating_point()), torch.float32)
+def converted(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> nn.Module:
+    """A copy of the model on the inputs' device, its 4-d weights channels_last."""
     copied = copy.deepcopy(model).eval().to(inputs[0].device, dtype)
     return copied.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
 

@@ -4,18 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar
+from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
 from rich.table import Table
 from rich.text import Text
 
 from jitrt.bench import roofline
-from jitrt.bench.measure import DeviceState, Stats, Timing
-from jitrt.bench.memory import CAPTION, Memory
+from jitrt.bench.measure import DeviceState, Stats
+from jitrt.bench.memory import CAPTION
+from jitrt.bench.outcome import Gains, Outcome
 from jitrt.bench.roofline import Roofline
 
 if TYPE_CHECKING:
@@ -23,66 +24,6 @@ if TYPE_CHECKING:
 
 US = "jitrt"
 WITHOUT = "without "  # begins the name of jitrt with an optimisation left out
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """One contestant on one model and batch.
-
-    `repeat` is the second run's median minus the first's, in microseconds: a smaller difference than this is noise.
-    `error` is ‖out − ref‖/‖ref‖ against float32 PyTorch. `failure` is set, and the rest is not, when it did not run.
-    """
-
-    model: str
-    batch: int
-    precision: str
-    contestant: str
-    build_seconds: float = 0.0
-    error: float = 0.0
-    timing: Timing | None = None
-    repeat: float = 0.0
-    state: DeviceState | None = None
-    failure: str | None = None
-    memory: Memory | None = None
-
-    @property
-    def microseconds(self) -> float | None:
-        """A call back to back, median."""
-        return self.timing.back_to_back.median if self.timing else None
-
-    @property
-    def spread(self) -> float:
-        """Microseconds that two equal runs, or samples of one, are apart: less is noise."""
-        return max(abs(self.repeat), self.timing.back_to_back.spread) if self.timing else 0.0
-
-    @property
-    def throughput(self) -> float | None:
-        """Samples a second back to back."""
-        return self.timing.queries * self.batch if self.timing else None
-
-
-@dataclass(frozen=True)
-class Gains:
-    """What the build of a model found when it left out one optimisation after the other: what `jitrt.refine.Gain` has,
-    as a plan keeps it."""
-
-    model: str
-    batch: int
-    found: tuple[Mapping[str, Any], ...]
-
-    HEADINGS: ClassVar = ("Model", "Batch", "Optimisation", "With (us)", "Without (us)", "Gain", "")
-
-    def rows(self) -> list[list[str]]:
-        """A line an optimisation."""
-        return [
-            [
-                *(self.model, str(self.batch), gain["name"]),
-                *(f"{gain['with_it']:,.1f}", f"{gain['without']:,.1f}"),
-                f"{gain['without'] / gain['with_it'] - 1:+.1%}",
-                "kept" if gain["kept"] else "left out",
-            ]
-            for gain in self.found
-        ]
 
 
 @dataclass(frozen=True)
@@ -178,7 +119,7 @@ def detail_rows(report: Report) -> list[list[str]]:
     for o in report.outcomes:
         head = [o.model, str(o.batch), o.contestant]
         if o.timing is None:
-            rows.append([*head, "failed", *["-"] * (len(DETAIL) - len(head) - 1)])
+            rows.append([*head, o.absence, *["-"] * (len(DETAIL) - len(head) - 1)])
             continue
         t = o.timing
         rows.append(
@@ -202,7 +143,7 @@ def _cell(outcome: Outcome | None) -> str:
     if outcome is None:
         return "-"
     if outcome.timing is None:
-        return "failed"
+        return outcome.absence
     return f"{outcome.timing.back_to_back.median:,.0f} ({outcome.timing.latency.median:,.0f})"
 
 
@@ -232,8 +173,8 @@ def sections(report: Report) -> list[Section]:
         above = ("Microseconds a call back to back, in brackets one synchronised call; medians.",)
         found.append(Section(above, *summary_rows(report)))
         spread = "Of two equal runs and within one (interquartile range), the larger spread stands behind ±."
-        failed = (f"{o.contestant} failed on {o.model}, batch {o.batch}: `{o.failure}`" for o in report.failures())
-        found.append(Section((spread, CAPTION), DETAIL, detail_rows(report), tuple(failed)))
+        excuses = tuple(outcome.excuse() for outcome in report.failures())
+        found.append(Section((spread, CAPTION), DETAIL, detail_rows(report), excuses))
     if any(gains.found for gains in report.gains):
         above = ("Each optimisation left out by itself while the plan was built: the whole network, runs in turns.",)
         found.append(Section(above, Gains.HEADINGS, [row for gains in report.gains for row in gains.rows()]))

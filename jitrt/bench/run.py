@@ -19,8 +19,9 @@ from jitrt.bench.contest import Contest, Entry, Instruments, Say, caught, releas
 from jitrt.bench.measure import Call, CudaTimer, Inputs, Timer, device_state
 from jitrt.bench.memory import CudaGauge, Gauge
 from jitrt.bench.onnx_model import OnnxModel
+from jitrt.bench.outcome import Gains, Outcome
 from jitrt.bench.peers import Contestant
-from jitrt.bench.report import US, WITHOUT, Gains, Outcome, Report
+from jitrt.bench.report import US, WITHOUT, Report
 from jitrt.bench.roofline import Roofline
 from jitrt.bench.subject import Subject, check_request, random_input, source_of
 from jitrt.hybrid import HybridEngine

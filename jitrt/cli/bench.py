@@ -35,7 +35,10 @@ EXAMPLES = """examples:
 """
 
 
-MODELS_HELP = "models as for build, cnn for a set of thirteen convolutional networks, or plan files"
+MODELS_HELP = (
+    "models as for build, cnn for a set of thirteen convolutional networks, transformer for vit_b_16 and bert_base, or "
+    "plan files"
+)
 
 
 def arguments(parser: argparse.ArgumentParser) -> None:

@@ -22,8 +22,8 @@ if TYPE_CHECKING:
     from jitrt.frontend.network import Network
 
 MODEL_HELP = (
-    "an ONNX file, a torchvision name such as resnet50, or module:callable, which returns a model (and its inputs) or "
-    "a jitrt.Network"
+    "an ONNX file, a torchvision name such as resnet50, bert_base, or module:callable, which returns a model (and its "
+    "inputs) or a jitrt.Network"
 )
 PRECISIONS = {
     "fp32": "the default: IEEE float32",
@@ -81,7 +81,7 @@ def load_subject(
     """The model that `text` names, in float32 on the CPU in eval mode, and how to make random inputs for it; or a
     network as it was defined; or an ONNX file as it is, for which alone there are `named` shapes (--shapes).
 
-    With `settled` a torchvision model's random weights are scaled so that no activation vanishes or overflows, which
+    With `settled` a named model's random weights are scaled so that no activation vanishes or overflows, which
     takes a forward pass and makes errors mean something.
 
     Raises OptionError for a text, module, name or shape that does not exist or does not fit, ImportFailure for a file

@@ -10,7 +10,8 @@ import pytest
 
 from jitrt.bench.history import append, changes, read, section
 from jitrt.bench.measure import Stats
-from jitrt.bench.report import Outcome, Report
+from jitrt.bench.outcome import Outcome
+from jitrt.bench.report import Report
 from jitrt.errors import OptionError
 from tests.bench.test_report import DEAD, FAST, OURS, SLOW, report, timing
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from torch import nn
 from jitrt.bench import onnx_model
 from jitrt.bench.measure import HostTimer
 from jitrt.bench.onnx_model import OnnxModel, OnnxRuntime, onnx_subject
-from jitrt.bench.peers import BY_NAME_ONLY, PEERS, Peer, peers_named
+from jitrt.bench.peers import BY_NAME_ONLY, PEERS, peers_named
 from jitrt.bench.run import Jitrt, bench_models
 from jitrt.bench.subject import Subject
 from jitrt.errors import NoGpuError, OptionError
@@ -60,23 +61,26 @@ def test_inputs_have_the_types_of_the_file_and_the_answer_is_the_files(
     monkeypatch.setattr(onnx_model.importlib.util, "find_spec", lambda name: None)
     seen: list[Any] = []
 
-    def prepare(model: Any, inputs: Any) -> Any:
-        seen.extend(inputs)
-        assert isinstance(model, OnnxModel)
-        return expected
+    @dataclass(frozen=True)
+    class Spy:
+        name: str = "spy"
 
-    (outcome,) = bench(subject, Peer("spy", prepare)).outcomes
+        def prepare(self, model: Any, inputs: Any) -> Any:
+            seen.extend(inputs)
+            assert isinstance(model, OnnxModel)
+            return expected
+
+    (outcome,) = bench(subject, Spy()).outcomes
     assert (outcome.failure, outcome.error) == (None, 0)
     assert [(x.dtype, tuple(x.shape)) for x in seen] == [(torch.float32, (3, 4)), (torch.int32, (3,))]
 
 
 def test_who_cannot_run_it_says_so(subject: Subject, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(onnx_model.importlib.util, "find_spec", lambda name: None)
-    theirs = ("eager", "eager+graph", "cudnn-fused")  # compile loads Dynamo before it looks
-    found = bench(subject, *(PEERS[name] for name in theirs), OnnxRuntime("fp32"), Jitrt("fp16", "heuristic")).outcomes
+    found = bench(subject, *PEERS.values(), OnnxRuntime("fp32"), Jitrt("fp16", "heuristic")).outcomes
     failures = {outcome.contestant: outcome.failure for outcome in found}
-    for name in theirs:
-        assert failures[name] == "OptionError: it runs PyTorch models; this is an ONNX file"
+    for name in PEERS:
+        assert failures[name] == "does not apply: it runs PyTorch models; this is an ONNX file"
     assert failures["onnxruntime"] == "OptionError: onnxruntime is not installed; pip install onnxruntime-gpu"
     with pytest.raises(OptionError, match="runs ONNX files; this is a PyTorch model"):
         OnnxRuntime("fp32").prepare(nn.Linear(2, 3), (torch.ones(1, 2),))

@@ -10,6 +10,7 @@ import pytest
 import torch
 from torch import nn
 
+from jitrt.bench.measure import DoesNotApply
 from jitrt.bench.peers import PEERS, compiled, graphed, peers_named
 from jitrt.errors import OptionError
 
@@ -60,9 +61,24 @@ def test_torch_compile_is_asked_for_its_mode_with_freezing(
 
 def test_a_mode_that_torch_lacks_is_a_reason() -> None:
     with pytest.raises(OptionError, match=r"torch.compile has no mode 'max-autotune-9' in PyTorch"):
-        compiled("max-autotune-9")(nn.Linear(2, 2), (torch.zeros(1, 2),))
+        compiled("max-autotune-9")(nn.Linear(2, 2), (torch.zeros(1, 2),), torch.float32)
 
 
 def test_what_takes_minutes_is_run_only_by_name() -> None:
     assert not {"compile-default", "compile-max"} & {peer.name for peer in peers_named("all")}
     assert [peer.name for peer in peers_named("compile-max,eager")] == ["compile-max", "eager"]
+
+
+def test_whole_numbers_as_inputs_leave_the_dtype_to_the_precision() -> None:
+    tokens = torch.tensor([[1, 2]])
+    for precision, dtype in (("fp16", torch.float16), ("tf32", torch.float32)):
+        (eager,) = peers_named("eager", precision=precision)
+        with torch.no_grad():
+            assert eager.prepare(nn.Embedding(3, 4), (tokens,))(tokens).dtype == dtype
+    x = torch.ones(1, 2, dtype=torch.bfloat16)
+    assert PEERS["eager"].prepare(nn.Linear(2, 2), (x,))(x).dtype == torch.bfloat16
+
+
+def test_cudnn_is_nothing_for_a_network_without_convolutions() -> None:
+    with pytest.raises(DoesNotApply, match=r"no convolutions; eager\+graph runs it as this would"):
+        PEERS["cudnn-fused"].prepare(nn.Linear(2, 2), (torch.zeros(1, 2),))

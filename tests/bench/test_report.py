@@ -10,18 +10,8 @@ import pytest
 from rich.console import Console
 
 from jitrt.bench.measure import DeviceState, Stats, Timing
-from jitrt.bench.report import (
-    DETAIL,
-    Gains,
-    Outcome,
-    Report,
-    Section,
-    geometric_mean,
-    speedup,
-    to_console,
-    to_markdown,
-    write,
-)
+from jitrt.bench.outcome import Gains, Outcome
+from jitrt.bench.report import DETAIL, Report, Section, geometric_mean, speedup, to_console, to_markdown, write
 from jitrt.bench.run import Jitrt
 
 
@@ -66,6 +56,14 @@ def test_markdown_has_every_contestant_and_every_failure() -> None:
     assert "cudnn-fused failed on resnet50, batch 8: `RuntimeError: a | b`" in text
     rows = [line for line in text.splitlines() if line.startswith("| resnet50 | 8 | ") and line != summary]
     assert {line.count(" | ") for line in rows} == {len(DETAIL) - 1}
+
+
+def test_who_does_not_apply_has_not_failed() -> None:
+    unfit = replace(DEAD, failure="does not apply: the network has no convolutions")
+    text = to_markdown(report(OURS, FAST, unfit))
+    assert "| 600 (610) | n/a | 1.50x |" in text
+    assert "- cudnn-fused does not apply to resnet50, batch 8: `the network has no convolutions`" in text
+    assert "fail" not in text
 
 
 def test_the_terminal_shows_the_failure_too() -> None:

@@ -65,7 +65,7 @@ def test_every_contestant_runs_every_batch_and_is_checked() -> None:
 
 
 def test_a_wrong_answer_shows_as_an_error() -> None:
-    doubled = Peer("doubled", lambda model, inputs: lambda x: 2 * model(x))
+    doubled = Peer("doubled", lambda model, inputs, dtype: lambda x: 2 * model(x))
     (outcome,) = bench(doubled).outcomes
     assert outcome.error == pytest.approx(1.0)
 
@@ -73,7 +73,7 @@ def test_a_wrong_answer_shows_as_an_error() -> None:
 def test_bf16_inputs_reach_the_contestants_channels_last() -> None:
     seen: list[torch.Tensor] = []
 
-    def prepare(model: nn.Module, inputs: Inputs) -> Call:
+    def prepare(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
         seen.extend(inputs)
         return lambda x: model(x.float())
 
@@ -236,11 +236,27 @@ def test_an_engine_with_steps_on_the_host_has_no_roofline() -> None:
     assert "  no roofline: part of it runs on the host" in said
 
 
+def test_a_peer_that_is_for_other_models_says_why() -> None:
+    report = bench_models(
+        [Subject("mlp", nn.Linear(4, 2), lambda batch: (torch.randn(batch, 4),))],
+        [1],
+        "fp32",
+        [PEERS["cudnn-fused"], PEERS["eager"]],
+        device="cpu",
+        timer=HostTimer(),
+        seconds=0.01,
+    )
+    assert [(o.timing is None, (o.failure or "").partition(";")[0]) for o in report.outcomes] == [
+        (True, "does not apply: the network has no convolutions"),
+        (False, ""),
+    ]
+
+
 def test_settings_are_put_back() -> None:
     before = torch.backends.cudnn.benchmark
     seen: list[bool] = []
 
-    def prepare(model: nn.Module, inputs: Inputs) -> Call:
+    def prepare(model: nn.Module, inputs: Inputs, dtype: torch.dtype) -> Call:
         seen.append(torch.backends.cudnn.benchmark)
         return model
 

@@ -50,10 +50,10 @@ def test_a_set_is_its_networks(jitrt: Any, monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr("jitrt.cli.bench._need_gpu", lambda: None)
     monkeypatch.setattr("jitrt.cli.bench.bench_subject", lambda name, *_, **__: name)
     monkeypatch.setattr("jitrt.bench.run.bench_models", bench_models)
-    err = jitrt("bench", "cnn", "alexnet")[2]
-    assert f"timed are {', '.join(SETS['cnn'])}, alexnet" in err
+    err = jitrt("bench", "cnn", "alexnet", "transformer")[2]
+    assert f"timed are {', '.join(SETS['cnn'])}, alexnet, vit_b_16, bert_base" in err
     models = torchvision_models()
-    assert set(SETS["cnn"]) <= set(models.list_models(module=models))
+    assert {*SETS["cnn"], *SETS["transformer"]} - {*models.list_models(module=models)} == {"bert_base"}
     assert len(SETS["cnn"]) == 13
 
 

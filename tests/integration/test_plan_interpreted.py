@@ -15,6 +15,8 @@ from torch import nn
 from torch.nn import functional as F
 
 import jitrt
+from jitrt.bench.bert import Bert
+from jitrt.bench.models import torchvision_models
 from jitrt.compiler import Options
 from jitrt.frontend.torch import import_torch
 from jitrt.plan.schema import Plan
@@ -266,6 +268,13 @@ class Attention(nn.Module):
         return y, y.amax(1), (scores > 0.5).sum((-1, -2))
 
 
+def vision() -> nn.Module:
+    """A vision transformer of two layers: a class token before the patches, and PyTorch's own attention."""
+    made = torchvision_models().VisionTransformer(12, 4, 2, 3, 24, 40, num_classes=5)
+    nn.init.normal_(made.heads.head.weight)
+    return made
+
+
 class Live(nn.Module):
     """Convolutions with weights that come from outside, and the last layer of a classifier over few classes."""
 
@@ -296,6 +305,11 @@ NETWORKS: dict[str, tuple[Callable[[], nn.Module], Callable[[int], tuple[torch.T
     "attention": (
         Attention,
         lambda batch: (torch.randint(0, 256, (batch, 3, 8, 12), dtype=torch.uint8), torch.rand(6, 6) < 0.8),
+    ),
+    "vision": (vision, images(3, 12, 12)),
+    "bert": (
+        lambda: Bert(layers=2, width=24, heads=3, hidden=40, words=20, positions=9),
+        lambda batch: (torch.randint(0, 20, (batch, 7)),),
     ),
     "live": (Live, lambda batch: (torch.randn(batch, 6, 5, 4), torch.randn(12, 6, 3, 3), torch.randn(6, 1, 3, 3))),
 }
