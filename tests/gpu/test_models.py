@@ -25,6 +25,7 @@ MODELS = [
     "mobilenet_v2",
     "mobilenet_v3_large",
     "efficientnet_b0",
+    "efficientnet_b4",
     "densenet121",
     "squeezenet1_1",
     "shufflenet_v2_x1_0",
@@ -32,6 +33,8 @@ MODELS = [
     "regnet_x_400mf",
     "resnext50_32x4d",
     "convnext_tiny",
+    "vit_b_16",
+    "bert_base",
 ]
 BOUNDS = {"fp16": 5e-3, "fp32": 1e-5}
 
