@@ -112,11 +112,13 @@ class Refiner:
 
     def _rules(self) -> None:
         """Without each rule that changed something, where the network is faster so."""
-        for rule in rule_names():
+        for rule in rule_names() if self._optimize is not None else ():
             draft = self._best
-            if self._optimize is None or self._tuner.over:
-                break
             if not draft.optimized.report.of(rule, applied=True):
+                continue
+            if self._tuner.over:
+                text = "the network was not timed without it: the time was over"
+                draft.optimized.report.add(Decision(rule, "the network", "", True, text))
                 continue
             self._tuner.tell(f"the network without {rule}")
             try:

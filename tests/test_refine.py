@@ -165,7 +165,8 @@ def test_when_the_time_is_over_nothing_more_is_tried() -> None:
     with Played(lambda plan: float(len(plan.launches))) as tuner:
         tuner.over = True  # type: ignore[misc]
         _, told = built(tuner)
-    assert told == ["0 of 2 problems tried with other tactics in the network, 0 changed: the time was over"]
+    assert told[-1] == "0 of 2 problems tried with other tactics in the network, 0 changed: the time was over"
+    assert set(told[:-1]) <= {"the network was not timed without it: the time was over"}
     assert not any("softmax" in way for ways in tuner.asked for way in ways)
 
 

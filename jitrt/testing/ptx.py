@@ -33,6 +33,8 @@ _TYPES: dict[str, Any] = {
 }
 _FLOATS = tuple(_TYPES[name] for name in ("f16", "bf16", "f32"))
 _STATEMENT = re.compile(r"(?:@(!?)([%\w]+)\s+)?([a-z][\w.:]*)\s*(.*)", re.S)
+_TABLE = re.compile(r"([$\w]+):\s*\.branchtargets([^;]*);")
+_OPERANDS = re.compile(r"(?:\[[^\]]*\]|\{[^}]*\}|[^,\[{])+")
 _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "eq": np.equal,
     "ne": np.not_equal,
@@ -55,12 +57,14 @@ class Instruction:
 
 @dataclass(frozen=True)
 class Program:
-    """A kernel's instructions, where its labels stand, its parameters' names and threads a block."""
+    """A kernel's instructions, where its labels stand, its parameters' names and threads a block. `tables` are the
+    labels that a branch may choose from (`brx.idx`)."""
 
     code: tuple[Instruction, ...]
     labels: dict[str, int]
     parameters: tuple[str, ...]
     threads: int
+    tables: dict[str, tuple[str, ...]]
 
     @classmethod
     def parse(cls, text: str) -> Program:
@@ -69,6 +73,8 @@ class Program:
         head, body = text.split(")\n", 1)
         parameters = tuple(re.findall(r"(\w+_param_\d+)", head))
         threads = int(re.search(r"\.reqntid (\d+)", body).group(1))  # type: ignore[union-attr]
+        tables = {name: tuple(re.findall(r"[$\w]+", targets)) for name, targets in _TABLE.findall(body)}
+        body = _TABLE.sub("", body)
         code: list[Instruction] = []
         labels: dict[str, int] = {}
         scopes: list[dict[str, str]] = []
@@ -88,7 +94,7 @@ class Program:
                 labels[scopes[-1][name] if scopes else name] = len(code)
             elif statement and not statement.startswith("."):
                 code.append(_instruction(statement, {k: v for each in scopes for k, v in each.items()}))
-        return cls(tuple(code), labels, parameters, threads)
+        return cls(tuple(code), labels, parameters, threads, tables)
 
 
 def _instruction(statement: str, local: dict[str, str]) -> Instruction:
@@ -96,10 +102,14 @@ def _instruction(statement: str, local: dict[str, str]) -> Instruction:
     if found is None:
         raise KernelError(f"no PTX instruction: {statement!r}")
     negated, register, opcode, rest = found.groups()
-    operands = [operand.strip() for operand in re.split(r",(?![^{\[]*[}\]])", rest) if operand.strip()]
+    operands = [operand.strip() for operand in _OPERANDS.findall(rest) if operand.strip()]
     guard = (negated == "!", local.get(register, register)) if register else None
     named = (re.sub(r"[%$\w]+", lambda name: local.get(name[0], name[0]), operand) for operand in operands)
     return Instruction(guard, tuple(opcode.split(".")), tuple(named))
+
+
+def dtype_of(type: str) -> Any:
+    return _TYPES[type]
 
 
 def width_of(type: str) -> int:
@@ -121,6 +131,7 @@ class Block:
         arguments: Sequence[int],
         memory: Array,
         shared_bytes: int,
+        grid: tuple[int, int, int] = (1, 1, 1),
     ):
         self.program, self.memory = program, memory
         self.shared = np.full(max(16, shared_bytes), 0xFF, np.uint8)
@@ -128,7 +139,8 @@ class Block:
         lanes = np.arange(program.threads, dtype=np.uint64)
         self.clock = 0
         self.registers = {"%tid.x": lanes, "global_smem": np.zeros_like(lanes)}
-        self.registers |= {f"%ctaid.{axis}": np.full_like(lanes, at) for axis, at in zip("xyz", block, strict=True)}
+        for name, place in (("ctaid", block), ("nctaid", grid)):
+            self.registers |= {f"%{name}.{axis}": np.full_like(lanes, at) for axis, at in zip("xyz", place, strict=True)}
         self.everyone = np.ones(program.threads, bool)
         self.active = self.everyone
         self.stored = 0
@@ -374,7 +386,7 @@ def run_ptx(
     program = Program.parse(text)
     x, y, z = (grid, 1, 1) if isinstance(grid, int) else grid
     places = itertools.product(range(z), range(y), range(x))
-    blocks = [machine(program, place[::-1], arguments, memory, shared_bytes) for place in places]
+    blocks = [machine(program, place[::-1], arguments, memory, shared_bytes, (x, y, z)) for place in places]
     running = {block: block.run() for block in blocks}
     idle = 0
     with np.errstate(all="ignore"):

@@ -13,7 +13,7 @@ import numpy as np
 
 from jitrt.errors import KernelError
 from jitrt.graph.op import Array
-from jitrt.testing.ptx import Block, Instruction
+from jitrt.testing.ptx import Block, Instruction, dtype_of
 
 _SWIZZLES = {1: (128, 7), 2: (64, 3), 3: (32, 1)}  # by mode: bytes of a row, and bits of its number that are mixed in
 
@@ -40,8 +40,9 @@ class HopperBlock(Block):
         elif opcode[0] == "max" and opcode[-1] == "f32":
             values = [self._read(operand, "f32") for operand in operands[1:]]
             self._result(operands[0], (np.maximum if "NaN" in opcode else np.fmax).reduce(values), on)
-        elif opcode[0] == "cvt" and opcode[-2] == "f16x2":
-            halves = (self._one_nan(self._read(operand, "f32").astype(np.float16)) for operand in operands[1:])
+        elif opcode[0] == "cvt" and opcode[-2] in ("f16x2", "bf16x2"):
+            type = dtype_of(opcode[-2][:-2])
+            halves = (self._one_nan(self._read(operand, "f32").astype(type)) for operand in operands[1:])
             high, low = (half.view(np.uint16).astype(np.uint32) for half in halves)
             self._write(operands[0], high << np.uint32(16) | low, on)
         elif opcode[0] not in ("fence", "wgmma"):
@@ -87,11 +88,12 @@ class HopperBlock(Block):
         """A thread's copy to a place of shared memory begins, or ends."""
 
     def _product(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        """m64nNk16 of half precision, both operands in shared memory, rows of consecutive k."""
-        found = re.search(r"\.m64n(\d+)k16\.f32\.f16\.f16$", ".".join(opcode))
+        """m64nNk16 of 16-bit floats, both operands in shared memory, rows of consecutive k."""
+        found = re.search(r"\.m64n(\d+)k16\.f32\.(b?f16)\.\2$", ".".join(opcode))
         if found is None or operands[4:] != ("1", "1", "0", "0") or self.program.threads != 128:
             raise KernelError(f"the PTX machine does not know {'.'.join(opcode)} {operands[4:]}")
-        left, right = self._operand(operands[1], 64, left=True), self._operand(operands[2], int(found[1]), left=False)
+        left = self._operand(operands[1], 64, found[2], left=True)
+        right = self._operand(operands[2], int(found[1]), found[2], left=False)
         total = (left @ right.T).astype(np.float32)
         adds = self._read(operands[3], "pred")[0] != 0
         thread = np.arange(128)
@@ -101,9 +103,9 @@ class HopperBlock(Block):
             before = self._read(name, "f32") if adds else np.float32(0)
             self._result(name, (before + part).astype(np.float32), self.everyone)
 
-    def _operand(self, register: str, rows: int, *, left: bool) -> Array:
+    def _operand(self, register: str, rows: int, type: str, *, left: bool) -> Array:
         """The `rows` x 16 numbers that a descriptor of shared memory stands for."""
-        return self.shared[self._places(register, rows, left=left)].view(np.float16).astype(np.float64)
+        return self.shared[self._places(register, rows, left=left)].view(dtype_of(type)).astype(np.float64)
 
     def _places(self, register: str, rows: int, *, left: bool) -> Array:
         """Where their bytes are: (rows, 32)."""

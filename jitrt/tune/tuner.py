@@ -26,12 +26,13 @@ from jitrt.tune.worker import WorkerFailure
 _AT_ONCE = 1e-3  # seconds: what is needed and no more
 _LEAST = 2.0  # seconds of a selection, so that no verdict rests on first guesses alone
 _SHARE = 0.4  # of the time left at most, for a selection that others follow
+_FINISH = 0.1  # of the time: to end what has begun, and to put the plan together
 
 
 class Tuner:
     """Selects tactics for one build, on GPU `device` or, without one, by the cost model. A context manager.
 
-    `mode` is the time for all selections together ("60s"), "heuristic" or "exhaustive". Timings and binaries are kept
+    `mode` is the time that the build may take ("60s"), "heuristic" or "exhaustive". Timings and binaries are kept
     in the user's cache, or with `cache=False` for as long as this object lives. `compiler` takes the place of processes
     of its own.
     """
@@ -48,7 +49,8 @@ class Tuner:
     ):
         self.target = target
         self._budget = Budget.parse(mode)
-        self._clock = Clock(self._budget.seconds)
+        seconds = self._budget.seconds
+        self._clock = Clock(None if seconds is None else (1 - _FINISH) * seconds)
         self._progress = progress
         self._interrupted = False
         self._stack = ExitStack()
@@ -154,6 +156,6 @@ class Tuner:
             return "heuristic"
         if self._interrupted:
             return _AT_ONCE
-        if self._budget.seconds is None:
+        if self._clock.seconds is None:
             return "exhaustive"
-        return max(_LEAST, share * (self._budget.seconds - self._clock.elapsed))
+        return max(_LEAST, share * (self._clock.seconds - self._clock.elapsed))

@@ -27,7 +27,7 @@ from jitrt.kernels.base import Problem
 from jitrt.tune.operands import draw_operands, is_cast_to_integer
 from jitrt.tune.tolerance import Tolerance, disagreement, tolerance
 
-REFERENCE_SECONDS = 0.15  # what one reference may cost before the batch is made of repeated items
+REFERENCE_SECONDS = 0.1  # what one reference may cost before the batch is made of repeated items
 _CHUNK = 1 << 16  # elements compared bit for bit at a time
 _DISTINCT = 1 << 20  # output elements compared as numbers, as far as repeated items can make it so
 _ENOUGH = 256  # elements of a concat's operand that are judged by themselves
@@ -227,11 +227,11 @@ def _shrink(problem: Problem, seconds: float) -> tuple[Graph, frozenset[int], in
 
 
 def _seconds(body: Graph) -> float:
-    """A rough idea of what numpy takes for a body."""
+    """A rough idea of what numpy takes for a body, in float64 and once more in float32."""
     total = 1e-9
     for node in body.nodes:
         flops = node.op.flops([v.type for v in node.inputs], [v.type for v in node.outputs])
-        total += flops / 50e9 + sum(v.type.numel for v in (*node.inputs, *node.outputs)) / 0.3e9
+        total += flops / 30e9 + sum(v.type.numel for v in (*node.inputs, *node.outputs)) / 0.06e9
     return total
 
 

@@ -12,7 +12,9 @@ import triton
 from jitrt.codegen.compile import compile_call
 from jitrt.codegen.target import Target
 from jitrt.graph.op import Array
-from jitrt.kernels.base import Config, KernelCall, Number, Operand, Problem, Result, Template, Workspace, Zeros
+from jitrt.kernels.base import Config, KernelCall, Operand, Problem, Result, Template, Workspace
+from jitrt.lowering import Place, plan_arguments
+from jitrt.plan.schema import Argument, Pointer, Scalar
 from jitrt.testing.ptx import Block, run_ptx
 from jitrt.testing.ptx_races import WatchedBlock
 from jitrt.testing.storage import Storage
@@ -46,27 +48,29 @@ def run(
         memory[base : base + piece.size] = piece.reshape(-1)
     packs = dict(zip(packed, bases[len(storages) :], strict=False))
 
-    def addresses(argument: Any) -> list[int]:
-        if isinstance(argument, tuple):
-            return [address for part in argument for address in addresses(part)]
-        if isinstance(argument, Operand):
-            index = argument.index
-            return [packs[index] if index in packs else bases[index] + storages[index].start]
-        if isinstance(argument, Result):
-            return [bases[-1] + result.start]
-        if isinstance(argument, Workspace):
-            return [bases[-2] + argument.offset]
-        if isinstance(argument, Zeros):
-            return [bases[-3] + argument.offset]
-        return [int(argument.value)] if isinstance(argument, Number) else []
+    def pointer_of(place: Place) -> Pointer:
+        if isinstance(place, Operand):
+            index = place.index
+            at = packs[index] if index in packs else bases[index] + storages[index].start
+            return Pointer("constants" if posed.weights[index] else "arena", at)
+        if isinstance(place, Result):
+            return Pointer("arena", bases[-1] + result.start)
+        return Pointer("arena", bases[-2 if isinstance(place, Workspace) else -3] + place.offset)
 
     for call in lowered.calls:
-        arguments = [a for name in call.function.arg_names for a in addresses(call.arguments.get(name))]
+        arguments = [plain(argument) for argument in plan_arguments(call, pointer_of)]
         built = build(call, posed, target)
         run_ptx(built.asm["ptx"], call.grid, arguments, memory, built.metadata.shared, machine)
     result.raw[...] = memory[bases[-1] : bases[-1] + result.raw.size]
     result.check_written(before)
     return result.view.copy()
+
+
+def plain(argument: Argument) -> Any:
+    """What the PTX machine takes for an argument."""
+    if isinstance(argument, Pointer):
+        return argument.offset
+    return int(argument.value) if isinstance(argument, Scalar) else argument
 
 
 def build(call: KernelCall, posed: Problem, target: Target) -> Any:

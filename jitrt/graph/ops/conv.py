@@ -13,6 +13,8 @@ from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array, Op, Trait, wide
 from jitrt.graph.types import TensorType
 
+_PATCHES = 1 << 24  # numbers gathered at a time
+
 
 @dataclass(frozen=True)
 class Conv(Op):
@@ -54,33 +56,47 @@ class Conv(Op):
 
     def eval(self, *arrays: Array) -> tuple[Array, ...]:
         x, w = (wide(a) for a in arrays)
-        dims = x.ndim - 2
-        padded = np.pad(x, [(0, 0), (0, 0), *self.padding])
-        out = [
-            (padded.shape[2 + d] - self.dilation[d] * (w.shape[2 + d] - 1) - 1) // self.stride[d] + 1
-            for d in range(dims)
-        ]
-        n, k, g = x.shape[0], w.shape[0], self.groups
-        channels = w.shape[1]
-        taps = list(np.ndindex(*w.shape[2:]))
-        # One matmul over the gathered patches: (g, k/g, c*taps) @ (n, g, c*taps, pixels).
-        patches = np.empty((n, g, channels, len(taps), *out), x.dtype)
-        for t, tap in enumerate(taps):
-            window = tuple(
-                slice(
-                    tap[d] * self.dilation[d],
-                    tap[d] * self.dilation[d] + (out[d] - 1) * self.stride[d] + 1,
-                    self.stride[d],
-                )
-                for d in range(dims)
-            )
-            patches[:, :, :, t] = padded[(slice(None), slice(None), *window)].reshape(n, g, channels, *out)
-        rows = patches.reshape(n, g, channels * len(taps), math.prod(out))
-        filters = w.reshape(1, g, k // g, channels * len(taps))
-        return (np.matmul(filters, rows).reshape(n, k, *out),)
+        n, k = x.shape[0], w.shape[0]
+        # Channels last, as activations lie in memory: patches are then copied in runs, and the product is one.
+        padded = np.moveaxis(x, 1, -1)
+        if any(map(any, self.padding)):
+            padded = np.pad(padded, [(0, 0), *self.padding, (0, 0)])
+        windows = [self._window(padded, w.shape[2:], tap) for tap in np.ndindex(*w.shape[2:])]
+        filters = np.moveaxis(w, 1, -1).reshape(self.groups, k // self.groups, len(windows), w.shape[1])
+        out = np.empty((n, *windows[0].shape[1:-1], k), x.dtype)
+        step = max(1, _PATCHES // max(1, windows[0][:1].size * len(windows)))
+        for first in range(0, n, step):
+            some = [window[first : first + step] for window in windows]
+            patches = np.stack(some, -2) if len(some) > 1 else some[0][..., None, :]
+            out[first : first + step] = _products(patches, filters)
+        return (np.moveaxis(out, -1, 1),)
+
+    def _window(self, padded: Array, filter: tuple[int, ...], tap: tuple[int, ...]) -> Array:
+        """What one tap of the filter meets, (n, out..., c)."""
+        slices = []
+        for size, reach, at, stride, dilation in zip(
+            padded.shape[1:-1], filter, tap, self.stride, self.dilation, strict=True
+        ):
+            first, last = at * dilation, size - (reach - 1 - at) * dilation
+            slices.append(slice(first, max(first, last), stride))
+        return padded[(slice(None), *slices)]
 
     def flops(self, inputs: Sequence[TensorType], outputs: Sequence[TensorType]) -> int:
         return 2 * outputs[0].numel * math.prod(inputs[1].shape[1:])
+
+
+def _products(patches: Array, filters: Array) -> Array:
+    """(n, out..., taps, groups * c) by (groups, filters of one, taps, c), summed over taps and c."""
+    groups, count, taps, channels = filters.shape
+    if channels == 1 < groups:
+        each = patches[..., None] * filters[..., 0].transpose(2, 0, 1)
+        return each.sum(-3).reshape(*patches.shape[:-2], groups * count)
+    split = patches.reshape(*patches.shape[:-1], groups, channels)
+    out = np.empty((*patches.shape[:-2], groups, count), patches.dtype)
+    for group in range(groups):
+        rows = split[..., group, :].reshape(-1, taps * channels)
+        out[..., group, :] = (rows @ filters[group].reshape(count, -1).T).reshape(*patches.shape[:-2], count)
+    return out.reshape(*patches.shape[:-2], groups * count)
 
 
 @dataclass(frozen=True)
