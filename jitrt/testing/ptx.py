@@ -140,7 +140,8 @@ class Block:
         self.clock = 0
         self.registers = {"%tid.x": lanes, "global_smem": np.zeros_like(lanes)}
         for name, place in (("ctaid", block), ("nctaid", grid)):
-            self.registers |= {f"%{name}.{axis}": np.full_like(lanes, at) for axis, at in zip("xyz", place, strict=True)}
+            for axis, at in zip("xyz", place, strict=True):
+                self.registers[f"%{name}.{axis}"] = np.full_like(lanes, at)
         self.everyone = np.ones(program.threads, bool)
         self.active = self.everyone
         self.stored = 0

@@ -40,7 +40,7 @@ class Barrier:
         """Itself. Raises KernelError if the warp, or copies that it starts, may see it as it was before."""
         agent, clock = self._made
         if not self._order.knows(warp, agent, clock, fenced=asynchronous):
-            raise KernelError(f"a race: warp {warp} uses a barrier that nothing orders after its initialisation; {self}")
+            raise KernelError(f"a race: nothing orders warp {warp} after the initialisation of {self}")
         return self
 
     def arrive(self, warp: int, expected: int = 0) -> None:

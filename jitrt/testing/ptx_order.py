@@ -91,9 +91,7 @@ class Order:
         self._may_write(warp, words, what, asynchronous=True)
         self._writer[words], self._written[words] = self.warps + barrier, phase + 1
 
-    def _may_write(
-        self, warp: int, words: Array, what: str, *, asynchronous: bool, same: Array | None = None
-    ) -> None:
+    def _may_write(self, warp: int, words: Array, what: str, *, asynchronous: bool, same: Array | None = None) -> None:
         early = self._written[words] > self._known(warp, asynchronous)[self._writer[words]]
         if same is not None:
             early &= ~same
@@ -114,9 +112,10 @@ class Order:
         by = f"warp {writer}" if writer < self.warps else f"a copy to barrier {writer - self.warps}, phase {clock - 1}"
         readers = [int(warp) for warp in np.flatnonzero(self._read[word])]
         under = f"; {self._open[word]} asynchronous reads of it have not been waited for" if self._open[word] else ""
+        place = f"byte {word * WORD}{' asynchronously' if asynchronous else ''}"
         return KernelError(
-            f"a race: {what} {does} byte {word * WORD}{' asynchronously' if asynchronous else ''}, with nothing to order "
-            f"it after {by if clock else 'nobody'} who stored it and warps {readers} who read it{under}"
+            f"a race: {what} {does} {place}, with nothing to order it after {by if clock else 'nobody'} who stored it "
+            f"and warps {readers} who read it{under}"
         )
 
 

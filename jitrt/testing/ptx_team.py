@@ -1,7 +1,7 @@
 """Warps of a block that run in step, at most four of them: what kernels of specialised warps add to the PTX machine.
 
-A team goes where a branch takes all of it, and splits where a branch parts its warps. It stops at everything that others
-may notice or that it may have to wait for, so that `jitrt/testing/ptx_warps.py` can let another one go on.
+A team goes where a branch takes all of it, and splits where a branch parts its warps. It stops at everything that
+others may notice or that it may have to wait for, so that `jitrt/testing/ptx_warps.py` can let another one go on.
 
 Semantics: PTX ISA 8.7.
 """

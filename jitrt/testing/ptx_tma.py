@@ -1,8 +1,9 @@
-"""What a tensor map of the PTX machine stands for: which bytes of memory a box is, and where each goes in shared memory.
+"""What tensor maps of the PTX machine stand for: the bytes of memory that a box is, and where they go in shared memory.
 
-Semantics: cuTensorMapEncodeTiled of the CUDA driver API, and "Tensors", PTX ISA 8.7. A box is laid out row by row, its
-16-byte pieces swapped inside of rows of the swizzle's width, by the address. What is outside the tensor is loaded as
-zero and not stored. A box's extents count elements before those in between are left out (`steps`).
+A box is laid out row by row, its 16-byte pieces swapped inside of rows of the swizzle's width, by the address. What is
+outside the tensor is loaded as zero and not stored.
+
+Semantics: cuTensorMapEncodeTiled of the CUDA driver API, and "Tensors", PTX ISA 8.7.
 """
 
 from __future__ import annotations
@@ -20,6 +21,14 @@ from jitrt.plan.schema import TensorMap
 
 MIXED = {32: 1, 64: 3, 128: 7}
 """By the width of a swizzle: the bits of an address, from bit 7 on, that are mixed into those from bit 4 on."""
+
+
+@dataclass(frozen=True)
+class SteppedMap(TensorMap):
+    """A tensor map of every `steps[d]`-th element alone. The box's extents count those in between, too. No plan has one
+    so far."""
+
+    steps: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -53,7 +62,7 @@ def box_at(map: TensorMap, coordinates: Sequence[int], shared: int, memory_bytes
     whose rows are narrower than the swizzle.
     """
     size = ITEMSIZE[map.dtype]
-    steps: tuple[int, ...] = getattr(map, "steps", ()) or (1,) * len(map.box)
+    steps = map.steps if isinstance(map, SteppedMap) else (1,) * len(map.box)
     if len(coordinates) != len(map.box):
         raise KernelError(f"{len(coordinates)} coordinates for a box of {len(map.box)} dimensions")
     if map.swizzle and map.box[-1] * size != map.swizzle:

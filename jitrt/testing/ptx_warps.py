@@ -1,4 +1,4 @@
-"""The PTX machine for kernels whose warps do different things: TMA, barriers in shared memory, products of several groups.
+"""The PTX machine for kernels of specialised warps: TMA, barriers in shared memory, products of several groups.
 
 A block's warps run in teams (`jitrt/testing/ptx_team.py`), one at a time, until all have returned. The machine finds
 wrong numbers, addresses, deadlocks, and whatever reads or overwrites shared memory with nothing to order it
@@ -90,7 +90,7 @@ class WarpBlock(Block):
         wanted = [barrier for team in running if (barrier := team.waiting_for())]
         useful = [index for index, (_, barrier, _, _) in enumerate(self._copies) if barrier in wanted]
         if not useful:
-            told = "; ".join(f"{team}" + (f" ({barrier})" if (barrier := team.waiting_for()) else "") for team in running)
+            told = "; ".join(f"{team} ({team.waiting_for() or 'a barrier of the block'})" for team in running)
             raise KernelError(f"all warps wait, and for nothing that comes: {told}")
         self._bring(useful[0 if self.seed is None else int(self._random.integers(len(useful)))])
 
