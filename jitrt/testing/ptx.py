@@ -272,6 +272,9 @@ class Block:
             return _ARITHMETIC[kind](x[0], x[1])
         if kind == "fma":
             return (x[0].astype(np.float64) * x[1] + x[2]).astype(np.float32)
+        if kind in ("div", "rem") and type[0] != "f":
+            whole = np.trunc(x[0] / x[1]).astype(x[0].dtype)  # exact: 32 bits
+            return whole if kind == "div" else x[0] - whole * x[1]
         if kind == "div":
             return x[0] / x[1]
         if kind == "ex2":

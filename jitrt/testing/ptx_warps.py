@@ -92,7 +92,7 @@ class WarpBlock(Block):
         if not useful:
             told = "; ".join(f"{team} ({team.waiting_for() or 'a barrier of the block'})" for team in running)
             raise KernelError(f"all warps wait, and for nothing that comes: {told}")
-        self._bring(useful[0 if self.seed is None else int(self._random.integers(len(useful)))])
+        self._bring(useful[-1 if self.seed is None else int(self._random.integers(len(useful)))])
 
     def _bring(self, index: int) -> None:
         box, barrier, phase, elements = self._copies.pop(index)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -29,9 +29,10 @@ def run(
     arrays: Sequence[Array],
     target: Target,
     machine: type[Block] = WatchedBlock,
+    edit: Callable[[str], str] = str,
 ) -> Array:
-    """The result of a candidate's launches, one after the other. Nothing else of it may be written; raises KernelError
-    if one warp races another."""
+    """The result of a candidate's launches, one after the other, their PTX changed by `edit`. Nothing else of it may be
+    written; raises KernelError if one warp races another."""
     lowered = template.lower(posed, config, target)
     given = zip(posed.body.inputs, posed.alignment, arrays, strict=False)
     storages = [Storage.make(v.type, alignment, array) for v, alignment, array in given]
@@ -60,7 +61,7 @@ def run(
     for call in lowered.calls:
         arguments = [plain(argument) for argument in plan_arguments(call, pointer_of)]
         built = build(call, posed, target)
-        run_ptx(built.asm["ptx"], call.grid, arguments, memory, built.metadata.shared, machine)
+        run_ptx(edit(built.asm["ptx"]), call.grid, arguments, memory, built.metadata.shared, machine)
     result.raw[...] = memory[bases[-1] : bases[-1] + result.raw.size]
     result.check_written(before)
     return result.view.copy()

@@ -24,6 +24,9 @@ STORE = "mov.u32 %t, %tid.x; mul.wide.u32 %a, %t, 4; st.global.b32 [%a], %x;"
         ("mov.u32 %l, %tid.x; mul.hi.u32 %x, %l, 0x80000000;", lambda lane: lane >> 1),
         ("mov.u32 %l, %tid.x; bfe.u32 %x, %l, 1, 3;", lambda lane: lane >> 1 & 7),
         ("mov.u32 %l, %tid.x; sub.s32 %m, %l, 9; bfe.s32 %x, %m, 0, 6;", lambda lane: (lane - 9 + 32) % 64 - 32),
+        ("mov.u32 %l, %tid.x; sub.s32 %m, %l, 16; div.s32 %x, %m, 5;", lambda lane: np.trunc((lane - 16) / 5)),
+        ("mov.u32 %l, %tid.x; sub.s32 %m, %l, 16; rem.s32 %x, %m, 5;", lambda lane: np.fmod(lane - 16, 5)),
+        ("mov.u32 %l, %tid.x; add.u32 %m, %l, -9; div.u32 %x, %m, 3;", lambda lane: (lane - 9) % 2**32 // 3),
         ("mov.u32 %l, %tid.x; prmt.b32 %x, %l, -1, 0x7601U;", lambda lane: lane << 8 | -65536),
         (
             "mov.u32 %l, %tid.x; setp.lt.u32 %p, %l, 5; selp.b32 %x, %l, 7, %p;",
