@@ -8,7 +8,6 @@ the plan in the cache.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
@@ -165,8 +164,9 @@ def build_plan(
     `optimize` makes the graph anew under other options. Raises CompileError listing every region that no template can
     run.
     """
-    started = time.perf_counter()
     check_buildable(optimized.graph, tuner.target)
+    tuner.lap("fusions")
     choices = tuner.select(problems_of(optimized.graph), share=_SEARCH)
-    refiner = Refiner(tuner, optimize, structure=structure, started=started)
+    tuner.lap("kernels")
+    refiner = Refiner(tuner, optimize, structure=structure)
     return refiner.refine(refiner.draft(optimized, choices, options)).file

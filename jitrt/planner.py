@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Any
@@ -57,9 +56,9 @@ def plan_of(
     options: Options,
     *,
     structure: object = None,
-    started: float | None = None,
+    seconds: Mapping[str, float] | None = None,
 ) -> PlanFile:
-    """The plan that runs every region by its choice, in order. `started` is when the build began."""
+    """The plan that runs every region by its choice, in order. `seconds` is what the build took, part by part."""
     from jitrt.assemble import Step, assemble
 
     regions, problems = _regions(optimized.graph), problems_of(optimized.graph)
@@ -71,14 +70,13 @@ def plan_of(
         Step(node, problem, choice.tactic, low, choice.binaries, choice.microseconds, choice.source)
         for node, problem, choice, low in zip(regions, problems, choices, lowered, strict=True)
     ]
-    seconds = 0.0 if started is None else time.perf_counter() - started
     return assemble(
         optimized.graph,
         steps,
         memory,
         arch=target.arch,
         structure=structure,
-        notes=_notes(optimized, target, options, memory, choices, seconds),
+        notes=_notes(optimized, target, options, memory, choices, seconds or {}),
         parallel=options.parallel,
     )
 
@@ -177,7 +175,12 @@ def _check_workspace(chosen: Mapping[Node, tuple[Tactic, Lowered]], limit: int |
 
 
 def _notes(
-    optimized: Optimized, target: Target, options: Options, memory: MemoryPlan, choices: Sequence[Any], seconds: float
+    optimized: Optimized,
+    target: Target,
+    options: Options,
+    memory: MemoryPlan,
+    choices: Sequence[Any],
+    seconds: Mapping[str, float],
 ) -> dict[str, object]:
     from jitrt.codegen.compile import describe_toolchain
 
@@ -188,7 +191,7 @@ def _notes(
         "decisions": optimized.report.to_json(),
         "memory": memory.to_json(),
         "tactics": {kind: _count(choices, kind) for kind in ("measured", "table")} | {"of": len(choices)},
-        "build_seconds": round(seconds, 3),
+        "seconds": {part: round(spent, 1) for part, spent in seconds.items()},
     }
 
 

@@ -53,7 +53,7 @@ class Gain:
 
 class Refiner:
     """Improves drafts of one network by timing them whole. `optimize` makes its graph anew under other options; without
-    it, rules stay as they are. `structure` and `started` are those of `plan_of`."""
+    it, rules stay as they are. `structure` is that of `plan_of`."""
 
     def __init__(
         self,
@@ -61,16 +61,15 @@ class Refiner:
         optimize: Optimize | None = None,
         *,
         structure: object = None,
-        started: float | None = None,
     ):
         self._tuner, self._optimize = tuner, optimize
-        self._structure, self._started = structure, started
+        self._structure = structure
         self._gains: list[Gain] = []
 
     def draft(self, optimized: Optimized, choices: Sequence[Choice], options: Options) -> Draft:
         """The plan that these choices make."""
         file = plan_of(
-            optimized, choices, self._tuner.target, options, structure=self._structure, started=self._started
+            optimized, choices, self._tuner.target, options, structure=self._structure, seconds=self._tuner.spent
         )
         return Draft(optimized, tuple(choices), options, file)
 
@@ -85,6 +84,7 @@ class Refiner:
             self._tactics()
         except KeyboardInterrupt:
             self._tuner.interrupt("interrupted: the plan stays as it stands")
+        self._tuner.lap("network")
         draft = self._best
         draft = self.draft(draft.optimized, draft.choices, draft.options)  # with all that its report says by now
         notes = {**draft.file.plan.notes, "gains": [asdict(gain) for gain in self._gains]}

@@ -139,6 +139,7 @@ def test_a_rule_that_the_network_is_faster_without_is_left_out(gain: float) -> N
     with Played(microseconds, rivals=0) as tuner:
         plan, told = built(tuner)
     (found,) = plan.notes["gains"]  # type: ignore[misc]
+    assert list(plan.notes["seconds"]) == ["fusions", "kernels", "network"]  # type: ignore[call-overload]
     assert found == {"name": "fuse_horizontal", "with_it": 10.0, "without": 10.0 - gain, "kept": gain < 1.0}
     if gain == 1.0:
         assert len(plan.layers) == 4

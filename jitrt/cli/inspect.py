@@ -72,6 +72,9 @@ def summary(plan: Plan, nbytes: int, archs: str) -> Table:
         ("arena", size(plan.arena_bytes)),
         ("file", size(nbytes)),
     ]
+    spent: Any = plan.notes.get("seconds")
+    if spent:
+        rows.append(("built in", ", ".join(f"{seconds:.1f} s for {part}" for part, seconds in spent.items())))
     return table(None, ("", ""), rows)
 
 

@@ -53,6 +53,7 @@ class Tuner:
         self._clock = Clock(None if seconds is None else (1 - _FINISH) * seconds)
         self._progress = progress
         self._interrupted = False
+        self._laps: dict[str, float] = {}
         self._stack = ExitStack()
         self._measurer = None if device is None else self._stack.enter_context(closing(GpuMeasurer(device)))
         self._folder = cache_dir() if cache else Path(self._stack.enter_context(tempfile.TemporaryDirectory()))
@@ -71,6 +72,15 @@ class Tuner:
     def over(self) -> bool:
         """The time is spent, or somebody pressed Ctrl-C."""
         return self._interrupted or self._clock.over
+
+    @property
+    def spent(self) -> dict[str, float]:
+        """Seconds of each part of the build that has ended."""
+        return dict(self._laps)
+
+    def lap(self, part: str) -> None:
+        """A part of the build has ended."""
+        self._laps[part] = self._laps.get(part, 0.0) + self._clock.elapsed - sum(self._laps.values())
 
     def select(
         self,

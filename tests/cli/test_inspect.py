@@ -24,6 +24,7 @@ def test_the_summary(jitrt: Any, plan_path: Path) -> None:
     assert "f16[2,3,4,4] strides [48, 1, 12, 3]" in out
     assert "2 of 2 different kernels" in out
     assert "12.5" in out
+    assert "4.0 s for fusions, 30.2 s for kernels" in out
 
 
 def test_layers_show_tactic_resources_and_the_users_line(jitrt: Any, plan_path: Path) -> None:
