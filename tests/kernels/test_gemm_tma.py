@@ -1,5 +1,5 @@
 """The Gluon kernel for 1x1 convolutions: what it takes, what it compiles to, and its barriers. The interpreter runs no
-Gluon: its numbers are checked on the GPU (tests/gpu/test_gemm_tma.py), beside those of its twin, conv2d."""
+Gluon: its numbers are checked as compiled (test_gemm_tma_compiled.py) and on the GPU (tests/gpu/test_gemm_tma.py)."""
 
 from __future__ import annotations
 

@@ -1,0 +1,118 @@
+"""gemm_tma as the compiler made it, on the PTX machine: numbers, and what each wait, arrival and fence in it is for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import replace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from jitrt.codegen.target import TARGETS, Target
+from jitrt.errors import KernelError
+from jitrt.graph import bf16
+from jitrt.graph.interpret import interpret
+from jitrt.kernels.base import Problem
+from jitrt.kernels.gemm_tma import GemmTma
+from jitrt.testing import random_operands
+from jitrt.testing.ptx_warps import EarlyWarpBlock, WarpBlock
+from tests.kernels import compiled
+from tests.kernels.pointwise_products import linear_problem, pointwise_problem
+
+ONE, TWO = (replace(TARGETS[90], sms=number) for number in (1, 2))
+TURNS = pointwise_problem((1, 96, 9, 12), 136, residual=True)
+
+
+def config(m: int = 64, n: int = 64, consumers: int = 2, stages: int = 3, **others: Any) -> dict[str, Any]:
+    usual = {"PARTS": 1, "BUFFERS": 2, "RESIDENT": False, "PROGRAMS": 1, "num_warps": 4}
+    return {"BLOCK_M": m, "BLOCK_N": n, "CONSUMERS": consumers, "STAGES": stages, **usual, **others}
+
+
+CASES: dict[str, tuple[Problem, dict[str, Any]]] = {
+    "residual, in turns": (TURNS, config()),
+    "residual, slots of their own": (TURNS, config(stages=4, BUFFERS=3)),
+    "w resident, in parts": (
+        pointwise_problem((3, 72, 7, 9), 104, residual=True),
+        config(consumers=1, stages=2, RESIDENT=True, PARTS=2),
+    ),
+    "eight warps": (pointwise_problem((2, 64, 9, 11), 136, bias=False), config(128, 128, 1, 2, num_warps=8)),
+    "stride 2": (pointwise_problem((2, 72, 18, 22), 64, stride=2, residual=True), config(consumers=1)),
+    "stride 2, runs": (pointwise_problem((1, 64, 6, 40), 72, stride=2), config(stages=2, BUFFERS=1)),
+    "slices": (pointwise_problem((1, 64, 13, 11), 72, gap=24, input_gap=8), config(BUFFERS=1)),
+    "bfloat16": (pointwise_problem((1, 136, 9, 9), 64, residual=True, dtype=bf16), config(stages=4)),
+    "linear": (linear_problem((3, 50, 80), 136), config(consumers=1, stages=4, BUFFERS=1)),
+}
+
+
+class Random(WarpBlock):
+    seed = 1
+
+
+def run(name: str, machine: type[WarpBlock], target: Target = TWO, text: str | None = None) -> float:
+    """The largest error, relative to the largest number."""
+    problem, chosen = CASES[name]
+    arrays = random_operands(problem)
+    (exact,) = interpret(problem.body, arrays, exact=True)
+    got = compiled.run(problem, GemmTma(), chosen, arrays, target, machine, lambda made: text or made)
+    return float(np.abs(got.astype(np.float64) - exact).max() / np.abs(exact).max())
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_numbers(name: str) -> None:
+    assert run(name, WarpBlock) < (4e-3 if name == "bfloat16" else 1e-3)
+
+
+@pytest.mark.parametrize("name", ["residual, in turns", "w resident, in parts", "stride 2"])
+@pytest.mark.parametrize("machine", [EarlyWarpBlock, Random])
+def test_numbers_whenever_copies_are_done(name: str, machine: type[WarpBlock]) -> None:
+    assert run(name, machine) < 1e-3
+
+
+# -- what is left out, or comes too early, is found out
+
+CHANGES: dict[str, tuple[str, str]] = {  # what the pattern's group becomes
+    "no wait for a barrier": (r"(\{\n\t\.reg \.pred complete;.*?\n\}\n)", ""),
+    "no arrival": (r"(@%p\d+ mbarrier\.arrive\.shared[^;]*;)", ""),
+    "bytes that are not announced": (r"(@%p\d+ mbarrier\.arrive\.expect_tx[^;]*;)", ""),
+    "too few bytes announced": (r"mbarrier\.arrive\.expect_tx[^;]*, (\d+);", "4096"),
+    "too many bytes announced": (r"mbarrier\.arrive\.expect_tx[^;]*, (\d+);", "65536"),
+    "no load": (r"(@%p\d+ cp\.async\.bulk\.tensor\.2d\.shared[^;]*;)", ""),
+    "no fence": (r"(fence\.proxy\.async[^;]*;)", ""),
+    "no wait for products": (r"(wgmma\.wait_group[^;]*;)", ""),
+    "a slot is released while it is read": (r"wgmma\.wait_group\.sync\.aligned (1);", "2"),
+    "no wait for a store": (r"(cp\.async\.bulk\.wait_group[^;]*;)", ""),
+    "a result's place is released while it is stored": (r"cp\.async\.bulk\.wait_group\.read \t(1);", "2"),
+    "no wait for the launch before": (r"(griddepcontrol\.wait;)", ""),
+    "warps do not meet before one releases a slot": (r"wgmma\.wait_group.*?(\tbar\.sync[^;]*;)", ""),
+    "warps do not meet before one stores": (r"stmatrix[^;]*;\n\tfence\.proxy.*?(\tbar\.sync[^;]*;)", ""),
+}
+
+
+@pytest.fixture(scope="module")
+def made() -> str:
+    """The PTX of two consumers that take turns."""
+    problem, chosen = CASES["residual, in turns"]
+    return str(compiled.build(GemmTma().lower(problem, chosen, ONE).calls[0], problem, ONE).asm["ptx"])
+
+
+def changed(made: str, pattern: str, other: str) -> Iterator[str]:
+    for found in re.finditer(pattern, made, re.S):
+        yield made[: found.start(1)] + other + made[found.end(1) :]
+
+
+@pytest.mark.parametrize("what", CHANGES)
+def test_a_change_of_the_protocol_is_found(what: str, made: str) -> None:
+    texts = list(changed(made, *CHANGES[what]))
+    assert texts
+    assert [number for number, text in enumerate(texts) if not is_found(text)] == []
+
+
+def is_found(text: str) -> bool:
+    for machine in (WarpBlock, Random):
+        try:
+            run("residual, in turns", machine, ONE, text)
+        except KernelError:
+            return True
+    return False
