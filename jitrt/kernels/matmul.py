@@ -133,14 +133,13 @@ def _source(value: Value) -> Value:
     return value if value.producer is None else value.producer.inputs[0]
 
 
-def make_batch(product: Product) -> Any:
-    """The function (m: batch index) -> (offset in a, offset in b) of that batch's first element."""
-    space = TileSpace(product.batch, tuple(range(len(product.batch))), None)
-    offsets = []
-    for type in (product.a.type, product.b.type):
-        lead = TensorType(type.dtype, type.shape[:-2], Layout(type.strides[:-2]))
-        offsets.append(space.address(lead).offset if product.batch else "0")
-    return function(f"@triton.jit\ndef batch(m):\n    return {offsets[0]} + m * 0, {offsets[1]} + m * 0\n", "batch")
+def make_offsets(batch: tuple[int, ...], types: Sequence[TensorType]) -> Any:
+    """The function (m: batch index) -> (offset of that batch's first element in a tensor of each type)."""
+    space = TileSpace(batch, tuple(range(len(batch))), None)
+    leads = [TensorType(type.dtype, type.shape[:-2], Layout(type.strides[:-2])) for type in types]
+    offsets = [space.address(lead).offset if batch else "0" for lead in leads]
+    told = ", ".join(f"{offset} + m * 0" for offset in offsets)
+    return function(f"@triton.jit\ndef batch(m):\n    return {told}\n", "batch")
 
 
 class MatmulTemplate(Template):
@@ -216,7 +215,7 @@ def launch(
         "BLOCK_M": config["BLOCK_M"],
         "BLOCK_N": config["BLOCK_N"],
         "BLOCK_K": config["BLOCK_K"],
-        "BATCH": make_batch(product),
+        "BATCH": make_offsets(product.batch, (product.a.type, product.b.type)),
         "DEPENDENT": target.arch >= 90,
         "APPLY": epilogue.apply,
         "STORE": epilogue.store,

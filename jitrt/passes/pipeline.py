@@ -21,6 +21,7 @@ from jitrt.passes.fuse_horizontal import FuseHorizontal
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_prologue import FusePrologue
 from jitrt.passes.fuse_vertical import fuse_vertical
+from jitrt.passes.join_attention import JoinAttention
 from jitrt.passes.join_branches import JoinBranches
 from jitrt.passes.join_conv_pool import JoinConvPool
 from jitrt.passes.join_mean_linear import JoinMeanLinear
@@ -45,6 +46,7 @@ from jitrt.passes.sink_views import sink_views
 from jitrt.passes.untranspose import untranspose
 
 RULES: tuple[Rule, ...] = (
+    JoinAttention(),
     FuseHorizontal(),
     JoinBranches(),
     JoinMeanLinear(),

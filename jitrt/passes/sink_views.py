@@ -1,7 +1,7 @@
 """Move permutes and reshapes below the elementwise ops that follow them, and permutes of rows below linear layers.
 
     add(permute(linear(x)), y)           ->  permute(add(linear(x), permute'(y)))
-    linear(permute(x, (1, 0, 2)), w)     ->  permute(linear(x, w), (1, 0, 2))
+    linear(permute(x, (1, 0, 2)), w)     ->  permute(linear(x, w), (1, 0, 2)), where heads follow
 
 so that an anchor and its elementwise followers stand side by side and fuse, and linear layers read even rows; what
 moves costs nothing, since a view is only a layout. Above elementwise ops views of graph inputs stay: there is no anchor
@@ -45,7 +45,8 @@ def _operands_above(graph: Graph, view: Node, reader: Node) -> list[Value] | Non
     """The reader's operands as it would read them above the view; None if it must stay below."""
     if isinstance(reader.op, Linear):
         x, weight = reader.inputs
-        return [view.inputs[0], weight] if x is view.output and keeps_columns(view) else None
+        fits = x is view.output and keeps_columns(view) and _splits_columns_next(graph, reader)
+        return [view.inputs[0], weight] if fits else None
     if not _computed(view.inputs[0]):
         return None
     if not reader.has(Trait.ELEMENTWISE) or isinstance(reader.op, Contiguous):
@@ -61,6 +62,15 @@ def _operands_above(graph: Graph, view: Node, reader: Node) -> list[Value] | Non
         return None
     moved = {v: _unpermute(graph, view, v) for v in others}
     return [view.inputs[0] if v is view.output else moved.get(v, v) for v in reader.inputs]
+
+
+def _splits_columns_next(graph: Graph, node: Node) -> bool:
+    """Whether the columns of a linear layer are taken apart next, past elementwise ops: into the heads of an attention,
+    which may lie in any order. A recurrence turns its rows back itself, and would have them copied."""
+    columns, reader = node.output.type.shape[-1], only_reader(graph, node.output)
+    while reader is not None and reader.has(Trait.ELEMENTWISE):
+        reader = only_reader(graph, reader.output)
+    return reader is not None and isinstance(reader.op, Reshape) and reader.op.shape[-1:] != (columns,)
 
 
 def _unpermute(graph: Graph, view: Node, value: Value) -> Value:

@@ -373,6 +373,14 @@ def test_networks_in_bfloat16(name: str) -> None:
     check(make(), inputs(2), "bf16")
 
 
+def test_attention_is_one_kernel() -> None:
+    torch.manual_seed(2)
+    make, inputs = NETWORKS["bert"]
+    plan = check(make(), inputs(2), "bf16")
+    assert sum(layer.tactic.startswith("attention(") for layer in plan.layers) == 2
+    assert not any(layer.tactic.startswith(("matmul(", "softmax(")) for layer in plan.layers)
+
+
 def test_what_is_computed_on_the_way_into_convolutions_saves_kernels() -> None:
     torch.manual_seed(4)
     model, x = Bottleneck().eval(), torch.randn(2, 6, 5, 6)

@@ -81,17 +81,24 @@ def test_a_reshape_of_rows_sinks_below_what_goes_along_the_columns(apply):
     assert [node.op.name for node in apply(sink_views, text).graph.nodes] == ["exp", "add", "reshape"]
 
 
-def test_a_permute_of_rows_sinks_below_a_linear_layer_even_from_an_input(apply):
+def test_a_permute_of_rows_sinks_below_a_linear_layer_that_makes_heads(apply):
     text = """
-        graph g(%x: f32[2,3,4], %w: f32[5,4], %b: f32[5]) {
+        graph g(%x: f32[2,3,4], %w: f32[6,4]) {
+          const %b: f32[6] = [1.0, 2.0, 3.0, 4.0, 5.0, 6.0]
           %0 = permute(%x) <order=(1, 0, 2)> : f32[3,2,4]
-          %1 = linear(%0, %w) <tf32=False> : f32[3,2,5]
-          %2 = add(%1, %b) : f32[3,2,5]
-          return %2
+          %1 = linear(%0, %w) <tf32=False> : f32[3,2,6]
+          %2 = add(%1, %b) : f32[3,2,6]
+          %3 = FOLLOWER
+          return %3
         }"""
-    graph = apply(sink_views, text).graph
-    assert [node.op.name for node in graph.nodes][:1] == ["linear"]
+    heads = "reshape(%2) <shape=(3, 2, 2, 3)> : f32[3,2,2,3]"
+    graph = apply(sink_views, text.replace("FOLLOWER", heads)).graph
+    assert [node.op.name for node in graph.nodes] == ["linear", "add", "permute", "reshape"]
     assert graph.nodes[0].inputs[0] is graph.inputs[0]
+    rows = "reshape(%2) <shape=(6, 6)> : f32[6,6]"
+    for follower in (rows, "softmax(%2) <axis=0> : f32[3,2,6]", "permute(%2) <order=(1, 0, 2)> : f32[2,3,6]"):
+        graph = apply(sink_views, text.replace("FOLLOWER", follower)).graph
+        assert [node.op.name for node in graph.nodes][:2] == ["permute", "linear"]
 
 
 @pytest.mark.parametrize(
@@ -105,9 +112,9 @@ def test_a_permute_of_rows_sinks_below_a_linear_layer_even_from_an_input(apply):
         "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n%2 = softmax(%1) <axis=1> : f32[3,2]",
         "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n%2 = contiguous(%1) : f32[3,2]{1,3}",
         "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n"
-        "%2 = linear(%1, %y) <tf32=False> : f32[3,3]",
+        "%9 = linear(%1, %y) <tf32=False> : f32[3,3]\n%2 = reshape(%9) <shape=(9,)> : f32[9]",
         "%0 = exp(%x) : f32[2,3]\n%1 = permute(%0) <order=(1, 0)> : f32[3,2]\n"
-        "%2 = linear(%y, %1) <tf32=False> : f32[3,3]",
+        "%9 = linear(%y, %1) <tf32=False> : f32[3,3]\n%2 = reshape(%9) <shape=(9,)> : f32[9]",
     ],
     ids=[
         "a view of an input",
