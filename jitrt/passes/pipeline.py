@@ -46,8 +46,8 @@ from jitrt.passes.sink_views import sink_views
 from jitrt.passes.untranspose import untranspose
 
 RULES: tuple[Rule, ...] = (
-    JoinAttention(),
     FuseHorizontal(),
+    JoinAttention(),
     JoinBranches(),
     JoinMeanLinear(),
     JoinStemPool(),
