@@ -30,9 +30,9 @@ from jitrt.runtime import Engine
 
 CAPTION = (
     "Memory in use is what the contestant adds while it runs: weights, activations, outputs, workspaces and CUDA "
-    "graphs' pools, not blocks that an allocator only keeps; of jitrt the code of its kernels too. Inputs, and kernels "
-    "that libraries load once for all, are nobody's. Lent is how much less of the GPU was free: with what allocators "
-    "keep, and with such kernels, which count for the first to call them."
+    "graphs' pools, not blocks that an allocator only keeps; of jitrt the code of its kernels too, of ONNX Runtime all "
+    "it was lent. Inputs, and kernels that libraries load once for all, are nobody's. Lent is how much less of the GPU "
+    "was free: with what allocators keep, and with such kernels, which count for the first to call them."
 )
 
 

@@ -277,8 +277,8 @@ def _configs(shape: Attention, target: Target) -> list[Config]:
             continue  # the wide tensor-core instruction takes 64 rows for each group of four warps
         if block_m < 64 and warps > block_m // 8:
             continue
-        if shape.ieee and block_m * max(block_n, *shape.blocks) > 1024 * warps:
-            continue
+        if shape.ieee and (block_n > 16 or block_m * max(shape.blocks) > 1024 * warps):
+            continue  # such products are unrolled over registers
         if _registers(config, shape) > 230 or _shared(config, shape) > 0.9 * target.shared:
             continue
         if stages <= max(1, -(-shape.keys // block_n)):
