@@ -122,3 +122,8 @@ class Order:
 def words_of(places: Array) -> Array:
     """The words that bytes belong to, each once."""
     return np.unique(places // WORD)
+
+
+def whole_words(places: Array, itemsize: int = 1) -> Array:
+    """The same, quicker, of elements that fill one word after another."""
+    return np.asarray(places.reshape(-1, WORD // itemsize)[:, 0] // WORD)

@@ -21,7 +21,7 @@ from jitrt.plan.schema import TensorMap
 from jitrt.testing.ptx import Instruction, Program, width_of
 from jitrt.testing.ptx_barrier import Barrier
 from jitrt.testing.ptx_hopper import HopperBlock
-from jitrt.testing.ptx_order import WORD, Order, words_of
+from jitrt.testing.ptx_order import WORD, Order, whole_words, words_of
 from jitrt.testing.ptx_tma import Box, box_at
 
 _WARP = 32
@@ -233,7 +233,7 @@ class Team(HopperBlock):
             if not self._asked and tensor.pointer.space != "constants":
                 raise KernelError(f"{self._who(warp)} comes before griddepcontrol.wait")
             box = box_at(tensor, coordinates, int(self._address(shared)[thread]), self.memory.size, self.shared.size)
-            words = words_of(box.shared)
+            words = whole_words(box.shared, box.itemsize)
             if loads:
                 barrier = self._at(operands[2], thread).used_by(warp, asynchronous=True)
                 self.around.order.copies(warp, words, barrier.number, barrier.phase, self._who(warp))
@@ -298,14 +298,14 @@ class Team(HopperBlock):
         access = self.around.order.reads if self._here.opcode[0] == "ldmatrix" else self.around.order.writes
         for rows, name in super()._matrices(address, registers):
             for warp, places in zip(self.warps, rows, strict=True):
-                access(int(warp), words_of(places), self._who(int(warp)))
+                access(int(warp), whole_words(places), self._who(int(warp)))
             yield rows, name
 
     def _places(self, register: str, rows: int, *, left: bool) -> Array:
         """Every warp of a product reads its rows of the left operand and all of the right one."""
         at = super()._places(register, rows, left=left)
         for index, warp in enumerate(self.warps):
-            words = words_of(at[16 * index : 16 * index + 16] if left else at)
+            words = whole_words(at[16 * index : 16 * index + 16] if left else at)
             self.around.order.reads(int(warp), words, self._who(int(warp)), asynchronous=True)
             self._reading[-1].append((int(warp), words))
         return at
