@@ -13,9 +13,10 @@ from jitrt.graph import DType, Graph, TensorType, b8, bf16, f16, f32
 from jitrt.graph.ops import Add, Cast, Exp, Matmul, Mul, Relu, Softmax, Where
 from jitrt.kernels.attention import AttentionTemplate, describe
 from jitrt.kernels.base import Problem, Tactic
-from jitrt.testing import check_problem, compiles, make_problem
+from jitrt.testing import check_problem, compiles, make_problem, random_operands
 from jitrt.testing.check import disagrees
 from jitrt.testing.interpreter import run_interpreted
+from tests.kernels import compiled
 
 
 def attention(
@@ -118,6 +119,19 @@ def test_scores_of_any_size_and_rows_that_see_nothing() -> None:
 )
 def test_compiles_without_spills(problem: Problem, config: dict[str, Any]) -> None:
     compiles(problem, AttentionTemplate(), config)
+
+
+@pytest.mark.parametrize(
+    ("problem", "config"),
+    [
+        pytest.param(attention((1, 2), 40, 90, 32, 64), config(32, 32, 2, 3), id="three stages"),
+        pytest.param(attention((1, 2), 19, 90, 64, 64, joint=True, mask=b8), config(16, 64, 1, 2), id="masked"),
+    ],
+)
+def test_what_was_compiled_is_right_on_the_ptx_machine(problem: Problem, config: dict[str, Any]) -> None:
+    arrays = random_operands(problem)
+    got = compiled.run(problem, AttentionTemplate(), config, arrays, TARGETS[90])
+    assert disagrees(problem, arrays, got) is None
 
 
 @pytest.mark.parametrize("arch", [80, 90, 100])
