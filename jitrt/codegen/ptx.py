@@ -1,4 +1,4 @@
-"""What ptxas gets wrong, said in PTX that it gets right.
+"""What ptxas or Triton get wrong, said in PTX that comes out right.
 
 A packed addition of which one half is used, with a constant, becomes an addition of 0 to that half:
 
@@ -7,6 +7,16 @@ A packed addition of which one half is used, with a constant, becomes an additio
 
 Seen in ptxas 12.8 to 13.1 for sm_90 and sm_100 (https://github.com/triton-lang/triton/issues/11581 is the same bug).
 LLVM adds two halves at once wherever it can show that indices fit 16 bits: an image of 7 by 7, a few programs.
+
+A product (wgmma) whose left operand lies in registers may be under way still when its loop begins anew and computes the
+next left operand into the same registers:
+
+    wgmma.mma_async {sums}, {%r1, ...}, ...;  wgmma.commit_group;  wgmma.wait_group 1;  @%p1 bra LOOP;      // Triton's
+    HGMMA R24, R104, ... gsb0;  WARPGROUP.DEPBAR.LE gsb0, 0x1;  @P1 BRA LOOP;  LOOP: LDSM R104, ...         // ptxas's
+
+PTX forbids that ("wgmma.wait_group: accessing the input register ... is undefined behavior"); Triton 3.6 and 3.7 do it
+(https://github.com/triton-lang/triton/issues/9433, where it gave wrong numbers on an H100), ptxas before 13.3 leaves it
+so (#11781 there). The last wait of the loop waits for all products instead.
 """
 
 from __future__ import annotations
@@ -20,6 +30,36 @@ _HALVES = (
     "add.s16 %low, %low, %low2; add.s16 %high, %high, %high2; mov.b32 {out}, {{%low, %high}}; }}"
 )
 
+_LEFT_IN_REGISTERS = re.compile(r"wgmma\.mma_async[^;]*\},\s*\{")
+_WAIT = "wgmma.wait_group.sync.aligned "
+_LABEL = re.compile(r"\s*([$\w]+):")
+_BRANCH = re.compile(r"\bbra(?:\.uni)?\s+([$\w]+);")
+
+
+def safe(ptx: str) -> str:
+    """PTX that says the same, and that ptxas gets right."""
+    return waiting_in_loops(without_packed_adds(ptx))
+
+
+def waiting_in_loops(ptx: str) -> str:
+    """PTX whose loops end with no product under way that reads registers; the same text if there is no such loop."""
+    if not _LEFT_IN_REGISTERS.search(ptx):
+        return ptx
+    lines = ptx.split("\n")
+    seen: set[str] = set()
+    last = None  # the wait after which no product was started
+    for at, line in enumerate(lines):
+        if label := _LABEL.match(line):
+            seen.add(label[1])
+        branch = _BRANCH.search(line)
+        if _WAIT in line:
+            last = at
+        elif "wgmma." in line:
+            last = None
+        elif last is not None and branch is not None and branch[1] in seen:
+            lines[last] = re.sub(rf"({_WAIT})\d+", r"\g<1>0", lines[last])
+    return "\n".join(lines)
+
 
 def without_packed_adds(ptx: str) -> str:
     """PTX that adds 16-bit halves one at a time; the same text if it does already.
@@ -31,9 +71,9 @@ def without_packed_adds(ptx: str) -> str:
 
 
 def corrected(built: Any, backend: Any, options: Any) -> bytes:
-    """The cubin of what `triton.compile` built with these options of this backend, assembled anew if its PTX is of the
-    kind that ptxas gets wrong."""
+    """The cubin of what `triton.compile` built with these options of this backend, assembled anew if its PTX is of a
+    kind that comes out wrong."""
     ptx = built.asm["ptx"]
-    safe = without_packed_adds(ptx)
-    cubin: bytes = built.asm["cubin"] if safe == ptx else backend.make_cubin(safe, {}, options, backend.target.arch)
+    text = safe(ptx)
+    cubin: bytes = built.asm["cubin"] if text == ptx else backend.make_cubin(text, {}, options, backend.target.arch)
     return cubin

@@ -88,11 +88,15 @@ class HopperBlock(Block):
         """A thread's copy to a place of shared memory begins, or ends."""
 
     def _product(self, opcode: tuple[str, ...], operands: tuple[str, ...]) -> None:
-        """m64nNk16 of 16-bit floats, both operands in shared memory, rows of consecutive k."""
+        """m64nNk16 of 16-bit floats: operands in shared memory, rows of consecutive k, or the left one in registers."""
         found = re.search(r"\.m64n(\d+)k16\.f32\.(b?f16)\.\2$", ".".join(opcode))
-        if found is None or operands[4:] != ("1", "1", "0", "0") or self.program.threads != 128:
+        held = operands[1].startswith("{")
+        if found is None or operands[4:] != ("1", "1", "0", "0")[: 4 - held] or self.program.threads != 128:
             raise KernelError(f"the PTX machine does not know {'.'.join(opcode)} {operands[4:]}")
-        left = self._operand(operands[1], 64, found[2], left=True)
+        if held:
+            left = self._held([name.strip() for name in operands[1].strip("{}").split(",")], found[2])
+        else:
+            left = self._operand(operands[1], 64, found[2], left=True)
         right = self._operand(operands[2], int(found[1]), found[2], left=False)
         total = (left @ right.T).astype(np.float32)
         adds = self._read(operands[3], "pred")[0] != 0
@@ -106,6 +110,17 @@ class HopperBlock(Block):
     def _operand(self, register: str, rows: int, type: str, *, left: bool) -> Array:
         """The `rows` x 16 numbers that a descriptor of shared memory stands for."""
         return self.shared[self._places(register, rows, left=left)].view(dtype_of(type)).astype(np.float64)
+
+    def _held(self, names: list[str], type: str) -> Array:
+        """The 64 x 16 numbers that four registers of every thread hold, two each."""
+        thread = np.arange(128)
+        row, column = thread // 32 * 16 + thread % 32 // 4, 2 * (thread % 4)
+        left = np.zeros((64, 16))
+        for at, name in enumerate(names):
+            pair = np.ascontiguousarray(self._read(name, "b32")).view(dtype_of(type)).reshape(-1, 2)
+            for i in range(2):
+                left[row + at % 2 * 8, column + at // 2 * 8 + i] = pair[:, i]
+        return left
 
     def _places(self, register: str, rows: int, *, left: bool) -> Array:
         """Where their bytes are: (rows, 32)."""

@@ -4,7 +4,7 @@ The machine runs all threads in step, so that a barrier that is missing does no 
 byte of shared memory which warps read and wrote it since the last barrier of the block: two of them at the same byte,
 one writing, is a race. A copy (`cp.async`) writes from when it is started to when it is waited for, a product (`wgmma`)
 reads from when it is started to when it is waited for, whatever barriers lie between, and each of its warps reads its
-own rows of the left operand.
+own rows of the left operand; or registers, which nobody may write meanwhile.
 """
 
 from __future__ import annotations
@@ -34,6 +34,8 @@ class WatchedBlock(HopperBlock):
         self._in_use = np.zeros(self.shared.size, int)  # by how many products under way
         self._opened: list[tuple[Array, int]] = []  # what products read, and which warp, in no group yet
         self._products: list[list[tuple[Array, int]]] = []  # and groups of such, not waited for
+        self._registers: list[set[str]] = []  # that these groups read
+        self._opened_registers: set[str] = set()
 
     def _guarded(self, instruction: Instruction) -> Array:
         self._step += 1
@@ -42,9 +44,11 @@ class WatchedBlock(HopperBlock):
             self._now += 1
         if instruction.opcode[:2] == ("wgmma", "commit_group"):
             self._products.append(self._opened)
-            self._opened = []
+            self._registers.append(self._opened_registers)
+            self._opened, self._opened_registers = [], set()
         if instruction.opcode[:2] == ("wgmma", "wait_group"):
             while len(self._products) > int(instruction.operands[0]):
+                self._registers.pop(0)
                 for at, warp in self._products.pop(0):
                     self._in_use[at] -= 1
                     self._reads(at, warp)
@@ -105,6 +109,15 @@ class WatchedBlock(HopperBlock):
             self._in_use[mine] += 1
             self._opened.append((mine, warp))
         return at
+
+    def _held(self, names: list[str], type: str) -> Array:
+        self._opened_registers.update(names)
+        return super()._held(names, type)
+
+    def _write(self, operand: str, value: Array, on: Array) -> None:
+        if operand in self._opened_registers or any(operand in names for names in self._registers):
+            raise KernelError(f"a race: {self._here} writes {operand}, which a product may still read")
+        super()._write(operand, value, on)
 
     def _copied(self, place: int, size: int, thread: int) -> None:
         self._writes(np.arange(place, place + size), thread // _WARP)

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.compile import compile_call
-from jitrt.codegen.ptx import without_packed_adds
+from jitrt.codegen.ptx import waiting_in_loops, without_packed_adds
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import Graph, TensorType, f16, i32
 from jitrt.graph.ops import Cast
@@ -106,3 +106,34 @@ def test_what_is_compiled_adds_no_halves_at_once(arch: int, tmp_path: Path) -> N
     code = sass(compile_call(call, make_problem(g), TARGETS[arch]).cubin, tmp_path)
     assert "STG" in code
     assert "VIADD.16x2" not in code
+
+
+PRODUCT = "wgmma.mma_async.sync.aligned.m64n8k16.f32.f16.f16 {%a,%b,%c,%d}, LEFT, %r, %p1, 1, 1, 0;"
+LOOP = """\t@%p2 bra $DONE;
+$LOOP:   // a comment
+\twgmma.fence.sync.aligned;
+\tPRODUCT
+\twgmma.commit_group.sync.aligned;
+\twgmma.wait_group.sync.aligned 1;
+\tPRODUCT
+\twgmma.commit_group.sync.aligned;
+\twgmma.wait_group.sync.aligned WAIT;
+\t@%p3 bra $NEXT;
+$NEXT:
+\t@%p4 bra $LOOP;
+$DONE:
+\twgmma.wait_group.sync.aligned 0;""".replace("PRODUCT", PRODUCT)
+
+
+def test_a_loop_with_a_left_operand_in_registers_ends_with_all_products_done() -> None:
+    ours = LOOP.replace("LEFT", "{%e,%f,%g,%h}")
+    assert waiting_in_loops(ours.replace("WAIT", "1")) == ours.replace("WAIT", "0")
+
+
+@pytest.mark.parametrize("left", ["%l", "{%e,%f,%g,%h}"])
+def test_other_waits_stay_as_they_are(left: str) -> None:
+    """Operands in shared memory are double-buffered; what is not the end of a loop may go on."""
+    text = LOOP.replace("LEFT", left).replace("WAIT", "1")
+    if left[0] == "{":
+        text = text.replace("@%p4 bra $LOOP;", "@%p4 bra $DONE;")
+    assert waiting_in_loops(text) == text

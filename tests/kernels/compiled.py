@@ -10,6 +10,7 @@ import pytest
 import triton
 
 from jitrt.codegen.compile import compile_call
+from jitrt.codegen.ptx import safe
 from jitrt.codegen.target import Target
 from jitrt.graph.op import Array
 from jitrt.kernels.base import Config, KernelCall, Operand, Problem, Result, Template, Workspace
@@ -29,10 +30,10 @@ def run(
     arrays: Sequence[Array],
     target: Target,
     machine: type[Block] = WatchedBlock,
-    edit: Callable[[str], str] = str,
+    edit: Callable[[str], str] = safe,
 ) -> Array:
-    """The result of a candidate's launches, one after the other, their PTX changed by `edit`. Nothing else of it may be
-    written; raises KernelError if one warp races another."""
+    """The result of a candidate's launches, one after the other, their PTX changed by `edit`, as the build does if
+    nothing else is said. Nothing else of it may be written; raises KernelError if one warp races another."""
     lowered = template.lower(posed, config, target)
     given = zip(posed.body.inputs, posed.alignment, arrays, strict=False)
     storages = [Storage.make(v.type, alignment, array) for v, alignment, array in given]

@@ -16,7 +16,9 @@ from jitrt.graph.interpret import interpret
 from jitrt.graph.op import Array
 from jitrt.graph.ops import MaxPool
 from jitrt.kernels.base import Problem, Template
+from jitrt.kernels.conv1x1 import Conv1x1
 from jitrt.kernels.conv2d import Conv2d
+from jitrt.kernels.depthwise_pointwise import DepthwisePointwise
 from jitrt.kernels.stem_pool import StemPoolTemplate
 from jitrt.testing import random_operands
 from jitrt.testing.ptx import Instruction, run_ptx
@@ -24,6 +26,8 @@ from jitrt.testing.ptx_hopper import HopperBlock
 from jitrt.testing.ptx_races import WatchedBlock
 from tests.kernels import compiled
 from tests.kernels.convolutions import conv_problem
+from tests.kernels.test_conv1x1 import computed
+from tests.kernels.test_depthwise_pointwise import separable
 from tests.kernels.test_stem_pool import stem
 
 GOOGLENETS = stem((1, 3, 64, 64), 64, pool=MaxPool((3, 3), (2, 2), (0, 0), ceil_mode=True), cast_from=f32)
@@ -53,6 +57,17 @@ CASES: dict[str, tuple[Problem, Template, dict[str, Any]]] = {
 }
 
 
+IN_REGISTERS: dict[str, tuple[Problem, Template, dict[str, Any]]] = {
+    "1x1, gated": (
+        computed("gate", (1, 256, 8, 8), 16),
+        Conv1x1(),
+        tile(64, 16, 128, 2) | {"ALIGNED": False},
+    ),
+    "depthwise and 1x1": (separable((1, 96, 8, 8), 32), DepthwisePointwise(), tile(64, 32, 32, 2)),
+}
+CASES |= IN_REGISTERS
+
+
 @pytest.mark.parametrize("name", CASES)
 def test_numbers(name: str) -> None:
     problem, template, config = CASES[name]
@@ -60,6 +75,14 @@ def test_numbers(name: str) -> None:
     (exact,) = interpret(problem.body, arrays, exact=True)
     got = compiled.run(problem, template, config, arrays, TARGETS[90])
     assert np.abs(got.astype(np.float64) - exact).max() < 2e-3 * np.abs(exact).max()
+
+
+@pytest.mark.parametrize("name", IN_REGISTERS)
+def test_triton_computes_a_left_operand_that_a_product_may_still_read(name: str) -> None:
+    """If this fails, Triton waits for it by now, and jitrt/codegen/ptx.py need not."""
+    problem, template, config = CASES[name]
+    with pytest.raises(KernelError, match="which a product may still read"):
+        compiled.run(problem, template, config, random_operands(problem), TARGETS[90], edit=str)
 
 
 class Barriers(WatchedBlock):
