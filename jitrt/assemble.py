@@ -179,7 +179,6 @@ def physical(data: Array, type: TensorType) -> Array:
 def _layer(step: Step) -> Layer:
     anchor = anchor_of(step.problem.body)
     node = step.node
-    moved = sum(v.type.nbytes for v in (*node.inputs, *node.outputs))
     kind = anchor.op.name if anchor else "pointwise"
     assert isinstance(node.op, Region)
     return Layer(
@@ -189,7 +188,7 @@ def _layer(step: Step) -> Layer:
         location=node.loc,
         tactic=str(step.tactic),
         microseconds=step.microseconds,
-        bytes=moved,
+        bytes=step.problem.moved_bytes,
         flops=node.op.flops([v.type for v in node.inputs], [v.type for v in node.outputs]),
         source=_SOURCES[step.source],
     )

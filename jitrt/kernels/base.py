@@ -20,7 +20,7 @@ from jitrt.codegen.target import TARGETS, Target
 from jitrt.errors import GraphError, JitrtWarning
 from jitrt.graph.graph import Graph, Node, Value, anchors_of
 from jitrt.graph.op import Array
-from jitrt.graph.ops import Region
+from jitrt.graph.ops import Gather, Region
 from jitrt.graph.rebuild import rebuild
 from jitrt.graph.text import to_text
 from jitrt.graph.types import Layout, TensorType
@@ -60,6 +60,12 @@ class Problem:
         """All nodes that do real work, in order."""
         return anchors_of(self.body)
 
+    @property
+    def moved_bytes(self) -> int:
+        """Bytes that move at least: every operand once, and the output. Of what is only gathered from, such as a table
+        of embeddings, no more than is taken."""
+        return sum(_read_bytes(value) for value in self.body.inputs) + self.output.type.nbytes
+
     @classmethod
     def of(cls, node: Node) -> Problem:
         """The problem a region node of a laid-out graph poses."""
@@ -73,6 +79,12 @@ class Problem:
         clean.name = "region"
         alignment = tuple(_alignment(v.type) for v in (*node.inputs, *node.outputs))
         return cls(clean, tuple(v.is_constant for v in node.inputs), alignment)
+
+
+def _read_bytes(value: Value) -> int:
+    if not value.uses or any(not isinstance(user.op, Gather) or index for user, index in value.uses):
+        return value.type.nbytes
+    return min(value.type.nbytes, sum(user.output.type.nbytes for user in value.users))
 
 
 def _alignment(type: TensorType) -> int:

@@ -21,9 +21,8 @@ _WARPS = 64  # warps an SM holds
 
 def floor_seconds(problem: Problem, target: Target) -> float:
     """The roofline: every operand read and the output written once, or the arithmetic at the peak rate."""
-    moved = sum(v.type.nbytes for v in (*problem.body.inputs, problem.output))
     arithmetic = sum(_node_flops(node) / _rate(node, target) for node in problem.body.nodes)
-    return max(moved / target.bandwidth, arithmetic)
+    return max(problem.moved_bytes / target.bandwidth, arithmetic)
 
 
 def weight(problem: Problem, target: Target) -> float:

@@ -75,6 +75,16 @@ def test_whatever_the_index_nothing_outside_is_read() -> None:
     np.testing.assert_array_equal(run_interpreted(problem, tactic, [x, index]), x[[0, 0, 0, 2, 2]])
 
 
+def test_of_a_table_only_what_is_taken_moves() -> None:
+    """Two rows of a thousand, and all of a table that is shorter than what is taken of it."""
+    assert gathered((1000, 8), (2, 1), 0).moved_bytes == 2 * 8 * 4 + 2 * 8 + 2 * 8 * 4
+    assert gathered((3, 8), (9, 1), 0).moved_bytes == 3 * 8 * 4 + 9 * 8 + 9 * 8 * 4
+    g = Graph()
+    table, index = g.add_input("table", TensorType(i64, (50, 1))), g.add_input("index", TensorType(i64, (1, 1)))
+    g.mark_output(g.add(Gather(0), table, g.add(Add(), index, table)))
+    assert make_problem(g).moved_bytes == 50 * 8 + 8 + 50 * 8  # the table is read besides
+
+
 def test_what_surrounds_a_gather_is_fused() -> None:
     """relu(gather(sigmoid(x), i + j) * scale), in channels-last."""
     g = Graph()
