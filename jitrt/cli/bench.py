@@ -5,8 +5,8 @@ cudnn-fused (batch norm folded, cuDNN's fused convolutions, one CUDA graph); of 
 installed. A plan file is timed alone: it has no PyTorch model. --layers adds each layer of jitrt's with its bytes,
 FLOPs and floor; --layers-vs-cudnn times every convolution alone, on rotated buffers, beside cuDNN's.
 
-Throughput, Latency, Enqueue Time and GPU Compute Time are what trtexec means by them. Memory in use is measured too; the
-table says what counts.
+Throughput, Latency, Enqueue Time and GPU Compute Time are what trtexec means by them. Memory in use is measured too;
+the table says what counts.
 """
 
 from __future__ import annotations
