@@ -129,6 +129,8 @@ class HopperBlock(Block):
         if mode not in _SWIZZLES:
             raise KernelError("the PTX machine does not know operands of wgmma that are not swizzled")
         pitch, mixed = _SWIZZLES[mode]
+        if descriptor >> 49 & 7 or start >> 7 & mixed:
+            raise KernelError(f"the PTX machine does not know an operand of wgmma at {start}, inside of its swizzle")
         row = np.arange(rows)
         at = start + (row // 8 * group + row % 8 * pitch)[:, None] + np.arange(32)
         return np.asarray(at ^ (at >> 7 & mixed) << 4)

@@ -158,6 +158,13 @@ def test_a_product_reads_until_it_is_waited_for(groups: int, place: int, races: 
         run_ptx(text, 1, [0], np.zeros(512, np.uint8), 8192, WatchedBlock)
 
 
+def test_an_operand_of_a_product_begins_where_its_swizzle_does() -> None:
+    descriptors = f"mov.u64 %l, {SWIZZLE | ROWS | 128 >> 4}; mov.u64 %r, {SWIZZLE | ROWS | 4096 >> 4};"
+    text = f"{BEGIN.replace('reqntid 32', 'reqntid 128')} {descriptors} {PRODUCT} ret;\n}}"
+    with pytest.raises(KernelError, match="at 128, inside of its swizzle"):
+        run_ptx(text, 1, [0], np.zeros(512, np.uint8), 8192, WatchedBlock)
+
+
 class Later(WatchedBlock):
     """One that waits for a product an iteration later than the kernel says."""
 
