@@ -17,6 +17,13 @@ next left operand into the same registers:
 PTX forbids that ("wgmma.wait_group: accessing the input register ... is undefined behavior"); Triton 3.6 and 3.7 do it
 (https://github.com/triton-lang/triton/issues/9433, where it gave wrong numbers on an H100), ptxas before 13.3 leaves it
 so (#11781 there). The last wait of the loop waits for all products instead.
+
+What threads copy into shared memory (cp.async) must pass a fence before the tensor cores of sm_100 read it there:
+
+    cp.async.wait_group 2;  bar.sync 0;  fence.proxy.async.shared::cta;  tcgen05.mma ...;
+
+Triton 3.6 and 3.7.0 leave the fence out, which gave wrong numbers on B200s (https://github.com/pytorch/pytorch/issues/181248);
+3.7.1 has it. On sm_90 3.6 leaves it out before wgmma, too, as all versions did before, and nobody saw it matter there.
 """
 
 from __future__ import annotations
@@ -32,13 +39,14 @@ _HALVES = (
 
 _LEFT_IN_REGISTERS = re.compile(r"wgmma\.mma_async[^;]*\},\s*\{")
 _WAIT = "wgmma.wait_group.sync.aligned "
+_FENCE = "\tfence.proxy.async.shared::cta;"
 _LABEL = re.compile(r"\s*([$\w]+):")
 _BRANCH = re.compile(r"\bbra(?:\.uni)?\s+([$\w]+);")
 
 
 def safe(ptx: str) -> str:
     """PTX that says the same, and that ptxas gets right."""
-    return waiting_in_loops(without_packed_adds(ptx))
+    return fenced(waiting_in_loops(without_packed_adds(ptx)))
 
 
 def waiting_in_loops(ptx: str) -> str:
@@ -59,6 +67,24 @@ def waiting_in_loops(ptx: str) -> str:
         elif last is not None and branch is not None and branch[1] in seen:
             lines[last] = re.sub(rf"({_WAIT})\d+", r"\g<1>0", lines[last])
     return "\n".join(lines)
+
+
+def fenced(ptx: str) -> str:
+    """PTX in which a fence stands between copies that arrived and tcgen05.mma; the same text if it does already."""
+    if "tcgen05.mma" not in ptx:
+        return ptx
+    out: list[str] = []
+    waited, unfenced = False, None  # unfenced: where a fence would belong
+    for line in ptx.split("\n"):
+        if "tcgen05.mma" in line and unfenced is not None:
+            out.insert(unfenced, _FENCE)
+        if "tcgen05.mma" in line or "fence.proxy.async" in line:
+            unfenced = None
+        out.append(line)
+        if waited and "bar.sync" in line:
+            unfenced = len(out)
+        waited = "cp.async.wait_group" in line
+    return "\n".join(out)
 
 
 def without_packed_adds(ptx: str) -> str:

@@ -12,13 +12,16 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.compile import compile_call
-from jitrt.codegen.ptx import waiting_in_loops, without_packed_adds
+from jitrt.codegen.ptx import fenced, waiting_in_loops, without_packed_adds
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import Graph, TensorType, f16, i32
 from jitrt.graph.ops import Cast
 from jitrt.kernels.base import KernelCall, Result
+from jitrt.kernels.conv2d import Conv2d
 from jitrt.testing import make_problem
 from jitrt.testing.ptx import run_ptx
+from tests.kernels import compiled
+from tests.kernels.convolutions import conv_problem
 
 TOOLS = Path(triton.__file__).parent / "backends" / "nvidia" / "bin"
 ONE_HALF = """.version 8.7
@@ -137,3 +140,36 @@ def test_other_waits_stay_as_they_are(left: str) -> None:
     if left[0] == "{":
         text = text.replace("@%p4 bra $LOOP;", "@%p4 bra $DONE;")
     assert waiting_in_loops(text) == text
+
+
+COPIED = """\tcp.async.wait_group \t4;
+\tbar.sync \t0;FENCE
+\t@%p1 bra \t$NEXT;
+\t@%p2 tcgen05.mma.cta_group::1.kind::f16 [ %r1 + 0 ], %rd1, %rd2, %r2, %p3;
+$NEXT:
+\tcp.async.wait_group \t0;
+\tbar.sync \t0;"""
+
+
+def test_a_fence_stands_between_copies_and_products() -> None:
+    """Not behind the last copies, which no product reads; one that is there is enough."""
+    with_fence = COPIED.replace("FENCE", "\n\tfence.proxy.async.shared::cta;")
+    assert fenced(COPIED.replace("FENCE", "")) == with_fence
+    assert fenced(with_fence) == with_fence
+    plain = COPIED.replace("FENCE", "").replace("tcgen05.mma", "mma")
+    assert fenced(plain) == plain
+
+
+@pytest.mark.parametrize("size", [64, 128])
+def test_what_is_compiled_for_sm_100_is_fenced(size: int) -> None:
+    """By Triton or by jitrt: taking all fences out and putting them in again gives one before every product."""
+    problem = conv_problem((2, 64, 9, 11), size, (3, 3), padding=((1, 1), (1, 1)))
+    tiles = {"BLOCK_M": 128, "BLOCK_N": 64, "BLOCK_K": 64, "SPLIT_K": 1, "EARLY": False, "FLATTEN": False}
+    (call,) = Conv2d().lower(problem, {**tiles, "num_warps": 4, "num_stages": 3}, TARGETS[100]).calls
+    built = compiled.build(call, problem, TARGETS[100])
+    bare = re.sub(r"\tfence\.proxy\.async\.shared::cta;\n", "", built.asm["ptx"])
+    loops = re.findall(
+        r"cp\.async\.wait_group[^;]*;\s*bar\.sync[^;]*;(?:(?!cp\.async\.wait)[\s\S])*?tcgen05\.mma", fenced(bare)
+    )
+    assert loops
+    assert all(loop.count("fence.proxy.async") == 1 for loop in loops)
