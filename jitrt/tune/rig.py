@@ -6,8 +6,11 @@ A candidate is timed; one about to win is verified, also on large numbers and Na
 from __future__ import annotations
 
 from collections import OrderedDict
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
+from functools import partial
 
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import Target
@@ -19,16 +22,19 @@ from jitrt.tune.bench import Bench
 from jitrt.tune.candidates import Candidate
 from jitrt.tune.session import Session
 from jitrt.tune.timing_cache import Record
+from jitrt.tune.verify import Trial, make_trial
 from jitrt.tune.worker import time_limit
 
 _SESSION_SHARE = 0.5  # of the free memory, for buffers of problems at hand
 _OUT_OF_MEMORY = 2
+_THREADS = 4  # that make trials while the GPU is busy
+_MOST_TRIALS = 32
 
 
 @dataclass(frozen=True)
 class Job:
     """One candidate to verify and time. `best` is the time to beat in microseconds, if there is one; a candidate that
-    keeps the GPU for more than `patience` seconds hangs."""
+    keeps the GPU for more than `patience` seconds hangs. `coming` are problems whose first candidates come soon."""
 
     problem: Problem
     candidate: Candidate
@@ -36,6 +42,7 @@ class Job:
     target: Target
     best: float | None = None
     patience: float = 10.0
+    coming: tuple[Problem, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -57,9 +64,12 @@ class Rig:
             self._stream = driver.create_stream()
             self._room = int(driver.memory_info()[0] * _SESSION_SHARE)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
+        self._threads = ThreadPoolExecutor(_THREADS, "jitrt-trials")
+        self._trials: OrderedDict[str, tuple[Future[Trial], Future[Trial]]] = OrderedDict()  # plain and special
 
     def measure(self, job: Job) -> Outcome:
         """Verify, then time. Never raises for what the candidate does."""
+        self._expect(job.coming)
         try:
             with self.driver.active():
                 return self._hear(job)
@@ -69,9 +79,20 @@ class Rig:
 
     def close(self) -> None:
         """Give everything back."""
+        self._threads.shutdown(cancel_futures=True)
         with self.driver.active():
             self._forget_all()
             self.driver.destroy_stream(self._stream)
+
+    def _expect(self, problems: Sequence[Problem]) -> None:
+        """Start on the trials of problems: their references take the host longer than a candidate takes the GPU."""
+        for problem in problems:
+            if problem.key not in self._sessions and problem.key not in self._trials:
+                plain = self._threads.submit(make_trial, problem)
+                self._trials[problem.key] = plain, self._threads.submit(partial(make_trial, problem, special=True))
+        while len(self._trials) > _MOST_TRIALS:  # of problems that never came
+            for trial in self._trials.popitem(last=False)[1]:
+                trial.cancel()
 
     def _hear(self, job: Job) -> Outcome:
         """A wrong candidate gets a second hearing on fresh buffers: an earlier one may have written where nothing
@@ -115,7 +136,8 @@ class Rig:
         if key in self._sessions:
             self._sessions.move_to_end(key)
             return self._sessions[key]
-        session = Session(self.driver, problem, self._stream)
+        plain, special = self._trials.pop(key, (None, None))
+        session = Session(self.driver, problem, self._stream, plain.result() if plain else None, special)
         self._sessions[key] = session
         while len(self._sessions) > 1 and sum(s.nbytes for s in self._sessions.values()) > self._room:
             self._sessions.popitem(last=False)[1].close()

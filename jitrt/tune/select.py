@@ -175,6 +175,7 @@ class Tuning:
         self._clock, self._reporter, self._on_candidate = clock, reporter, on_candidate
         self._pending: dict[Future[Compiled], tuple[Search, Candidate]] = {}
         self._interrupted = False
+        self._told: set[int] = set()  # problems that the GPU worker has heard of
 
     def run(self) -> None:
         """Tune until the budget is spent and every problem has a winner. Raises TuningError if one cannot have any."""
@@ -284,7 +285,13 @@ class Tuning:
             return Outcome(Record())
         # What the table names is verified in full though it be slower: it may yet be faster in the network.
         best = None if candidate.tactic in search.listed else search.best
-        return self._measurer.measure(Job(search.problem, candidate, binaries, self._target, best))
+        # Each once: a problem travels to the worker at some cost.
+        self._told.add(search.number)
+        coming = {other.number: other.problem for other, _ in self._pending.values() if other.number not in self._told}
+        self._told |= set(coming)
+        return self._measurer.measure(
+            Job(search.problem, candidate, binaries, self._target, best, coming=tuple(coming.values()))
+        )
 
 
 def _candidates_left(search: Search) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import Future
 from dataclasses import dataclass
 
 from jitrt.graph.op import Array
@@ -25,10 +26,18 @@ class Block:
 
 
 class Session:
-    """A problem's operands on the GPU, and its trials."""
+    """A problem's operands on the GPU, and its trials: `trial`, and `special` for later, where somebody makes them."""
 
-    def __init__(self, driver: Driver, problem: Problem, stream: int, trial: Trial | None = None):
+    def __init__(
+        self,
+        driver: Driver,
+        problem: Problem,
+        stream: int,
+        trial: Trial | None = None,
+        special: Future[Trial] | None = None,
+    ):
         self.driver, self.problem, self.stream = driver, problem, stream
+        self._coming = special
         self._resources = Resources(driver, self)
         self.trial = trial or make_trial(problem)
         self._special: tuple[Trial, Block] | None = None
@@ -44,7 +53,7 @@ class Session:
     def special(self) -> tuple[Trial, Block]:
         """The trial with large numbers and NaN, made at its first use."""
         if self._special is None:
-            trial = make_trial(self.problem, special=True)
+            trial = self._coming.result() if self._coming else make_trial(self.problem, special=True)
             self._special = trial, self._block(trial)
         return self._special
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import dataclasses
 import functools
 import itertools
+import threading
 from collections.abc import Callable, Iterator
+from contextlib import closing
 
 import numpy as np
 import planted
@@ -22,7 +24,7 @@ from jitrt.tune import session
 from jitrt.tune.candidates import Candidate
 from jitrt.tune.rig import Job, Outcome, Rig
 from jitrt.tune.timing_cache import Record
-from jitrt.tune.verify import make_trial
+from jitrt.tune.verify import Trial, make_trial
 
 TARGET = target_of(90)
 SHAPE = (16, 32)
@@ -143,6 +145,39 @@ def test_a_right_candidate_is_timed(measure: Callable[..., Outcome]) -> None:
     record = measure(right).record
     assert record.wins
     assert record.microseconds == pytest.approx(3.0, rel=0.02)  # an event's cost is spread over the launches
+
+
+def half(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+    relu(driver, y, x, shape=(8, 32))
+
+
+def test_trials_of_problems_to_come_are_made_meanwhile(monkeypatch: pytest.MonkeyPatch) -> None:
+    """On other threads, plain and special, once; and they are what candidates are judged by."""
+    made: list[tuple[str, bool]] = []
+
+    def noting(problem: Problem, *, special: bool = False) -> Trial:
+        assert threading.current_thread() is not threading.main_thread()
+        made.append((problem.key, special))
+        return make_trial(problem, special=special)
+
+    monkeypatch.setattr("jitrt.tune.rig.make_trial", noting)
+    monkeypatch.setattr("jitrt.tune.session.make_trial", noting)
+    first, second = planted.relu_problem(*SHAPE), planted.relu_problem(8, 32)
+    kernels = {run.__name__: FakeKernel(("ptr",) * 4, run, 3.0) for run in (right, half)}
+    with closing(Rig(FakeDriver(kernels))) as rig:
+        for _ in range(2):
+            told = dataclasses.replace(job(right, first), coming=(second, first, second))
+            assert rig.measure(told).record.wins
+        assert rig.measure(job(half, second)).record.wins
+    assert sorted(made) == sorted((p.key, special) for p in (first, second) for special in (False, True))
+
+
+def test_trials_nobody_asks_for_are_given_up() -> None:
+    kernels = {right.__name__: FakeKernel(("ptr",) * 4, right, 3.0)}
+    with closing(Rig(FakeDriver(kernels))) as rig:
+        many = tuple(planted.relu_problem(1, width) for width in range(1, 50))
+        assert rig.measure(dataclasses.replace(job(right), coming=many)).record.wins
+        assert len(rig._trials) == 32
 
 
 @pytest.mark.parametrize(

@@ -104,6 +104,17 @@ def run(
     return select(problems, TARGET, offered=offered, compiler=compiler or FakeCompiler(), measurer=gpu, **options)  # type: ignore[arg-type]
 
 
+def test_the_gpu_worker_is_told_of_every_problem_once_before_its_turn() -> None:
+    problems = tuple(planted.relu_problem(4, width) for width in (8, 16, 24, 32))
+    gpu = FakeGpu({0: 3.0, 1: 2.0, 2: 1.0})
+    run(gpu, problems=problems)
+    told = [problem.key for job in gpu.jobs for problem in job.coming]
+    assert len(set(told)) == len(told) == 3
+    for key in told:
+        measured = next(at for at, job in enumerate(gpu.jobs) if job.problem.key == key)
+        assert any(key == problem.key for job in gpu.jobs[:measured] for problem in job.coming)
+
+
 # -- what wins ---------------------------------------------------------------------------------------------------------
 
 
