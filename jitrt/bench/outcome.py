@@ -54,6 +54,10 @@ class Outcome:
             what, why = f"{self.contestant} does not apply to", why.removeprefix(UNFIT)
         return f"{what} {self.model}, batch {self.batch}: `{why}`"
 
+    def brief(self) -> str:
+        """Who, and how long a call takes."""
+        return f"{self.contestant} {self.absence if self.microseconds is None else f'{self.microseconds:,.1f} us'}"
+
     @property
     def throughput(self) -> float | None:
         """Samples a second back to back."""

@@ -84,11 +84,14 @@ def bench_models(
             try:
                 found, engine, interrupted = contest.run(contestants)
                 outcomes += found
+                say(f"  {', '.join(outcome.brief() for outcome in found)}")
                 if interrupted:
                     raise KeyboardInterrupt
                 if isinstance(plan := getattr(engine, "plan", None), Plan):
                     told: Any = plan.notes.get("gains", ())
                     gains.append(Gains(subject.name, batch, tuple(told)))
+                    for _, _, *row in gains[-1].rows():
+                        say(f"  {' '.join(row)}")
                 if layers and engine is not None:
                     rooflines += _rooflines(subject.name, batch, engine, contest.inputs(), say)
                 del engine

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass, replace
 from types import SimpleNamespace
 from typing import Any
@@ -61,6 +60,7 @@ def test_every_contestant_runs_every_batch_and_is_checked() -> None:
     assert [(o.batch, o.contestant) for o in report.outcomes] == [(1, "eager"), (3, "eager")]
     assert all(o.timing is not None and o.error < 1e-6 and o.failure is None for o in report.outcomes)
     assert "tiny, batch 3, fp32" in said
+    assert said[-1].startswith("  eager ") and said[-1].endswith(" us")
     assert report.tools["torch"] == torch.__version__
 
 
@@ -201,6 +201,13 @@ def test_what_the_build_found_of_its_optimisations_is_in_the_report() -> None:
     assert (gains.model, gains.batch, gains.found) == ("tiny", 1, (GAIN,))
 
 
+def test_results_are_said_as_they_come() -> None:
+    said: list[str] = []
+    bench(Ours(engine()), Peer("none", lambda model, inputs, dtype: None), say=said.append)
+    assert "none failed" in said[-2]
+    assert said[-1] == "  parallel 10.0 11.0 +10.0% kept"
+
+
 def test_layers_are_profiled_if_asked_for() -> None:
     assert bench(Ours(engine())).rooflines == ()
     (roofline,) = bench(Ours(engine()), layers=True).rooflines
@@ -268,9 +275,8 @@ def test_settings_are_put_back() -> None:
 def test_compilers_forget_when_a_contest_is_over_and_not_before(monkeypatch: pytest.MonkeyPatch) -> None:
     """A reset would have a compiled contestant that is still to be timed compiled anew, without its freezing."""
     happened: list[str] = []
-    monkeypatch.setitem(sys.modules, "torch._dynamo", SimpleNamespace(reset=lambda: happened.append("reset")))
-    monkeypatch.setattr(torch, "_dynamo", sys.modules["torch._dynamo"], raising=False)
     monkeypatch.setattr("torch._inductor.list_mode_options", lambda: ["a", "b"])
+    monkeypatch.setattr("torch._dynamo.reset", lambda: happened.append("reset"))
 
     def compile(model: nn.Module, *, mode: str, dynamic: bool) -> nn.Module:
         happened.append(f"compile {mode}")
