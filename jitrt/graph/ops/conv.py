@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import ClassVar
 
 import numpy as np
@@ -44,6 +45,7 @@ class Conv(Op):
             x.shape[1] == w.shape[1] * self.groups and w.shape[0] % self.groups == 0,
             f"x has {x.shape[1]} channels, w wants {w.shape[1]} x {self.groups} groups and has {w.shape[0]} filters",
         )
+        self.check(all(size > 0 for size in w.shape[2:]), f"a filter of {list(w.shape[2:])} has no taps")
         spatial = []
         for d in range(dims):
             reach = self.dilation[d] * (w.shape[2 + d] - 1) + 1
@@ -63,6 +65,9 @@ class Conv(Op):
             padded = np.pad(padded, [(0, 0), *self.padding, (0, 0)])
         windows = [self._window(padded, w.shape[2:], tap) for tap in np.ndindex(*w.shape[2:])]
         filters = np.moveaxis(w, 1, -1).reshape(self.groups, k // self.groups, len(windows), w.shape[1])
+        if w.shape[1] == 1 < self.groups:
+            parts = (window[..., None] * filters[:, :, tap, 0] for tap, window in enumerate(windows))
+            return (np.moveaxis(reduce(np.add, parts).reshape(n, *windows[0].shape[1:-1], k), -1, 1),)
         out = np.empty((n, *windows[0].shape[1:-1], k), x.dtype)
         step = max(1, _PATCHES // max(1, windows[0][:1].size * len(windows)))
         for first in range(0, n, step):
@@ -88,9 +93,6 @@ class Conv(Op):
 def _products(patches: Array, filters: Array) -> Array:
     """(n, out..., taps, groups * c) by (groups, filters of one, taps, c), summed over taps and c."""
     groups, count, taps, channels = filters.shape
-    if channels == 1 < groups:
-        each = patches[..., None] * filters[..., 0].transpose(2, 0, 1)
-        return each.sum(-3).reshape(*patches.shape[:-2], groups * count)
     split = patches.reshape(*patches.shape[:-1], groups, channels)
     out = np.empty((*patches.shape[:-2], groups, count), patches.dtype)
     for group in range(groups):
