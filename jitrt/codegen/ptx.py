@@ -18,6 +18,12 @@ PTX forbids that ("wgmma.wait_group: accessing the input register ... is undefin
 (https://github.com/triton-lang/triton/issues/9433, where it gave wrong numbers on an H100), ptxas before 13.3 leaves it
 so (#11781 there). The last wait of the loop waits for all products instead.
 
+The absolute value of a 16-bit integer, widened: that of -32768 is itself in 16 bits, but ptxas widens first:
+
+    abs.s16 %rs2, %rs1;  cvt.s32.s16 %r1, %rs2;          PRMT R5, R2, 0x9910, RZ;  IABS R7, R5
+
+The larger of the number and its negative is what PTX says.
+
 What threads copy into shared memory (cp.async) must pass a fence before the tensor cores of sm_100 read it there:
 
     cp.async.wait_group 2;  bar.sync 0;  fence.proxy.async.shared::cta;  tcgen05.mma ...;
@@ -37,6 +43,8 @@ _HALVES = (
     "add.s16 %low, %low, %low2; add.s16 %high, %high, %high2; mov.b32 {out}, {{%low, %high}}; }}"
 )
 
+_ABSOLUTE = re.compile(r"abs\.s16\s+([^,;]+), *([^;]+);")
+
 _LEFT_IN_REGISTERS = re.compile(r"wgmma\.mma_async[^;]*\},\s*\{")
 _WAIT = "wgmma.wait_group.sync.aligned "
 _FENCE = "\tfence.proxy.async.shared::cta;"
@@ -46,7 +54,7 @@ _BRANCH = re.compile(r"\bbra(?:\.uni)?\s+([$\w]+);")
 
 def safe(ptx: str) -> str:
     """PTX that says the same, and that ptxas gets right."""
-    return fenced(waiting_in_loops(without_packed_adds(ptx)))
+    return fenced(waiting_in_loops(without_short_absolutes(without_packed_adds(ptx))))
 
 
 def waiting_in_loops(ptx: str) -> str:
@@ -94,6 +102,15 @@ def without_packed_adds(ptx: str) -> str:
     2
     """
     return _PACKED_ADD.sub(lambda m: _HALVES.format(out=m[1], left=m[2], right=m[3]), ptx)
+
+
+def without_short_absolutes(ptx: str) -> str:
+    """PTX that takes the larger of a 16-bit integer and its negative; the same text if it does already.
+
+    >>> without_short_absolutes("abs.s16 %rs2, %rs1;")
+    '{ .reg .b16 %less; neg.s16 %less, %rs1; max.s16 %rs2, %rs1, %less; }'
+    """
+    return _ABSOLUTE.sub(r"{ .reg .b16 %less; neg.s16 %less, \2; max.s16 \1, \2, %less; }", ptx)
 
 
 def corrected(built: Any, backend: Any, options: Any) -> bytes:

@@ -12,7 +12,7 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.compile import compile_call
-from jitrt.codegen.ptx import fenced, waiting_in_loops, without_packed_adds
+from jitrt.codegen.ptx import fenced, waiting_in_loops, without_packed_adds, without_short_absolutes
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import Graph, TensorType, f16, i32
 from jitrt.graph.ops import Cast
@@ -69,10 +69,10 @@ def sass(cubin: bytes, folder: Path) -> str:
     return subprocess.run(tool, capture_output=True, text=True, check=True).stdout
 
 
-def assembled(ptx: str, arch: int, folder: Path) -> str:
+def assembled(ptx: str, arch: str, folder: Path) -> str:
     (folder / "kernel.ptx").write_text(ptx)
-    tool = TOOLS / ("ptxas" if arch < 100 else "ptxas-blackwell")
-    subprocess.run([tool, f"-arch=sm_{arch}a", folder / "kernel.ptx", "-o", folder / "out"], check=True)
+    tool = TOOLS / ("ptxas-blackwell" if arch.startswith("100") else "ptxas")
+    subprocess.run([tool, f"-arch=sm_{arch}", folder / "kernel.ptx", "-o", folder / "out"], check=True)
     return sass((folder / "out").read_bytes(), folder)
 
 
@@ -81,8 +81,8 @@ def assembled(ptx: str, arch: int, folder: Path) -> str:
 def test_half_of_a_packed_addition(half: str, constant: int, added: int, arch: int, tmp_path: Path) -> None:
     """If the first assertion fails, ptxas is right by now, and jitrt/codegen/ptx.py can go."""
     ptx = ONE_HALF.format(arch=arch, half=half, constant=constant)
-    assert re.search(r"VIADD.16x2 R\d+, R\d+, 0x0 ;", assembled(ptx, arch, tmp_path))
-    code = assembled(without_packed_adds(ptx), arch, tmp_path)
+    assert re.search(r"VIADD.16x2 R\d+, R\d+, 0x0 ;", assembled(ptx, f"{arch}a", tmp_path))
+    code = assembled(without_packed_adds(ptx), f"{arch}a", tmp_path)
     assert "16x2" not in code
     assert re.search(rf"ADD\S* .*, {added:#x}\b.* ;", code)
 
@@ -94,6 +94,40 @@ def test_both_say_the_same(constant: int) -> None:
     run_ptx(without_packed_adds(ptx), 1, [0], memory.view(np.uint8), 0)
     expected = (np.arange(32) + (constant >> 16)) % 65536 % 256 * 171 % 65536
     np.testing.assert_array_equal(memory, expected)
+
+
+ABSOLUTE = """.version 8.7
+.target sm_{arch}
+.address_size 64
+.visible .entry k(
+.param .u64 k_param_0
+)
+.reqntid 32
+{{
+.reg .b32 %r<9>; .reg .b16 %h<9>; .reg .b64 %rd<9>;
+ld.param.u64 %rd1, [k_param_0];
+mov.u32 %r1, %tid.x;
+mul.wide.u32 %rd2, %r1, 4;
+add.s64 %rd3, %rd1, %rd2;
+ld.global.b32 %r2, [%rd3];
+cvt.u16.u32 %h1, %r2;
+abs.s16 \t%h2, %h1;
+cvt.s32.s16 %r3, %h2;
+st.global.b32 [%rd3], %r3;
+ret;
+}}
+"""
+
+
+@pytest.mark.parametrize("arch", ["80", "90a", "100a"])
+def test_the_absolute_value_of_a_short_number(arch: str, tmp_path: Path) -> None:
+    """If the first assertion fails, ptxas is right by now, and without_short_absolutes can go."""
+    ptx = ABSOLUTE.format(arch=arch)
+    assert "IABS" in assembled(ptx, arch, tmp_path)
+    assert "IABS" not in assembled(without_short_absolutes(ptx), arch, tmp_path)
+    memory = np.arange(-32768, -32736, dtype=np.int32)
+    run_ptx(without_short_absolutes(ptx), 1, [0], memory.view(np.uint8), 0)
+    np.testing.assert_array_equal(memory, [-32768, *range(32767, 32736, -1)])
 
 
 def test_other_text_stays_as_it_is() -> None:
