@@ -109,6 +109,26 @@ def test_scores_of_any_size_and_rows_that_see_nothing() -> None:
     assert disagrees(problem, [q, k, v, mask], got) is None
 
 
+@pytest.mark.parametrize("machine", ["interpreter", "PTX"])
+def test_nan_and_infinity_come_out_where_they_belong(machine: str) -> None:
+    """A query that is NaN or infinite, in one block of keys or all, a row that sees nothing, a value that is NaN."""
+    problem = attention((1, 1), 16, 48, mask=f32)
+    rng = np.random.default_rng(1)
+    q, k, v = (rng.standard_normal(x.type.shape).astype(np.float16) for x in problem.body.inputs[:3])
+    mask = np.zeros((1, 1, 16, 48), np.float32)
+    q[..., 0, 2], q[..., 1, 3] = np.nan, np.inf
+    mask[..., 2, :], mask[..., 3, 40], mask[..., 4, 5] = -np.inf, np.nan, np.inf
+    v[..., 33, 7] = np.nan
+    given, template = [q, k, v, mask], AttentionTemplate()
+    if machine == "PTX":
+        got = compiled.run(problem, template, config(), given, TARGETS[90])
+    else:
+        got = run_interpreted(problem, Tactic.make(template, config()), given, TARGETS[90], template=template)
+    assert np.isnan(got[0, 0, :5]).all() and np.isnan(got[..., 7]).all()
+    assert np.isfinite(got[0, 0, 5:, :7]).all()
+    assert disagrees(problem, given, got) is None
+
+
 @pytest.mark.parametrize(
     ("problem", "config"),
     [
