@@ -59,6 +59,7 @@ def _flatten(argument: Argument, pointer_of: Callable[[Place], schema.Pointer]) 
 def _descriptor(argument: Descriptor, base: schema.Pointer) -> Iterator[schema.Argument]:
     itemsize = DType(argument.dtype).itemsize
     strides = tuple(stride * itemsize for stride in argument.strides)
-    yield schema.TensorMap(base, argument.dtype, argument.shape, strides, argument.block, argument.swizzle)
+    box = argument.box or argument.block
+    yield schema.TensorMap(base, argument.dtype, argument.shape, strides, box, argument.swizzle, argument.steps)
     yield from (schema.Scalar("i32", size) for size in argument.shape)
     yield from (schema.Scalar("i64", stride) for stride in (*argument.strides, 1))

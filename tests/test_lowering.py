@@ -109,6 +109,15 @@ def test_a_parameter_without_an_argument_is_refused() -> None:
         plan_arguments(KernelCall(function, {"y": Result()}, {}, (1, 1, 1)), pointer_of)
 
 
+def test_a_box_that_is_not_the_block() -> None:
+    tile = Descriptor(
+        Workspace(), "f16", (9, 64), (64,), (4, 64), 128, "tensordesc<fp16[4,64]>", box=(10, 64), steps=(2, 1)
+    )
+    function = SimpleNamespace(arg_names=["t"], __name__="f")
+    (first, *_) = plan_arguments(KernelCall(function, {"t": tile}, {}, (1, 1, 1)), pointer_of)
+    assert first == TensorMap(Pointer("arena"), "f16", (9, 64), (128,), (10, 64), 128, (2, 1))
+
+
 def test_strides_of_a_descriptor_become_bytes_of_its_own_dtype() -> None:
     tile = Descriptor(Workspace(), "f32", (4, 8), (8,), (4, 8), 0, "tensordesc<fp32[4,8]>")
     function = SimpleNamespace(arg_names=["t"], __name__="f")

@@ -143,7 +143,8 @@ class Descriptor:
     """A host TMA descriptor over an operand, the result or workspace: see plan.schema.TensorMap. Gluon templates only.
 
     `shape` and `block` in elements, outermost first; `strides` in elements, one for every dimension but the innermost;
-    `signature` is the Triton type text ("tensordesc<...>"), `swizzle` the bytes its shared layout swizzles by.
+    `signature` is the Triton type text ("tensordesc<...>"), `swizzle` the bytes its shared layout swizzles by. What a
+    load brings is `box`, where that is not `block`, of which it takes every `steps[d]`-th element.
     """
 
     base: Operand | Result | Workspace
@@ -153,6 +154,8 @@ class Descriptor:
     block: tuple[int, ...]
     swizzle: int
     signature: str
+    box: tuple[int, ...] = ()
+    steps: tuple[int, ...] = ()
 
 
 Argument = Operand | Result | Workspace | Zeros | Number | Descriptor | tuple[Operand, ...]

@@ -52,8 +52,7 @@ class Shape:
 
     @property
     def long(self) -> bool:
-        """Whether the epilogue has a function of so many steps that a large tile's would not fit into registers."""
-        return any(text in self.epilogue.finish_source for text in _LONG)
+        return is_long(self.epilogue)
 
     @property
     def line(self) -> int:
@@ -97,36 +96,54 @@ def refuse_body(body: Graph) -> str | None:
 
 def describe(problem: Problem) -> Shape | str:
     """The shape of a problem that `refuse_body` lets pass; or why the kernel cannot have it."""
-    anchor, body, out = problem.anchor, problem.body, problem.output
+    anchor, out = problem.anchor, problem.output
     assert anchor is not None
     x, w = anchor.inputs
     space = output_space(anchor)
-    column = space.column
-    assert column is not None
+    end = epilogue_of(problem, space)
+    if isinstance(end, str):
+        return end
+    handed, epilogue = end
+    large = [] if handed is None else [handed]
+    around = [(x, _stride(anchor)), (out, None), *((v, None) for v in large)]
+    rows = _rows([_lying(value.type, space, stride) for value, stride in around])
+    if rows is None:
+        return "the rows are not evenly spaced in memory, nor in lines of one length"
+    residual = rows[2] if large else None
+    filters, channels = w.type.shape[:2]
+    return Shape(anchor, rows[0], rows[1], residual, handed, epilogue, space.row_count, filters, channels)
+
+
+def epilogue_of(problem: Problem, space: TileSpace) -> tuple[Value | None, Epilogue] | str:
+    """The operand of the epilogue that is as large as the result, and the epilogue that is handed tiles of it; or why
+    TMA cannot have a problem's operands, or Gluon its epilogue."""
+    anchor, body, out = problem.anchor, problem.body, problem.output
+    assert anchor is not None
+    assert space.column is not None
+    x, w = anchor.inputs
     large = [v for v in body.inputs if v.type.numel >= out.type.numel and any(user is not anchor for user in v.users)]
     if len(large) > 1:
         return "several operands of the epilogue are as large as the result"
     handed = large[0] if large else None
     if handed is not None and (handed.type.shape, handed.type.dtype) != (out.type.shape, out.type.dtype):
         return "the large operand of the epilogue has not the result's shape and dtype"
-    around = [(x, _stride(anchor)), (out, None), *((v, None) for v in large)]
     for value, what in ((x, "x"), (w, "w"), (out, "the result"), *((v, "the residual") for v in large)):
         place = -1 if value is out else body.inputs.index(value)
-        if reason := _refuse_tma(value.type, 1 if value is w else column, problem.alignment[place]):
+        if reason := _refuse_tma(value.type, 1 if value is w else space.column, problem.alignment[place]):
             return f"{what} {reason}"
     for value in body.inputs:
         if value not in (x, w, handed) and "m" in space.address(value.type).axes:
             return "an operand of the epilogue depends on the row"
-    rows = _rows([_lying(value.type, space, stride) for value, stride in around])
-    if rows is None:
-        return "the rows are not evenly spaced in memory, nor in lines of one length"
     epilogue = make_epilogue(body, anchor.output, space, handed=handed)
     called = set(re.findall(r"special\.(\w+)", epilogue.finish_source))
     if called - _CALLABLE or any(text in epilogue.finish_source for text in _NEEDS_LAYOUT):
         return "the epilogue has a function that Gluon cannot call"
-    residual = rows[2] if large else None
-    filters, channels = w.type.shape[:2]
-    return Shape(anchor, rows[0], rows[1], residual, handed, epilogue, space.row_count, filters, channels)
+    return handed, epilogue
+
+
+def is_long(epilogue: Epilogue) -> bool:
+    """Whether it has a function of so many steps that a large tile's would not fit into registers."""
+    return any(text in epilogue.finish_source for text in _LONG)
 
 
 def shape_of(problem: Problem) -> Shape:

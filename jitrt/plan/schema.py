@@ -43,6 +43,7 @@ class TensorMap:
 
     `shape` and `box` are in elements, outermost dimension first; `strides` in bytes, one for every dimension but the
     innermost; `swizzle` is 0, 32, 64 or 128 bytes; `dtype` is a graph dtype name. Elements outside `shape` read zero.
+    With `steps`, one for each dimension, only every `steps[d]`-th element of the box is loaded; () is all of them.
     It stands for these 128 bytes alone: the sizes and strides that Triton passes after them are Scalars of their own.
     """
 
@@ -52,6 +53,7 @@ class TensorMap:
     strides: tuple[int, ...]
     box: tuple[int, ...]
     swizzle: int
+    steps: tuple[int, ...] = ()
 
 
 Argument = Pointer | Scalar | TensorMap

@@ -168,6 +168,9 @@ def _tensor_map(argument: TensorMap, size: int) -> Iterator[str]:
         yield f"a box row of {argument.box[-1] * itemsize} bytes is wider than the swizzle of {argument.swizzle}"
     if any(not 1 <= extent <= 256 for extent in argument.box) or argument.box[-1] * itemsize % 16:
         yield f"a tensor map cannot have the box {argument.box}"
+    steps = argument.steps or (1,) * rank
+    if len(steps) != rank or steps[-1] != 1 or any(not 1 <= step <= 8 for step in steps):
+        yield f"a tensor map cannot take every {steps}-th element: 1 to 8, and 1 along the innermost dimension"
     if argument.pointer.offset % 16 or any(stride % 16 or not 0 < stride < 2**40 for stride in argument.strides):
         yield "a tensor map's address and strides must be multiples of 16 bytes"
     if any(not 1 <= extent < 2**32 for extent in argument.shape):

@@ -193,6 +193,7 @@ class CudaDriver:
         strides: Sequence[int],
         box: Sequence[int],
         swizzle: int,
+        steps: Sequence[int] = (),
     ) -> bytes:
         rank = len(shape)
         buffer = ctypes.create_string_buffer(256)
@@ -206,7 +207,7 @@ class CudaDriver:
             (ctypes.c_uint64 * rank)(*reversed(shape)),
             (ctypes.c_uint64 * rank)(*reversed(strides)),  # the last element is not read
             (ctypes.c_uint32 * rank)(*reversed(box)),
-            (ctypes.c_uint32 * rank)(*[1] * rank),
+            (ctypes.c_uint32 * rank)(*reversed(steps or [1] * rank)),
             0,  # not interleaved
             _TENSOR_MAP_SWIZZLE[swizzle],
             _TENSOR_MAP_L2_128B,

@@ -13,7 +13,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -50,6 +50,7 @@ class TensorMapView:
     box: tuple[int, ...]
     swizzle: int
     parameter: int
+    steps: tuple[int, ...] = ()
 
 
 @dataclass
@@ -262,6 +263,7 @@ class FakeDriver:
         strides: Sequence[int],
         box: Sequence[int],
         swizzle: int,
+        steps: Sequence[int] = (),
     ) -> bytes:
         self._enter("encode_tensor_map")
         if address % 16 or any(step % 16 for step in strides):
@@ -269,7 +271,8 @@ class FakeDriver:
         last = sum((n - 1) * step for n, step in zip(shape, (*strides, ITEMSIZE[dtype])))
         self._find(address, last + ITEMSIZE[dtype], "encode_tensor_map")
         number = next(self._numbers)
-        self._maps[number] = TensorMapView(address, dtype, tuple(shape), tuple(strides), tuple(box), swizzle, 0)
+        view = TensorMapView(address, dtype, tuple(shape), tuple(strides), tuple(box), swizzle, 0, tuple(steps))
+        self._maps[number] = view
         return struct.pack("<Q", number).ljust(128, b"\0")
 
     # -- streams and events
@@ -400,10 +403,7 @@ class FakeDriver:
             if address % 64:
                 raise DriverError("add_kernel", 1, "a CUtensorMap must be 64-byte aligned")
             (number,) = struct.unpack("<Q", ctypes.string_at(address, 8))
-            said = self._maps[number]
-            return TensorMapView(
-                said.address, said.dtype, said.shape, said.strides, said.box, said.swizzle, parameter=address
-            )
+            return replace(self._maps[number], parameter=address)
         size = struct.calcsize(_FORMATS[kind])
         if address % size:
             raise DriverError("add_kernel", 1, f"a parameter of {size} bytes at {address:#x}")

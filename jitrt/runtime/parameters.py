@@ -90,7 +90,7 @@ class Parameters:
         if self._encoded.get(at) == address:
             return
         self._bytes[at : at + _MAP_BYTES] = self._driver.encode_tensor_map(
-            address, argument.dtype, argument.shape, argument.strides, argument.box, argument.swizzle
+            address, argument.dtype, argument.shape, argument.strides, argument.box, argument.swizzle, argument.steps
         )
         self._encoded[at] = address
 

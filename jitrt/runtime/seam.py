@@ -117,6 +117,7 @@ class Driver(Protocol):
         strides: Sequence[int],
         box: Sequence[int],
         swizzle: int,
+        steps: Sequence[int] = (),
     ) -> bytes:
         """The 128 bytes of a tiled CUtensorMap; arguments as in `plan.schema.TensorMap`."""
 

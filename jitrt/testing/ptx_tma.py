@@ -24,14 +24,6 @@ MIXED = {32: 1, 64: 3, 128: 7}
 
 
 @dataclass(frozen=True)
-class SteppedMap(TensorMap):
-    """A tensor map of every `steps[d]`-th element alone. The box's extents count those in between, too. No plan has one
-    so far."""
-
-    steps: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
 class Box:
     """The elements of a box in its order: where they are in memory, in bytes, and which of them are in the tensor; and
     where they go, in bytes from the start of shared memory."""
@@ -62,7 +54,7 @@ def box_at(map: TensorMap, coordinates: Sequence[int], shared: int, memory_bytes
     whose rows are narrower than the swizzle.
     """
     size = ITEMSIZE[map.dtype]
-    steps = map.steps if isinstance(map, SteppedMap) else (1,) * len(map.box)
+    steps = map.steps or (1,) * len(map.box)
     if len(coordinates) != len(map.box):
         raise KernelError(f"{len(coordinates)} coordinates for a box of {len(map.box)} dimensions")
     if map.swizzle and map.box[-1] * size != map.swizzle:

@@ -18,11 +18,11 @@ pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
 PROBLEMS = {
     "residual, odd rows": pointwise_problem((3, 256, 27, 27), 1024, residual=True),
-    "odd rows, no bias": pointwise_problem((7, 128, 27, 27), 512, bias=False),
+    "odd rows, no bias": pointwise_problem((17, 128, 27, 27), 512, bias=False),
     "odd channels": pointwise_problem((9, 200, 27, 27), 264, residual=True),
     "into a slice, from a slice": pointwise_problem((5, 256, 27, 27), 512, gap=64, input_gap=8),
     "stride 2": pointwise_problem((8, 256, 56, 56), 512, stride=2, residual=True),
-    "stride 2, lines of 15": pointwise_problem((16, 128, 30, 29), 512, stride=2),
+    "stride 2, lines of 15": pointwise_problem((32, 128, 30, 29), 512, stride=2),
     "bfloat16, hardswish": pointwise_problem((3, 512, 27, 27), 512, residual=True, dtype=bf16, then=(o.HardSwish(),)),
     "bfloat16 to float16": pointwise_problem((8, 256, 14, 14), 1024, dtype=bf16, out=f16),
     "gelu": linear_problem((8, 197, 768), 3072, then=(o.Gelu(),)),

@@ -87,7 +87,7 @@ def test_real_problems_are_tuned_once_and_then_known() -> None:
     print("\n".join(refusals(events)))
     sources = [choice.source for choice in choices]  # the shipped table knows a linear layer like the one to 1000
     assert all(source == "measured" or (source == "table" and at == 5) for at, source in enumerate(sources)), sources
-    assert all(1 < choice.microseconds < 60 for choice in choices)
+    assert all(0.5 < choice.microseconds < 60 for choice in choices)
     assert sum("wrong numbers" in text for text in refusals(events)) == 0, "the package's own kernels are right"
     # The second time nothing is compiled or measured.
     again, events, seconds = tune(problems, "40s")

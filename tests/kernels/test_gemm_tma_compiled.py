@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator
 from dataclasses import replace
 from typing import Any
 
@@ -12,7 +10,6 @@ import pytest
 
 from jitrt.codegen.ptx import safe
 from jitrt.codegen.target import TARGETS, Target
-from jitrt.errors import KernelError
 from jitrt.graph import bf16
 from jitrt.graph.interpret import interpret
 from jitrt.kernels.base import Problem
@@ -21,6 +18,7 @@ from jitrt.testing import random_operands
 from jitrt.testing.ptx_warps import EarlyWarpBlock, WarpBlock
 from tests.kernels import compiled
 from tests.kernels.pointwise_products import linear_problem, pointwise_problem
+from tests.kernels.protocol import CHANGES, Random, missed
 
 ONE, TWO = (replace(TARGETS[90], sms=number) for number in (1, 2))
 TURNS = pointwise_problem((1, 96, 9, 12), 136, residual=True)
@@ -47,10 +45,6 @@ CASES: dict[str, tuple[Problem, dict[str, Any]]] = {
 }
 
 
-class Random(WarpBlock):
-    seed = 1
-
-
 def run(name: str, machine: type[WarpBlock], target: Target = TWO, text: str | None = None) -> float:
     """The largest error, relative to the largest number."""
     problem, chosen = CASES[name]
@@ -73,23 +67,6 @@ def test_numbers_whenever_copies_are_done(name: str, machine: type[WarpBlock]) -
 
 # -- what is left out, or comes too early, is found out
 
-CHANGES: dict[str, tuple[str, str]] = {  # what the pattern's group becomes
-    "no wait for a barrier": (r"(\{\n\t\.reg \.pred complete;.*?\n\}\n)", ""),
-    "no arrival": (r"(@%p\d+ mbarrier\.arrive\.shared[^;]*;)", ""),
-    "bytes that are not announced": (r"(@%p\d+ mbarrier\.arrive\.expect_tx[^;]*;)", ""),
-    "too few bytes announced": (r"mbarrier\.arrive\.expect_tx[^;]*, (\d+);", "4096"),
-    "too many bytes announced": (r"mbarrier\.arrive\.expect_tx[^;]*, (\d+);", "65536"),
-    "no load": (r"(@%p\d+ cp\.async\.bulk\.tensor\.2d\.shared[^;]*;)", ""),
-    "no fence": (r"(fence\.proxy\.async[^;]*;)", ""),
-    "no wait for products": (r"(wgmma\.wait_group[^;]*;)", ""),
-    "a slot is released while it is read": (r"wgmma\.wait_group\.sync\.aligned (1);", "2"),
-    "no wait for a store": (r"(cp\.async\.bulk\.wait_group[^;]*;)", ""),
-    "a result's place is released while it is stored": (r"cp\.async\.bulk\.wait_group\.read \t(1);", "2"),
-    "no wait for the launch before": (r"(griddepcontrol\.wait;)", ""),
-    "warps do not meet before one releases a slot": (r"wgmma\.wait_group.*?(\tbar\.sync[^;]*;)", ""),
-    "warps do not meet before one stores": (r"stmatrix[^;]*;[^;]*fence\.proxy.*?(\tbar\.sync[^;]*;)", ""),
-}
-
 
 @pytest.fixture(scope="module")
 def made() -> str:
@@ -98,22 +75,6 @@ def made() -> str:
     return str(compiled.build(GemmTma().lower(problem, chosen, ONE).calls[0], problem, ONE).asm["ptx"])
 
 
-def changed(made: str, pattern: str, other: str) -> Iterator[str]:
-    for found in re.finditer(pattern, made, re.S):
-        yield made[: found.start(1)] + other + made[found.end(1) :]
-
-
 @pytest.mark.parametrize("what", CHANGES)
 def test_a_change_of_the_protocol_is_found(what: str, made: str) -> None:
-    texts = list(changed(made, *CHANGES[what]))
-    assert texts
-    assert [number for number, text in enumerate(texts) if not is_found(text)] == []
-
-
-def is_found(text: str) -> bool:
-    for machine in (WarpBlock, Random):
-        try:
-            run("residual, in turns", machine, ONE, text)
-        except KernelError:
-            return True
-    return False
+    assert missed(made, what, lambda machine, text: run("residual, in turns", machine, ONE, text)) == []

@@ -31,7 +31,7 @@ arguments = st.one_of(
     pointers,
     st.builds(Scalar, st.sampled_from(["i32", "i64"]), ints),
     st.builds(Scalar, st.just("f32"), floats),
-    st.builds(TensorMap, pointers, st.text(), dims, dims, dims, ints),
+    st.builds(TensorMap, pointers, st.text(), dims, dims, dims, ints, dims),
 )
 triples = st.tuples(ints, ints, ints)
 plans = st.builds(

@@ -158,6 +158,12 @@ print(len(words), words[0], bool(words[1] >> 21 & 1))
     assert lines[1] == f"16 4096 {not cleared}"
 
 
+def test_the_steps_of_a_tensor_map_are_told_innermost_first(stub):
+    code = 'cuda_driver().encode_tensor_map(4096, "f16", (8, 9, 64), (4096, 128), (6, 8, 64), 128, (3, 2, 1))'
+    (line,) = run(stub, code, JITRT_STUB_TRACE="1")
+    assert line.split("fill 0 ")[1].startswith("size 64 box 64 step 1 size 9 box 8 step 2 size 8 box 6 step 3 ")
+
+
 def test_what_the_driver_refuses_is_a_driver_error(stub):
     code = """
 d = cuda_driver()

@@ -68,7 +68,7 @@ def test_tensor_maps_are_aligned_and_follow_their_binding():
         arguments = [
             Scalar("i32", 1),
             TensorMap(Pointer("input", 16), "f16", (4, 8), (32,), (4, 8), 0),
-            TensorMap(Pointer("arena"), "f16", (8, 8), (16,), (8, 8), 64),
+            TensorMap(Pointer("arena"), "f16", (8, 8), (16,), (8, 8), 64, (2, 1)),
             Scalar("i32", 7),
         ]
         parameters = Parameters(arguments, 1, 0, driver)
@@ -79,7 +79,7 @@ def test_tensor_maps_are_aligned_and_follow_their_binding():
             assert [pointers[1] % 128, pointers[2] % 128] == [0, 0]
             one, other = driver._read_one("map", pointers[1]), driver._read_one("map", pointers[2])
             assert (one.address, one.dtype, one.shape, one.strides) == (address + 16, "f16", (4, 8), (32,))
-            assert (other.address, other.swizzle) == (second, 64)
+            assert (other.address, other.swizzle, one.steps, other.steps) == (second, 64, (), (2, 1))
             assert struct.unpack("<i", ctypes.string_at(pointers[3], 4)) == (7,)
 
 

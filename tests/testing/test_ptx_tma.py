@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from jitrt.errors import KernelError
-from jitrt.plan.schema import Pointer
-from jitrt.testing.ptx_tma import SteppedMap, box_at
+from jitrt.plan.schema import Pointer, TensorMap
+from jitrt.testing.ptx_tma import box_at
 
 SIZES, GAP, START = (5, 6, 70), 10, 32  # rows of 80 numbers, 70 of which are the tensor's
-PLAIN = SteppedMap(
+PLAIN = TensorMap(
     Pointer("arena", START), "f16", SIZES, (2 * 6 * (70 + GAP), 2 * (70 + GAP)), (3, 4, 64), 128, (1, 1, 1)
 )
 
@@ -67,6 +67,6 @@ def test_what_is_outside_is_not_stored() -> None:
         (replace(PLAIN, box=(4, 64)), 0, "coordinates"),
     ],
 )
-def test_it_refuses(described: SteppedMap, shared: int, why: str) -> None:
+def test_it_refuses(described: TensorMap, shared: int, why: str) -> None:
     with pytest.raises(KernelError, match=why):
         box_at(described, (0, 0, 0), shared, memory()[0].size, 1 << 16)
