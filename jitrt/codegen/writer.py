@@ -69,7 +69,9 @@ class Writer:
         if not any(a.isidentifier() and a not in _LITERALS for a in arguments):
             arguments = [self._held(a, v) for a, v in zip(arguments, node.inputs, strict=True)]
         terms = [a if a.isidentifier() else f"({a})" for a in arguments]
-        text = self.written[node].format(*terms) if node in self.written else expression(node.op, *terms)
+        rounded = node.output.type.dtype in (DType.f16, DType.bf16)
+        written = self.written.get(node)
+        text = written.format(*terms) if written is not None else expression(node.op, *terms, rounded=rounded)
         source, result = (register_type(v.type.dtype) for v in (node.inputs[-1], node.output))
         # A literal among them may have widened integers or float64, and a cast to 16 bits has rounded.
         plain = source == result == "tl.float32" and not isinstance(node.op, Cast | BitCast)

@@ -175,6 +175,20 @@ def test_divisions_are_exact_where_the_quotient_is_whole() -> None:
         np.testing.assert_array_equal(got.ravel(), op.formula(a, b), err_msg=op.name)
 
 
+def test_gelu_of_every_float16() -> None:
+    """Where the result is rounded anyway, erf is not needed."""
+    numbers = np.arange(65536, dtype=np.uint16).view(np.float16)
+    x = numbers[numbers > -np.inf].reshape(3, -1)  # no NaN either
+    problem = apply(o.Gelu(), [f16], x.shape[1])
+    tactic = Tactic.make(Pointwise(), Pointwise().candidates(problem, TARGETS[90])[0])
+    got = run_interpreted(problem, tactic, [x]).astype(float)
+    exact = np.where(x < np.inf, o.Gelu().formula(np.where(x < np.inf, x, 0).astype(float)), np.inf)
+    assert got[x == np.inf] == exact[x == np.inf]
+    finite = x < np.inf
+    off = np.abs(got[finite] - exact[finite]) / np.maximum(np.abs(exact[finite]) * 2.0**-12, 2.0**-22)
+    assert off.max() < 1.13 + 2  # float16's own step is 2 to 4 of these units, its rounding half of that
+
+
 @pytest.mark.parametrize("dtype", list(DType), ids=str)
 def test_every_dtype_has_a_pointer_and_a_register_type(dtype: DType) -> None:
     assert TRITON_TYPES[dtype]
