@@ -63,6 +63,7 @@ class ConvTma(Template):
     """Convolutions of several taps, in Gluon for sm_90."""
 
     name = "conv_tma"
+    priority = 1  # where it is about as fast by the estimates, it seldom loses: see gemm_tma
 
     def accepts(self, body: Graph) -> str | None:
         # What conv2d does not take is for a pass to change: here it may have too few rows in the end.

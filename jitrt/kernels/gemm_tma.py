@@ -55,6 +55,7 @@ class GemmTma(Template):
     """Pointwise convolutions and linear layers over many rows, in Gluon for sm_90."""
 
     name = "gemm_tma"
+    priority = 1  # of 34 layers that it supports it is 2% behind the best on average, conv2d 12%
 
     def accepts(self, body: Graph) -> str | None:
         # What conv2d does not take is for a pass to change: here it may have too few rows in the end.
