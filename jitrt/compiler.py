@@ -19,7 +19,7 @@ from jitrt.knobs import shipped_table
 from jitrt.passes.base import Accepts, Judge, PassContext, Supports, any_operands, fewer_kernels, one_anchor
 from jitrt.passes.pipeline import RULES, optimize
 from jitrt.passes.report import Decision
-from jitrt.planner import Optimized, Options, check_buildable, plan_of, problems_of
+from jitrt.planner import Optimized, Options, check_buildable, plan_of, problems_of, report_guesses
 from jitrt.refine import Optimize, Refiner
 
 _log = logging.getLogger("jitrt")
@@ -110,7 +110,7 @@ def build(
     ):
         judge = MeasuredJudge(tuner, options) if tuner.measures else fewer_kernels
         file = _plan_of_graph(graph, tuner, options, judge, structure)
-    if plans and not shown.interrupted:
+    if plans and not shown.interrupted and not tuner.guessed:
         plans.put(key, file)
     return Engine(file)
 
@@ -167,6 +167,8 @@ def build_plan(
     check_buildable(optimized.graph, tuner.target)
     tuner.lap("fusions")
     choices = tuner.select(problems_of(optimized.graph), share=_SEARCH)
+    if tuner.guessed:
+        report_guesses(optimized, choices)
     tuner.lap("kernels")
     refiner = Refiner(tuner, optimize, structure=structure)
     return refiner.refine(refiner.draft(optimized, choices, options)).file

@@ -11,9 +11,10 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from jitrt.errors import OptionError, PluginError, TuningError
-from jitrt.passes.base import Proposal, Verdict
+from jitrt.passes.base import Proposal, Verdict, fewer_kernels
 from jitrt.passes.report import Report
 from jitrt.planner import Optimized, Options, plan_of, problems_of
+from jitrt.tune.cost import weight
 
 if TYPE_CHECKING:
     from jitrt.tune.select import Choice
@@ -31,7 +32,7 @@ class MeasuredJudge:
     Equal proposals, of which deep networks have many, are timed once, also when they come again. Of more than a dozen
     that differ in sizes alone (DenseNet-121 has 58) a dozen are measured, evenly spread from the first to the last, and
     those in between judged by the nearest: measuring all of them would take the time from tuning what is built in the
-    end.
+    end. What is left when half of the build's time is over, the cheapest places, is judged by the number of kernels.
     """
 
     def __init__(self, tuner: Tuner, options: Options):
@@ -43,13 +44,29 @@ class MeasuredJudge:
         distinct = dict(zip(keys, proposals, strict=True))
         nearest = _nearest(distinct)
         new = {key: distinct[key] for key in dict.fromkeys(nearest.values()) if key not in self._known}
-        choices = self._choices(list(new.values())) if new else {}
-        self._known |= {key: self._verdict(proposal, choices) for key, proposal in new.items()}
+        dear_first = sorted(new.items(), key=lambda item: -self._cost(item[1]))
+        self._known |= self._measure(dict(dear_first))
         return [_heard(self._known[nearest[key]], nearest[key] == key) for key in keys]
 
-    def _choices(self, proposals: Sequence[Proposal]) -> dict[str, Choice]:
-        """The tactics of all problems, by key; of a proposal with a problem that no kernel solves, none. That another
-        kernel would not be right is no reason to build nothing: such proposals are found by halves."""
+    def _cost(self, proposal: Proposal) -> float:
+        return sum(weight(problem, self._tuner.target) for problem in problems_of(proposal.before))
+
+    def _measure(self, proposals: Mapping[_Key, Proposal]) -> dict[_Key, Verdict]:
+        verdicts: dict[_Key, Verdict] = {}
+        try:
+            choices = self._choices(list(proposals.values())) if proposals and self._tuner.judges else {}
+            for key, proposal in proposals.items():
+                if not self._tuner.judges:
+                    break
+                verdicts[key] = self._verdict(proposal, choices)
+        except KeyboardInterrupt:
+            self._tuner.interrupt("interrupted: what was not compared yet is decided by the number of kernels")
+        return {key: verdicts.get(key) or _unmeasured(proposal) for key, proposal in proposals.items()}
+
+    def _choices(self, proposals: Sequence[Proposal]) -> dict[str, Choice | None]:
+        """The tactics of all problems, by key, None where the time was over; of a proposal with a problem that no
+        kernel solves, none. That another kernel would not be right is no reason to build nothing: such proposals are
+        found by halves."""
         try:
             return self._tune(proposals)
         except (TuningError, PluginError):
@@ -58,29 +75,37 @@ class MeasuredJudge:
         middle = len(proposals) // 2
         return self._choices(proposals[:middle]) | self._choices(proposals[middle:])
 
-    def _tune(self, proposals: Sequence[Proposal]) -> dict[str, Choice]:
+    def _tune(self, proposals: Sequence[Proposal]) -> dict[str, Choice | None]:
         graphs = [graph for proposal in proposals for graph in (proposal.before, proposal.after)]
         problems = {problem.key: problem for graph in graphs for problem in problems_of(graph)}
         if not problems:
             return {}
         rest = [problem for problem in problems_of(proposals[0].whole) if problem.key not in problems]
-        chosen = self._tuner.select(list(problems.values()), others=rest)
+        chosen = self._tuner.attempt(list(problems.values()), rest)
         return dict(zip(problems, chosen, strict=True))
 
-    def _verdict(self, proposal: Proposal, choices: dict[str, Choice]) -> Verdict:
+    def _verdict(self, proposal: Proposal, choices: Mapping[str, Choice | None]) -> Verdict:
         plans = []
         try:
             for graph in (proposal.before, proposal.after):
                 problems = problems_of(graph)
                 if any(problem.key not in choices for problem in problems):
                     return Verdict(0.0, "no kernel of it compiles and is right")
-                chosen = [choices[problem.key] for problem in problems]
+                chosen = [choice for problem in problems if (choice := choices[problem.key]) is not None]
+                if len(chosen) < len(problems):
+                    return _unmeasured(proposal)
                 plans.append(plan_of(Optimized(graph, graph, Report()), chosen, self._tuner.target, self._options))
             before, after = self._tuner.contest(plans)
         except (OptionError, TuningError) as error:
             return Verdict(0.0, f"could not be timed: {error}")
         gain = before - after if after < _MARGIN * before else min(0.0, before - after)
         return Verdict(gain, f"{after:.1f} us instead of {before:.1f}")
+
+
+def _unmeasured(proposal: Proposal) -> Verdict:
+    """By the number of kernels, as where there is no GPU."""
+    (verdict,) = fewer_kernels([proposal])
+    return Verdict(verdict.gain, f"{verdict.text}: the time was over")
 
 
 def _nearest(distinct: Mapping[_Key, Proposal]) -> dict[_Key, _Key]:

@@ -10,7 +10,7 @@ from jitrt.errors import CompileError, OptionError, TuningError
 from jitrt.graph.graph import Graph, Node
 from jitrt.graph.ops import Region
 from jitrt.passes.plan_memory import MemoryPlan, plan_memory
-from jitrt.passes.report import Report
+from jitrt.passes.report import Decision, Report
 
 if TYPE_CHECKING:
     from jitrt.codegen.target import Target
@@ -47,6 +47,14 @@ def problems_of(graph: Graph) -> list[Problem]:
     from jitrt.kernels.base import Problem
 
     return [Problem.of(node) for node in _regions(graph)]
+
+
+def report_guesses(optimized: Optimized, choices: Sequence[Choice]) -> None:
+    """Say which kernels nobody verified, for want of time."""
+    for node, choice in zip(_regions(optimized.graph), choices, strict=True):
+        if not choice.verified:
+            text = f"{choice.tactic} is the likeliest, and was not verified: the time was over"
+            optimized.report.add(Decision("verify", f"region %{node.output.name}", node.loc, False, text))
 
 
 def plan_of(

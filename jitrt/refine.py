@@ -10,6 +10,7 @@ then, so it is when it wins here.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
@@ -65,6 +66,7 @@ class Refiner:
         self._tuner, self._optimize = tuner, optimize
         self._structure = structure
         self._gains: list[Gain] = []
+        self._longest = 0.0  # seconds of a contest so far
 
     def draft(self, optimized: Optimized, choices: Sequence[Choice], options: Options) -> Draft:
         """The plan that these choices make."""
@@ -91,7 +93,10 @@ class Refiner:
         return replace(draft, file=replace(draft.file, plan=replace(draft.file.plan, notes=notes)))
 
     def _branches(self, draft: Draft) -> Draft:
-        """Side by side, if that is faster than one after another. Cheap and worth much: done whatever the time."""
+        """Side by side, if that is faster than one after another. Cheap and worth much: done whatever the time, but not
+        after Ctrl-C."""
+        if self._tuner.interrupted:
+            return draft
         in_line = [(number - 1,) if number else () for number in range(len(draft.file.plan.launches))]
         if [launch.after for launch in draft.file.plan.launches] == in_line:
             return draft
@@ -116,7 +121,7 @@ class Refiner:
             draft = self._best
             if not draft.optimized.report.of(rule, applied=True):
                 continue
-            if self._tuner.over:
+            if not self._tuner.lasts(self._longest):
                 text = "the network was not timed without it: the time was over"
                 draft.optimized.report.add(Decision(rule, "the network", "", True, text))
                 continue
@@ -145,7 +150,11 @@ class Refiner:
         # What was decided for the network so far holds on.
         for decision in draft.optimized.report.of("parallel"):
             optimized.report.add(decision)
-        return self.draft(optimized, self._tuner.select(problems_of(optimized.graph), at_once=True), options)
+        known = self._tuner.known(problems_of(optimized.graph))
+        choices = [choice for choice in known if choice is not None]
+        if len(choices) < len(known):
+            raise TuningError(f"{len(known) - len(choices)} kernels of it were not verified in time")
+        return self.draft(optimized, choices, options)
 
     def _tactics(self) -> None:
         """The best of a few tactics for each problem, those first that take the most time."""
@@ -159,7 +168,7 @@ class Refiner:
         first = last = 0.0
         tried = changed = 0
         for key in hot:
-            if self._tuner.over:
+            if not self._tuner.lasts(self._longest):
                 break
             self._tuner.tell(f"in the network: {tried} of {len(hot)} problems", tried, len(hot))
             rivals = coming[key]()
@@ -209,7 +218,11 @@ class Refiner:
         # Weights that are the same travel to the worker once: pickle knows an object that it has seen.
         constants = drafts[0].file.constants
         files = [replace(d.file, constants=constants) if d.file.constants == constants else d.file for d in drafts]
-        return self._tuner.contest(files)
+        began = time.monotonic()
+        try:
+            return self._tuner.contest(files)
+        finally:
+            self._longest = max(self._longest, time.monotonic() - began)
 
 
 def _where(draft: Draft, keys: Sequence[str], key: str) -> tuple[str, str]:

@@ -14,6 +14,7 @@ from jitrt.passes import PassContext, optimize
 from jitrt.passes.base import fewer_kernels
 from jitrt.planner import Options, problems_of
 from jitrt.tune import tuner as tuner_module
+from jitrt.tune.budget import Clock
 from jitrt.tune.progress import Event
 from jitrt.tune.tuner import Tuner
 from jitrt.tune.worker import WorkerFailure
@@ -85,10 +86,10 @@ def test_a_kernel_that_is_wrong_costs_its_proposal_and_not_the_build():
     (wrong,) = problems_of(proposals[1].after)
 
     class Strict(FakeGpuTuner):
-        def select(self, problems, **more):
+        def attempt(self, problems, others):
             if wrong.key in [problem.key for problem in problems]:
                 raise TuningError("no candidate survives for this region")
-            return super().select(problems, **more)
+            return super().attempt(problems, others)
 
     with Strict(lambda plan: 3.0 * len(plan.launches)) as tuner:
         verdicts = MeasuredJudge(tuner, Options("fp16"))(proposals)
@@ -133,20 +134,99 @@ def test_of_many_that_differ_in_sizes_a_dozen_are_measured():
     assert not verdicts[0].text.startswith("a similar") and not verdicts[-1].text.startswith("a similar")
 
 
+def asked(monkeypatch, *, mode, elapsed=0.0):
+    """(seconds, patience) of each selection, and the tuner that makes them."""
+    now, modes = [elapsed], []
+
+    class Slow(Clock):
+        def __init__(self, seconds):
+            super().__init__(seconds, lambda: now[0])
+            self._start = 0.0
+
+    monkeypatch.setattr(tuner_module, "Clock", Slow)
+    monkeypatch.setattr(tuner_module, "attempt", lambda *_, mode, patience, **__: modes.append((mode, patience)) or [])
+    monkeypatch.setattr(Tuner, "measures", True)
+    return Tuner(target_of(90), mode=mode), modes, now
+
+
 def test_a_judge_takes_no_more_of_the_time_than_its_problems_are_of_all(monkeypatch):
     problems = [problem for p in proposals_of_widths([16, 64]) for problem in problems_of(p.before)]
-    modes = []
-    monkeypatch.setattr(tuner_module, "select", lambda *_, mode, **__: modes.append(mode) or [])
-    monkeypatch.setattr(Tuner, "measures", True)
-    with Tuner(target_of(90), mode="100s") as tuner:
-        tuner.select(problems[:1], others=problems[1:])
-        tuner.select(problems[:1], others=problems * 1000)
-        tuner.select(problems, others=[])
-        tuner.select(problems)
+    tuner, modes, now = asked(monkeypatch, mode="100s")
+    with tuner:
+        tuner.attempt(problems[:1], problems[1:])
+        tuner.attempt(problems[:1], problems * 1000)
+        tuner.attempt(problems, [])
+        now[0] = 44.0
+        tuner.attempt(problems, [])
+    assert 20 < modes[0][0] < 40
+    assert modes[1] == (2.0, None)
+    assert modes[2][0] == pytest.approx(0.4 * 90)  # a tenth is for what is done when the time is over
+    assert modes[3][0] == 2.0, "half of the time at most is for fusions"
+
+
+def test_when_half_of_the_time_is_over_fewer_kernels_win():
+    proposals = proposals_of_widths([16, 64])
+
+    class Late(FakeGpuTuner):
+        judges = False
+
+    with Late(lambda plan: 9.0) as tuner:
+        verdicts = MeasuredJudge(tuner, Options("fp16"))(proposals)
+    assert tuner.asked == []
+    assert [verdict.text for verdict in verdicts] == ["2 kernels become 1 (not measured): the time was over"] * 2
+    assert all(verdict.accepted for verdict in verdicts)
+
+
+@pytest.mark.parametrize("cut", ["time", "Ctrl-C"])
+def test_what_costs_most_is_judged_before_the_time_is_over(cut):
+    """The time, or somebody's patience, lasts for one contest."""
+    proposals = proposals_of_widths([16, 256, 64])
+
+    class Short(FakeGpuTuner):
+        judges = property(lambda self: not self.interrupted and (cut != "time" or not self.asked))
+
+        def contest(self, files):
+            if cut == "Ctrl-C" and self.asked:
+                raise KeyboardInterrupt
+            return super().contest(files)
+
+    with Short(lambda plan: 3.0 * len(plan.launches)) as tuner:
+        verdicts = MeasuredJudge(tuner, Options("fp16"))(proposals)
+        assert tuner.interrupted == (cut == "Ctrl-C")
+    late = "2 kernels become 1 (not measured): the time was over"
+    assert [verdict.text for verdict in verdicts] == [late, "3.0 us instead of 6.0", late]
+
+
+def test_a_kernel_that_had_no_turn_leaves_its_proposal_to_the_number_of_kernels():
+    proposals = proposals_of_widths([16, 64])
+    (slow,) = problems_of(proposals[0].after)
+
+    class Short(FakeGpuTuner):
+        def attempt(self, problems, others):
+            chosen = super().attempt(problems, others)
+            return [None if p.key == slow.key else c for p, c in zip(problems, chosen, strict=True)]
+
+    with Short(lambda plan: 3.0 * len(plan.launches)) as tuner:
+        verdicts = MeasuredJudge(tuner, Options("fp16"))(proposals)
+    late = "2 kernels become 1 (not measured): the time was over"
+    assert [verdict.text for verdict in verdicts] == [late, "3.0 us instead of 6.0"]
+
+
+def test_the_last_selection_has_what_is_left_and_ctrl_c_is_meant_for_all_of_them(monkeypatch):
+    tuner, modes, now = asked(monkeypatch, mode="100s")
+    with tuner:
+        tuner.select([], share=0.75)
+        assert modes[-1][0] == pytest.approx(67.5)
+        tuner._measurer, now[0] = object(), 50.0
+        tuner.select([], share=0.75)
+        assert modes[-1] == (pytest.approx(30), pytest.approx(10)), "all that is left, for what has no tactic"
+        now[0] = 95.0
+        tuner.select([], share=0.75)
+        assert modes[-1] == (2.0, 2.0)
         tuner._hear(Event("note", "interrupted: keeps what was measured", 0, 0, 0.0, None))
-        tuner.select(problems)
-    assert 20 < modes[0] < 40
-    assert modes[1] == 2.0
-    assert modes[2] == pytest.approx(0.4 * 90, abs=1)  # a tenth is for what is done when the time is over
-    assert modes[3] == pytest.approx(90, abs=1)
-    assert modes[4] < 0.01
+        now[0] = 96.5
+        tuner.select([])
+        assert modes[-1] == (pytest.approx(1e-3), pytest.approx(0.5)), "two seconds after Ctrl-C, and not two for each"
+        with pytest.raises(KeyboardInterrupt):
+            tuner._hear(Event("note", "interrupted: once more", 0, 0, 0.0, None))
+        tuner._measurer = None

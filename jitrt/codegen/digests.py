@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 
@@ -41,18 +42,23 @@ def _path(name: str) -> Path | None:
     return Path(spec.origin) if spec and spec.origin else None
 
 
-def _package(name: str, path: Path) -> list[str]:
+def _package(name: str, path: Path) -> tuple[str, ...]:
     """The parts of the name of the package that a module is in, or is."""
-    parts = name.split(".")
+    parts = tuple(name.split("."))
     return parts if path.name == "__init__.py" else parts[:-1]
 
 
-def _imports(source: bytes, package: list[str]) -> Iterator[str]:
+@cache  # most templates import the same files
+def _imports(source: bytes, package: tuple[str, ...]) -> tuple[str, ...]:
+    return tuple(_each_import(source, package))
+
+
+def _each_import(source: bytes, package: tuple[str, ...]) -> Iterator[str]:
     for node in ast.walk(ast.parse(source)):
         if isinstance(node, ast.Import):
             yield from (alias.name for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
-            above = package[: len(package) - node.level + 1] if node.level else []
+            above = package[: len(package) - node.level + 1] if node.level else ()
             base = ".".join([*above, *([node.module] if node.module else [])])
             yield base
             yield from (f"{base}.{alias.name}" for alias in node.names)

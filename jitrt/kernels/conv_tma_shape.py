@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from jitrt.codegen.epilogue import Epilogue
 from jitrt.errors import KernelError
@@ -102,12 +103,7 @@ class Shape:
 
     def _along(self, axis: int, extent: int, count: int) -> float:
         taps, stride, before = self.filter[axis], self.stride[axis], self.padding[axis]
-        size, out, total = self.size[axis], self.out[axis], 0
-        for at in range(0, count * extent, extent):
-            last = min(at + extent, out) - 1
-            first = min(max(before - last * stride, 0), taps - 1)
-            total += max(min(size + before - at * stride, taps) - first, 1)
-        return total / count
+        return _taps_met(taps, stride, before, self.size[axis], self.out[axis], extent, count)
 
     def refuse_group(self, box: Box) -> str | None:
         """Why the rows of the filter cannot share blocks of x, or None."""
@@ -116,6 +112,16 @@ class Shape:
         if box[1] * box[2] % _ROW:
             return f"a line of {box[1] * box[2]} pixels ends inside the swizzle of shared memory"
         return None
+
+
+@cache  # asked for many configurations of few boxes
+def _taps_met(taps: int, stride: int, before: int, size: int, out: int, extent: int, count: int) -> float:
+    total = 0
+    for at in range(0, count * extent, extent):
+        last = min(at + extent, out) - 1
+        first = min(max(before - last * stride, 0), taps - 1)
+        total += max(min(size + before - at * stride, taps) - first, 1)
+    return total / count
 
 
 def refuse_body(body: Graph) -> str | None:

@@ -16,6 +16,7 @@ import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 from jitrt.codegen.target import Target
@@ -83,19 +84,28 @@ def rank_configs(
     shape: GemmShape, target: Target, keep: int = 48, price: Callable[[Config], float] | None = None
 ) -> Sequence[Config]:
     """Configurations of `conv2d` for a shape, cheapest first by `price`, at most `keep`; the default is `cost`."""
-    price = price or (lambda config: cost(config, shape, target))
+    ranked = _by_cost(shape, target) if price is None else _ranked(shape, target, price)
+    return [dict(config) for config in ranked[:keep]]
+
+
+@lru_cache(maxsize=256)  # several templates ask for the same
+def _by_cost(shape: GemmShape, target: Target) -> list[dict[str, int | bool]]:
+    return _ranked(shape, target, lambda config: cost(config, shape, target))
+
+
+def _ranked(shape: GemmShape, target: Target, price: Callable[[Config], float]) -> list[dict[str, int | bool]]:
     flatten = shape.channels < 16 and shape.taps > 1
     configs = [c for c in _space(shape, flatten) if _fits(c, shape, target)]
     configs.sort(key=lambda c: (price(c), -min(c["num_stages"], 4)))  # ties: deeper pipelines win
     # At most two of each tile shape before any third: the model tells tiles apart better than warps and stages.
     seen: dict[tuple[object, ...], int] = {}
-    first: list[Config] = []
-    rest: list[Config] = []
+    first: list[dict[str, int | bool]] = []
+    rest: list[dict[str, int | bool]] = []
     for config in configs:
         tile = (config["BLOCK_M"], config["BLOCK_N"], config["BLOCK_K"], config["SPLIT_K"])
         seen[tile] = seen.get(tile, 0) + 1
         (first if seen[tile] <= 2 else rest).append(config)
-    return (first + rest)[:keep]
+    return first + rest
 
 
 def _space(shape: GemmShape, flatten: bool) -> list[dict[str, int | bool]]:

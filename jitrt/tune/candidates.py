@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import Target
@@ -13,6 +14,7 @@ from jitrt.tune.cost import estimate
 from jitrt.tune.shipped import Advice, shipped
 
 _HOPELESS = 4.0  # times the best estimate
+_RANKED = 2048  # problems whose candidates are remembered
 
 
 @dataclass(frozen=True)
@@ -42,9 +44,30 @@ def candidates_of(
     """
     if advice is None:
         advice = shipped(target.arch).advice(problem, target)
+    return list(_ranked(_Posed(problem), target, tuple(templates.values()), keep, advice.tactics))
+
+
+class _Posed:
+    """A problem that is equal to any other with the same key: a build asks for its candidates again and again."""
+
+    def __init__(self, problem: Problem):
+        self.problem = problem
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Posed) and self.problem.key == other.problem.key
+
+    def __hash__(self) -> int:
+        return hash(self.problem.key)
+
+
+@lru_cache(maxsize=_RANKED)
+def _ranked(
+    posed: _Posed, target: Target, templates: tuple[Template, ...], keep: int | None, advised: tuple[Tactic, ...]
+) -> tuple[Candidate, ...]:
+    problem = posed.problem
     lists: list[list[Candidate]] = []
     reasons: list[str] = []
-    for template in templates.values():
+    for template in templates:
         reason = template.accepts(problem.body) or template.supports(problem, target)
         if reason is not None:
             reasons.append(f"{template.name}: {reason}")
@@ -55,11 +78,11 @@ def candidates_of(
         told = "\n  ".join(reasons) or "there are no templates"
         raise TuningError(f"no template runs this region on {target}:\n  {told}\n{problem.body}")
     offered = {c.tactic: c for each in lists for c in each}
-    first = {tactic: offered[tactic] for tactic in advice.tactics if tactic in offered}
+    first = {tactic: offered[tactic] for tactic in advised if tactic in offered}
     if len(lists) > 1:
         lists = _without_hopeless(problem, target, [each[:keep] for each in lists])
     pooled = [c for turn in range(max(map(len, lists))) for each in lists for c in each[turn : turn + 1]]
-    return [*first.values(), *(c for c in pooled if c.tactic not in first)][:keep]
+    return tuple([*first.values(), *(c for c in pooled if c.tactic not in first)][:keep])
 
 
 def _without_hopeless(problem: Problem, target: Target, lists: Sequence[list[Candidate]]) -> list[list[Candidate]]:

@@ -51,7 +51,7 @@ class GpuMeasurer:
         if self._patience is not None:
             job = replace(job, patience=self._patience)
         try:
-            outcome: Outcome = self._worker.call(rig.measure, self._index, job, limit=LIMIT)
+            outcome: Outcome = self._worker.call(rig.measure, self._index, job, limit=min(LIMIT, job.limit))
         except WorkerFailure as failure:
             return Outcome(Record(reason=str(failure)), lasting=False)
         if outcome.fatal:

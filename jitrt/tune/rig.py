@@ -5,6 +5,7 @@ A candidate is timed; one about to win is verified, also on large numbers and Na
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -34,7 +35,8 @@ _MOST_TRIALS = 32
 @dataclass(frozen=True)
 class Job:
     """One candidate to verify and time. `best` is the time to beat in microseconds, if there is one; a candidate that
-    keeps the GPU for more than `patience` seconds hangs. `coming` are problems whose first candidates come soon."""
+    keeps the GPU for more than `patience` seconds hangs. `coming` are problems whose first candidates come soon.
+    Nobody waits for the outcome longer than `limit` seconds."""
 
     problem: Problem
     candidate: Candidate
@@ -43,6 +45,7 @@ class Job:
     best: float | None = None
     patience: float = 10.0
     coming: tuple[Problem, ...] = ()
+    limit: float = math.inf
 
 
 @dataclass(frozen=True)

@@ -65,6 +65,10 @@ class Search:
         if self.winner == tactic:
             self.binaries = {tactic: binaries}
 
+    def recalls(self, tactic: Tactic) -> bool:
+        """Whether this is the winner, and the timing cache says so."""
+        return tactic == self.winner and tactic in self.cached
+
     def supply(self, binaries: tuple[Binary, ...]) -> None:
         """Take the binaries of a winner that the timing cache named."""
         assert self.winner is not None

@@ -2,11 +2,13 @@
 
 Compiling and measuring overlap: while the compile pool works through the candidates, this process hands each finished
 one to the GPU worker. First every problem gets a winner; from then on the budget goes to the problems in proportion to
-what they cost. Results are cached as they come, so that nothing is lost whenever it ends.
+what they cost. Results are cached as they come, so that nothing is lost whenever it ends. After its time a search goes
+on only for problems that have no tactic yet, and with `patience` not for long.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
 from contextlib import ExitStack, closing
@@ -34,6 +36,7 @@ __all__ = ["Choice", "Event", "Progress", "select"]
 
 _NEAR = 1.2  # times the best: may yet be faster in the network
 _RIVALS = 3
+_STUCK = 3.0  # seconds that a measurement may take beyond the last moment, before the GPU worker is given up
 
 Source = Literal["measured", "cache", "table", "heuristic"]
 Listener = Callable[[Problem, Tactic, Record], None]
@@ -45,7 +48,7 @@ class Choice:
     something is known of, with its microseconds or the reason it was refused; `source` "table" says that the shipped
     table named the tactic, which was measured here if `microseconds` says so; `cache` is one line on why the timing
     cache had, or had not, an answer. `rivals` are the few tactics that came close, best first, not all of
-    them verified."""
+    them verified. The tactic itself is, on the GPU at hand, if `verified` says so."""
 
     tactic: Tactic
     binaries: tuple[Binary, ...]
@@ -54,6 +57,7 @@ class Choice:
     tried: tuple[tuple[Tactic, float | str], ...]
     cache: str
     rivals: tuple[tuple[Tactic, float], ...] = ()
+    verified: bool = True
 
 
 def select(
@@ -84,6 +88,41 @@ def select(
     Raises TuningError if no candidate of a problem survives, with every reason (PluginError if there is a plugin in
     it), OptionError for another `mode` and NoGpuError if there is no such device.
     """
+    chosen = attempt(
+        problems,
+        target,
+        mode=mode,
+        device=device,
+        use_cache=use_cache,
+        folder=folder,
+        progress=progress,
+        on_candidate=on_candidate,
+        offered=offered,
+        compiler=compiler,
+        measurer=measurer,
+        table=table,
+    )
+    return [choice for choice in chosen if choice is not None]  # without patience there is one for each
+
+
+def attempt(
+    problems: Sequence[Problem],
+    target: Target,
+    *,
+    patience: float | None = None,
+    mode: str | float = "60s",
+    device: int | None = None,
+    use_cache: bool = True,
+    folder: Path | None = None,
+    progress: Progress | None = None,
+    on_candidate: Listener | None = None,
+    offered: Mapping[str, Template] | None = None,
+    compiler: Compiler | None = None,
+    measurer: Measurer | None = None,
+    table: Table | None = None,
+) -> list[Choice | None]:
+    """As `select`, but with `patience` a problem that has no verified tactic so many seconds after the time is over, or
+    after Ctrl-C, is given up: None. ("heuristic" and "exhaustive" have no time to be over.)"""
     budget = Budget.parse(mode)
     with ExitStack() as stack:
         if measurer is None and device is not None:
@@ -100,9 +139,9 @@ def select(
         if compiler is None:
             kernels = KernelCache(folder) if use_cache else None
             compiler = stack.enter_context(closing(CompilePool(None, kernels, reporter.note)))
-        tuning = Tuning(searches, target, compiler, measurer, recall, clock, reporter, on_candidate)
+        tuning = Tuning(searches, target, compiler, measurer, recall, clock, reporter, on_candidate, patience)
         tuning.run()
-        return [_choice(searches[problem.key]) for problem in problems]
+        return [_choice(searches[problem.key], measurer is not None) for problem in problems]
 
 
 def _plan(
@@ -130,12 +169,14 @@ def _plan(
     return searches
 
 
-def _choice(search: Search) -> Choice:
+def _choice(search: Search, verified: bool) -> Choice | None:
     winner = search.winner
-    assert winner is not None
+    if winner is None or not search.settled:
+        return None
     microseconds = search.records[winner].microseconds or 0.0
     tried = tuple((t, r.microseconds or 0.0 if r.reason is None else r.reason) for t, r in search.records.items())
-    return Choice(winner, search.binaries[winner], microseconds, _source(search), tried, search.why, _rivals(search))
+    binaries, source = search.binaries[winner], _source(search)
+    return Choice(winner, binaries, microseconds, source, tried, search.why, _rivals(search), verified)
 
 
 def _source(search: Search) -> Source:
@@ -168,17 +209,20 @@ class Tuning:
         clock: Clock,
         reporter: Reporter,
         on_candidate: Listener | None,
+        patience: float | None = None,
     ):
         # The most expensive problems first: theirs are the first candidates, and the first news.
         self._searches = sorted(searches.values(), key=lambda search: -search.weight)
         self._target, self._compiler, self._measurer, self._recall = target, compiler, measurer, recall
         self._clock, self._reporter, self._on_candidate = clock, reporter, on_candidate
         self._pending: dict[Future[Compiled], tuple[Search, Candidate]] = {}
-        self._interrupted = False
+        self._patience = patience
+        self._interrupted: float | None = None  # when
         self._told: set[int] = set()  # problems that the GPU worker has heard of
 
     def run(self) -> None:
-        """Tune until the budget is spent and every problem has a winner. Raises TuningError if one cannot have any."""
+        """Tune until the budget is spent and every problem has a winner, or patience is at its end. Raises TuningError
+        if a problem cannot have any."""
         known = sum(search.winner is not None for search in self._searches)
         todo = sum(_candidates_left(search) for search in self._searches)
         self._reporter.total = todo
@@ -193,18 +237,38 @@ class Tuning:
                 self._submit()
                 if not self._pending:
                     break
-                wait(self._pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                left = self._left
+                if left <= 0:
+                    self._give_up()
+                    break
+                wait(self._pending, timeout=min(0.2, left), return_when=FIRST_COMPLETED)
                 self._finish_one()
             except KeyboardInterrupt:
-                if self._interrupted:
+                if self._interrupted is not None:
                     raise
-                self._interrupted = True
+                self._interrupted = self._clock.elapsed
                 self._reporter.note("interrupted: keeps what was measured, finishes problems that have no tactic yet")
-        self._reporter.end(f"{len(self._searches)} problems have their tactic")
+        settled = sum(search.settled for search in self._searches)
+        few = "" if settled == len(self._searches) else f" of {len(self._searches)}"
+        self._reporter.end(f"{settled}{few} problems have their tactic")
 
     @property
     def _over(self) -> bool:
-        return self._interrupted or self._clock.over
+        return self._interrupted is not None or self._clock.over
+
+    @property
+    def _left(self) -> float:
+        """Seconds to the last moment, at which problems without a tactic are given up."""
+        over = self._interrupted if self._interrupted is not None else self._clock.seconds or None
+        if over is None or self._patience is None:
+            return math.inf
+        return over + self._patience - self._clock.elapsed
+
+    def _give_up(self) -> None:
+        """Let go of everything."""
+        for future in self._pending:
+            future.cancel()
+        self._pending.clear()
 
     def _submit(self) -> None:
         """Keep the pool busy: first with what is needed, then, as the budget allows, with a share for each problem."""
@@ -245,12 +309,17 @@ class Tuning:
                 del self._pending[future]
 
     def _finish_one(self) -> None:
-        """Conclude one candidate that was compiled, if there is one: problems without a winner go first, then the order
-        of submission. Only one, so that the pool gets new work in between."""
+        """Conclude one candidate that was compiled, if there is one: what need not be measured goes first, then
+        problems without a winner, then the order of submission. Only one, so that the pool gets new work in between."""
         done = [item for item in self._pending.items() if item[0].done()]
         if not done:
             return
-        future, (search, candidate) = min(done, key=lambda item: item[1][0].winner is not None)
+
+        def turn(item: tuple[Future[Compiled], tuple[Search, Candidate]]) -> int:
+            _, (search, candidate) = item
+            return 0 if search.recalls(candidate.tactic) else 1 if search.winner is None else 2
+
+        future, (search, candidate) = min(done, key=turn)
         if not (self._over and search.settled):
             self._conclude(search, candidate, future.result())
         search.waiting.discard(candidate.tactic)
@@ -259,7 +328,7 @@ class Tuning:
     def _conclude(self, search: Search, candidate: Candidate, compiled: Compiled) -> None:
         tactic = candidate.tactic
         refusal = self._refuse(search, candidate, compiled)
-        if refusal is None and tactic == search.winner and tactic in search.cached:
+        if refusal is None and search.recalls(tactic):
             search.supply(compiled.binaries)
             return
         outcome = refusal or self._measure(search, candidate, compiled.binaries)
@@ -289,8 +358,9 @@ class Tuning:
         self._told.add(search.number)
         coming = {other.number: other.problem for other, _ in self._pending.values() if other.number not in self._told}
         self._told |= set(coming)
+        limit = max(0.0, self._left) + _STUCK
         return self._measurer.measure(
-            Job(search.problem, candidate, binaries, self._target, best, coming=tuple(coming.values()))
+            Job(search.problem, candidate, binaries, self._target, best, coming=tuple(coming.values()), limit=limit)
         )
 
 

@@ -20,13 +20,15 @@ from jitrt.tune.cost import weight
 from jitrt.tune.kernel_cache import KernelCache
 from jitrt.tune.measure import GpuMeasurer, Job
 from jitrt.tune.progress import Event, Progress, Reporter
-from jitrt.tune.select import Choice, select
+from jitrt.tune.select import Choice, attempt, select
 from jitrt.tune.worker import WorkerFailure
 
 _AT_ONCE = 1e-3  # seconds: what is needed and no more
 _LEAST = 2.0  # seconds of a selection, so that no verdict rests on first guesses alone
 _SHARE = 0.4  # of the time left at most, for a selection that others follow
 _FINISH = 0.1  # of the time: to end what has begun, and to put the plan together
+_FUSIONS = 0.5  # of the time, after which no rule is judged any more
+_PATIENCE = 2.0  # seconds, after the time or Ctrl-C, in which problems without a tactic may yet get one
 
 
 class Tuner:
@@ -52,7 +54,8 @@ class Tuner:
         seconds = self._budget.seconds
         self._clock = Clock(None if seconds is None else (1 - _FINISH) * seconds)
         self._progress = progress
-        self._interrupted = False
+        self._interrupted: float | None = None  # when
+        self.guessed = False  # some kernel was chosen that nobody verified, for want of time
         self._laps: dict[str, float] = {}
         self._stack = ExitStack()
         self._measurer = None if device is None else self._stack.enter_context(closing(GpuMeasurer(device)))
@@ -71,7 +74,22 @@ class Tuner:
     @property
     def over(self) -> bool:
         """The time is spent, or somebody pressed Ctrl-C."""
-        return self._interrupted or self._clock.over
+        return self.interrupted or self._clock.over
+
+    @property
+    def interrupted(self) -> bool:
+        """Somebody pressed Ctrl-C."""
+        return self._interrupted is not None
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is time to find out if a rewrite is worth it: not once half of it is spent."""
+        seconds = self._clock.seconds
+        return not self.interrupted and (not seconds or self._clock.elapsed < _FUSIONS * seconds)
+
+    def lasts(self, seconds: float) -> bool:
+        """Whether there is time for something that takes so long."""
+        return not self.over and (not self._clock.seconds or self._clock.elapsed + seconds <= self._clock.seconds)
 
     @property
     def spent(self) -> dict[str, float]:
@@ -82,24 +100,56 @@ class Tuner:
         """A part of the build has ended."""
         self._laps[part] = self._laps.get(part, 0.0) + self._clock.elapsed - sum(self._laps.values())
 
-    def select(
-        self,
-        problems: Sequence[Problem],
-        *,
-        others: Sequence[Problem] | None = None,
-        share: float = 1.0,
-        at_once: bool = False,
-    ) -> list[Choice]:
-        """As `jitrt.tune.select.select`, in a share of the time that is left; or, if there are `others` to come, in the
-        share of it that these problems are of all, in seconds of their rooflines. With `at_once`, by what is known: of
-        a problem that nothing is known of only the first guess is tried."""
-        if others is not None:
-            mine, theirs = (sum(weight(problem, self.target) for problem in some) for some in (problems, others))
-            share = min(_SHARE, mine / (mine + theirs))
-        return select(
+    def select(self, problems: Sequence[Problem], *, share: float = 1.0) -> list[Choice]:
+        """As `jitrt.tune.select.select`, in a share of the time that is left. All of it, and some seconds, go to
+        problems that have no tactic yet; what has none then takes the likeliest that compiles, not `verified`."""
+        chosen = self._attempt(problems, self._seconds(share), to_the_end=True)
+        left = {problem.key: problem for problem, choice in zip(problems, chosen, strict=True) if choice is None}
+        if not left:
+            return [choice for choice in chosen if choice is not None]
+        self.guessed = True
+        reason = "somebody pressed Ctrl-C" if self.interrupted else "the time was over"
+        self._note(f"{len(left)} kernels are the likeliest, not verified: {reason}; another build goes on from here")
+        guesses = select(
+            list(left.values()),
+            self.target,
+            mode="heuristic",
+            use_cache=False,
+            progress=self._hear,
+            compiler=self._compiler,
+        )
+        guessed = {key: replace(guess, verified=False) for key, guess in zip(left, guesses, strict=True)}
+        return [choice or guessed[problem.key] for problem, choice in zip(problems, chosen, strict=True)]
+
+    def attempt(self, problems: Sequence[Problem], others: Sequence[Problem]) -> list[Choice | None]:
+        """Verified tactics for problems that may or may not be solved in the end, in the share of the time left that
+        they are of all, in seconds of their rooflines; `others` are those to come. None for what takes longer."""
+        mine, theirs = (sum(weight(problem, self.target) for problem in some) for some in (problems, others))
+        seconds = self._seconds(min(_SHARE, mine / (mine + theirs)))
+        if seconds is not None and self._clock.seconds is not None:
+            seconds = min(seconds, max(_LEAST, _FUSIONS * self._clock.seconds - self._clock.elapsed))
+        return self._attempt(problems, seconds)
+
+    def known(self, problems: Sequence[Problem]) -> list[Choice | None]:
+        """Tactics by what is known by now: of a problem that nothing is known of the first guess is tried. None for
+        what that takes too long."""
+        return self._attempt(problems, _AT_ONCE if self.measures else None)
+
+    def _attempt(
+        self, problems: Sequence[Problem], seconds: float | None, *, to_the_end: bool = False
+    ) -> list[Choice | None]:
+        """`seconds`: None for as many as it takes."""
+        patience: float | None = None if self._measurer is None else _PATIENCE
+        if self._measurer is not None and self._interrupted is not None:
+            patience = max(0.0, self._interrupted + _PATIENCE - self._clock.elapsed)
+        elif to_the_end and seconds is not None and self._clock.seconds is not None:
+            patience = max(_PATIENCE, self._clock.seconds - self._clock.elapsed - seconds)
+        mode = ("exhaustive" if self.measures else "heuristic") if seconds is None else seconds
+        return attempt(
             problems,
             self.target,
-            mode=_AT_ONCE if at_once and self.measures else self._mode(share),
+            patience=patience,
+            mode=mode,
             folder=self._folder,
             progress=self._hear,
             compiler=self._compiler,
@@ -136,7 +186,7 @@ class Tuner:
 
     def interrupt(self, text: str) -> None:
         """Somebody pressed Ctrl-C: what can be left out is left out from now on. `text` begins with "interrupted"."""
-        self._hear(Event("note", text, 0, 0, self._clock.elapsed, 0.0))
+        self._note(text)
 
     def contest(self, files: Sequence[PlanFile]) -> list[float]:
         """Microseconds of one run of each plan. Raises WorkerFailure if they could not be timed."""
@@ -155,17 +205,24 @@ class Tuner:
     ) -> None:
         self.close()
 
+    def _note(self, text: str) -> None:
+        self._hear(Event("note", text, 0, 0, self._clock.elapsed, 0.0))
+
     def _hear(self, event: Event) -> None:
-        # Ctrl-C during one selection is meant for all of them.
-        self._interrupted |= event.kind == "note" and event.text.startswith("interrupted")
+        """Ctrl-C during one selection is meant for all of them. Raises KeyboardInterrupt at the second."""
+        if event.kind == "note" and event.text.startswith("interrupted"):
+            if self._interrupted is not None:
+                raise KeyboardInterrupt
+            self._interrupted = self._clock.elapsed
         if self._progress is not None:
             self._progress(event)
 
-    def _mode(self, share: float) -> str | float:
+    def _seconds(self, share: float) -> float | None:
+        """That a selection may take; None: no limit."""
         if not self.measures:
-            return "heuristic"
-        if self._interrupted:
+            return None
+        if self._interrupted is not None:
             return _AT_ONCE
         if self._clock.seconds is None:
-            return "exhaustive"
+            return None
         return max(_LEAST, share * (self._clock.seconds - self._clock.elapsed))

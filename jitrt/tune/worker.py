@@ -26,6 +26,7 @@ from jitrt.errors import TuningError
 from jitrt.knobs import environment
 
 _BOOT = "import sys; sys.path[:] = {path!r}; from jitrt.tune.worker import serve; serve({fd})"
+_SOON = 1.0  # seconds
 
 
 class WorkerFailure(TuningError):
@@ -75,20 +76,36 @@ class Worker:
             raise WorkerFailure(f"cannot be sent to another process: {error}; {advice}") from error
         self.start()
         assert self._connection is not None
+        waiting = False
         try:
             self._connection.send_bytes(request)
+            waiting = True
             if not self._connection.poll(limit):
                 self.kill()
                 raise WorkerFailure(f"no answer within {limit:g} s: killed")
+            waiting = False
             fine, answer = pickle.loads(self._connection.recv_bytes())
         except (EOFError, ConnectionError):
             raise WorkerFailure(self._epitaph()) from None
         except KeyboardInterrupt:
-            self.kill()  # a late answer must not be taken for the next call's
+            if not (waiting and self._falls_silent()):
+                self.kill()
             raise
         if not fine:
             raise WorkerFailure(answer)
         return answer
+
+    def _falls_silent(self) -> bool:
+        """Somebody pressed Ctrl-C: a worker that has its answer soon may live on, as starting one takes longer. A late
+        answer must not be taken for the next call's."""
+        assert self._connection is not None
+        try:
+            if self._connection.poll(_SOON):
+                self._connection.recv_bytes()
+                return True
+        except (EOFError, ConnectionError, KeyboardInterrupt):  # a second Ctrl-C has no more patience
+            pass
+        return False
 
     def kill(self) -> None:
         """End the process at once; the next call starts another."""

@@ -8,8 +8,10 @@ import signal
 import sys
 import time
 from collections.abc import Mapping, Sequence
+from concurrent.futures import Future
 from types import MappingProxyType, SimpleNamespace
 
+from jitrt.codegen.compile import Binary
 from jitrt.codegen.source import define
 from jitrt.codegen.target import Target
 from jitrt.graph import Graph, Layout, TensorType, f16
@@ -18,6 +20,8 @@ from jitrt.graph.ops import Linear, Relu
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
 from jitrt.runtime.fake_driver import H200
 from jitrt.runtime.seam import Device
+from jitrt.tune.candidates import Candidate
+from jitrt.tune.compile_pool import Compiled
 from jitrt.tune.rig import Job, Outcome
 from jitrt.tune.timing_cache import Record
 from jitrt.tune.worker import time_limit
@@ -81,6 +85,19 @@ class Dependent(Generous):
     """Waits for its predecessor by itself."""
 
     constexprs = MappingProxyType({"DEPENDENT": True})
+
+
+class AtOnce:
+    """A compiler that takes no time."""
+
+    workers = 1
+
+    def submit(self, problem: Problem, candidate: Candidate, target: Target) -> Future[Compiled]:
+        done: Future[Compiled] = Future()
+        done.set_result(Compiled((Binary(b"cubin", "k", 0, 4, (1, 1, 1), 0, 32, 0),)))
+        return done
+
+    def close(self) -> None: ...
 
 
 class Packs(Listed):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import sqlite3
 import time
 from collections.abc import Callable
 from concurrent.futures import Future
@@ -21,7 +22,7 @@ from jitrt.tune.candidates import Candidate
 from jitrt.tune.compile_pool import Compiled
 from jitrt.tune.progress import Event
 from jitrt.tune.rig import Job, Outcome
-from jitrt.tune.select import Choice, select
+from jitrt.tune.select import Choice, attempt, select
 from jitrt.tune.shipped import Entry, Table, key_of
 from jitrt.tune.timing_cache import Record, TimingCache
 
@@ -275,6 +276,69 @@ def test_what_is_still_compiling_when_time_is_up_is_not_waited_for() -> None:
     (choice,) = run(FakeGpu({0: 5.0}), Slow(), mode=0.2)
     assert choice_of(choice.tactic) == 0
     assert time.perf_counter() - start < 5
+
+
+# -- patience ----------------------------------------------------------------------------------------------------------
+
+
+def slow_problems(*, mode: str | float, gpu: FakeGpu, patience: float | None = 2.0) -> list[Choice | None]:
+    """Twenty problems, the wider the dearer, with three candidates each."""
+    problems = [planted.relu_problem(512, 512 * width) for width in range(1, 21)]
+    offered = {"listed": planted.Listed(3)}
+    compiler = FakeCompiler(workers=1)
+    return attempt(
+        problems, TARGET, mode=mode, patience=patience, offered=offered, compiler=compiler, measurer=gpu, use_cache=True
+    )
+
+
+def test_a_search_ends_when_patience_does_and_the_dearest_problems_have_their_tactics() -> None:
+    clock = Ticking()
+    gpu = FakeGpu(dict.fromkeys(range(3), clock.tick))
+    with clock:
+        chosen = slow_problems(mode=5.0, gpu=gpu)
+    assert clock.now == 7.0
+    assert [choice is not None for choice in chosen] == [False] * 13 + [True] * 7
+    assert all(choice.verified for choice in chosen if choice is not None)
+    # Nobody waits for a measurement much longer than that.
+    assert [job.limit for job in gpu.jobs] == [7.0 - at + 3.0 for at in range(7)]
+
+
+def test_without_patience_and_without_a_time_to_be_over_every_problem_gets_its_tactic() -> None:
+    for mode, patience in ((5.0, None), ("heuristic", 2.0), ("exhaustive", 2.0)):
+        clock = Ticking()
+        with clock:
+            chosen = slow_problems(mode=mode, gpu=FakeGpu(dict.fromkeys(range(3), clock.tick)), patience=patience)
+        assert all(choice is not None for choice in chosen)
+
+
+@pytest.mark.parametrize("mode", ["60s", "heuristic", "exhaustive"])
+def test_ctrl_c_ends_a_search_in_seconds(mode: str) -> None:
+    clock, presses = Ticking(), iter([interrupt])
+    gpu = FakeGpu(dict.fromkeys(range(3), lambda: next(presses, clock.tick)()))
+    with clock:
+        chosen = slow_problems(mode=mode, gpu=gpu)
+    assert clock.now == 2.0
+    assert sum(choice is not None for choice in chosen) == 2
+
+
+def test_what_is_measured_is_on_disk_before_anything_else_is() -> None:
+    """Whatever kills a build loses nothing."""
+    clock, problems = Ticking(), [planted.relu_problem(8, 8 * width) for width in range(1, 9)]
+    known: list[int] = []
+
+    def look(problem: Problem, tactic: Tactic, record: Record) -> None:
+        elsewhere = sqlite3.connect(TimingCache().path)  # as another process sees it
+        known.append(elsewhere.execute("SELECT COUNT(*) FROM timings").fetchone()[0])
+        elsewhere.close()
+        if len(known) == 10:
+            raise SystemExit("killed")
+
+    gpu = FakeGpu(dict.fromkeys(range(3), clock.tick))
+    with pytest.raises(SystemExit):
+        run(gpu, problems=tuple(problems), on_candidate=look)
+    assert known == list(range(1, 11))
+    run(again := FakeGpu(dict.fromkeys(range(3), 5.0)), problems=tuple(problems))
+    assert len(again.jobs) == 3 * 8 - 10
 
 
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+from collections.abc import Callable
 from dataclasses import replace
 
 import planted
@@ -9,8 +11,12 @@ import pytest
 
 from jitrt.codegen.target import target_of
 from jitrt.kernels.base import templates
+from jitrt.runtime.fake_driver import H200
+from jitrt.tune import tuner as tuner_module
 from jitrt.tune.candidates import candidates_of
 from jitrt.tune.progress import Event
+from jitrt.tune.rig import Job, Outcome
+from jitrt.tune.timing_cache import Record
 from jitrt.tune.tuner import Tuner
 
 PROBLEM = planted.relu_problem(8, 8)
@@ -44,3 +50,83 @@ def test_ctrl_c_outside_of_a_selection_ends_the_time_and_is_heard() -> None:
     ]
     assert (heard[0].done, heard[0].total) == (3, 7)
     assert heard[0].remaining == pytest.approx(54.0, abs=5.0)
+
+
+class SlowGpu:
+    """Takes a tenth of a second for anything; `instead` is called first."""
+
+    device = H200
+
+    def __init__(self, instead: Callable[[], None] = lambda: None):
+        self.instead = instead
+        self.measured: list[str] = []
+
+    def start(self) -> None: ...
+
+    def measure(self, job: Job) -> Outcome:
+        self.instead()
+        time.sleep(0.1)
+        self.measured.append(job.problem.key)
+        return Outcome(Record(5.0, slower=job.best is not None))
+
+    def close(self) -> None: ...
+
+
+PROBLEMS = [planted.relu_problem(512, 512 * width) for width in range(1, 13)]
+
+
+def slow_tuner(monkeypatch: pytest.MonkeyPatch, gpu: SlowGpu, heard: list[Event]) -> Tuner:
+    monkeypatch.setattr(tuner_module, "GpuMeasurer", lambda index: gpu)
+    monkeypatch.setattr(tuner_module, "_LEAST", 0.3)
+    monkeypatch.setattr(tuner_module, "_PATIENCE", 0.3)
+    return Tuner(target_of("sm_90"), 0, mode="1s", cache=False, progress=heard.append, compiler=planted.AtOnce())
+
+
+def test_a_build_of_many_slow_problems_keeps_to_its_time_and_says_what_is_not_verified(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    heard: list[Event] = []
+    with slow_tuner(monkeypatch, gpu := SlowGpu(), heard) as tuner:
+        start = time.perf_counter()
+        chosen = tuner.select(PROBLEMS, share=0.75)
+        assert time.perf_counter() - start < 2
+        assert tuner.guessed
+    verified = [choice.verified for choice in chosen]
+    assert 3 <= len(gpu.measured) <= 9
+    assert verified == sorted(verified), "those that cost most were verified"
+    assert verified.count(True) == len(set(gpu.measured))
+    assert all(choice.binaries for choice in chosen)
+    assert {choice.source for choice in chosen if not choice.verified} == {"heuristic"}
+    (note,) = [event.text for event in heard if event.kind == "note"]
+    late = verified.count(False)
+    assert note == f"{late} kernels are the likeliest, not verified: the time was over; another build goes on from here"
+
+
+def test_what_may_be_left_out_is_left_out_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    with slow_tuner(monkeypatch, SlowGpu(), []) as tuner:
+        chosen = tuner.attempt(PROBLEMS, [])
+        assert 3 <= sum(choice is not None for choice in chosen) <= 9
+        assert not tuner.guessed
+        known = tuner.known(PROBLEMS)
+    assert all(choice is not None for choice, before in zip(known, chosen, strict=True) if before is not None)
+    assert None in known
+
+
+def test_ctrl_c_ends_a_build_in_seconds_and_the_second_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    presses = iter([True])
+
+    def press() -> None:
+        if next(presses, False):
+            raise KeyboardInterrupt
+
+    with slow_tuner(monkeypatch, SlowGpu(press), []) as tuner:
+        start = time.perf_counter()
+        tuner.attempt(PROBLEMS, [])
+        assert tuner.interrupted and tuner.over and not tuner.judges and not tuner.lasts(0.0)
+        chosen = tuner.select(PROBLEMS)
+        assert time.perf_counter() - start < 1.5
+        assert not all(choice.verified for choice in chosen)
+    presses = iter([True, True])
+    with slow_tuner(monkeypatch, gpu := SlowGpu(press), []) as tuner, pytest.raises(KeyboardInterrupt):
+        tuner.attempt(PROBLEMS, [])
+    assert gpu.measured == []

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import ctypes
 import os
+import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -106,3 +108,31 @@ def _state(pid: int) -> str:
         return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[0]
     except FileNotFoundError:
         return "Z"
+
+
+@pytest.mark.parametrize(("seconds", "lives"), [(0.4, True), (60.0, False)])
+def test_ctrl_c_ends_a_call_soon_and_spares_a_worker_that_is_about_to_answer(
+    worker: Worker, monkeypatch: pytest.MonkeyPatch, seconds: float, lives: bool
+) -> None:
+    monkeypatch.setattr(worker_module, "_SOON", 0.8)
+    pid = worker.call(os.getpid, limit=20)
+    timer = threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT))
+    start = time.perf_counter()
+    timer.start()
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(time.sleep, seconds, limit=120)
+    assert time.perf_counter() - start < 3
+    # What it answered meanwhile is not taken for the answer to the next call.
+    assert (worker.call(os.getpid, limit=20) == pid) == lives
+
+
+def test_a_second_ctrl_c_ends_a_call_at_once(worker: Worker, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(worker_module, "_SOON", 60.0)
+    pid = worker.call(os.getpid, limit=20)
+    for after in (0.1, 0.4):
+        threading.Timer(after, os.kill, (os.getpid(), signal.SIGINT)).start()
+    start = time.perf_counter()
+    with pytest.raises(KeyboardInterrupt):
+        worker.call(time.sleep, 60, limit=120)
+    assert time.perf_counter() - start < 3
+    assert worker.call(os.getpid, limit=20) != pid
