@@ -31,6 +31,8 @@ REFERENCE_SECONDS = 0.1  # what one reference may cost before the batch is made 
 _CHUNK = 1 << 16  # elements compared bit for bit at a time
 _DISTINCT = 1 << 20  # output elements compared as numbers, as far as repeated items can make it so
 _ENOUGH = 256  # elements of a concat's operand that are judged by themselves
+_SAMPLE = 1 << 24  # bytes of a sample, or more if what must be in it is
+_WORTHWHILE = 0.5  # of a batch; a larger sample saves nothing
 _COARSE = 10  # times the usual tolerance, for large numbers: they are there for overflow and NaN, not for precision
 
 _DISCONTINUOUS = (
@@ -73,6 +75,22 @@ class Trial:
     dtype: DType
     bound: Tolerance
     parts: tuple[_Index, ...] = ((...,),)
+
+    def sample(self, nbytes: int) -> Array | None:
+        """Places of the batch that stand for all of it, of items of `nbytes` bytes: each distinct item and who comes
+        after it, the first and the last, and some between. None if that is no less than all."""
+        if self.items is None or not self.dtype.is_float:
+            return None
+        last = len(self.items) - 1
+        kinds = np.unique(self.items, return_index=True)[1]
+        spread = np.linspace(0, last, max(4, int(_SAMPLE // max(1, nbytes)))).round().astype(int)
+        places = np.unique(np.concatenate([kinds, np.minimum(kinds + 1, last), [0, 1, last - 1, last], spread]))
+        return places if len(places) <= _WORTHWHILE * len(self.items) else None
+
+    def at(self, places: Array) -> Trial:
+        """The trial of these places of the batch alone, of which there must be one at least for each distinct item."""
+        assert self.items is not None
+        return replace(self, items=self.items[places])
 
     def check(self, out: Array) -> str | None:
         """None if `out` (of the problem's logical shape) is right, else what is wrong."""

@@ -113,3 +113,29 @@ def test_guard_damage_is_counted() -> None:
 )
 def test_how_many_sets_rotate(set_bytes: int, free: int, count: int) -> None:
     assert sets_for(set_bytes, 60 << 20, free) == count
+
+
+@pytest.mark.parametrize(
+    ("shape", "strides"),
+    [
+        ((3, 4), (6, 1)),
+        ((2, 3, 4, 5), (200, 1, 50, 8)),  # a branch of a concat, channels last
+        ((2, 3, 4, 5), (161, 1, 40, 8)),  # with a gap between the items too
+        ((1, 3, 1, 5), (999, 1, 77, 4)),
+        ((3, 4), (2, 9)),  # columns first
+        ((3, 2), (5, 3)),  # interleaved
+    ],
+)
+def test_every_byte_between_the_elements_is_looked_at(shape: tuple[int, ...], strides: tuple[int, ...]) -> None:
+    type = TensorType(f16, shape, Layout(strides))
+    inside = np.zeros(type.span, bool)
+    strided(inside, type)[...] = True
+    gaps = np.flatnonzero(~inside)
+    assert len(gaps)
+    for at in gaps:
+        for byte in (0, 1):
+            raw = raw_output(type, 0x5B)
+            strided(raw[GUARD:-GUARD].view(np.float16), type)[...] = 0
+            assert split_output(raw, type, 0x5B)[1] is None
+            raw[GUARD + 2 * at + byte] = 0
+            assert split_output(raw, type, 0x5B)[1] == "writes 1 bytes between the rows of its output"

@@ -20,7 +20,7 @@ from jitrt.graph import Graph, TensorType, f32
 from jitrt.graph.ops import Linear
 from jitrt.kernels.base import Problem, Tactic
 from jitrt.runtime.fake_driver import H200, FakeDriver, FakeKernel
-from jitrt.tune import session
+from jitrt.tune import buffers, session, verify
 from jitrt.tune.candidates import Candidate
 from jitrt.tune.rig import Job, Outcome, Rig
 from jitrt.tune.timing_cache import Record
@@ -350,3 +350,96 @@ def test_a_batch_of_repeated_items_lies_on_the_gpu_as_the_reference_counts_on(
 
     assert measure(tidy, problem).record.wins
     assert "wrong numbers" in (measure(exchanges, problem).record.reason or "")
+
+
+# -- samples of large batches ------------------------------------------------------------------------------------------
+
+BATCH = (64, 4, 5, 6)
+
+
+@pytest.fixture
+def sampled(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Callable[..., None]], tuple[Outcome, float]]]:
+    """Tries a kernel that writes relu(x) and then lets a function of (the output, x, run) spoil it; returns what came
+    of it, and how many times the output was downloaded."""
+    monkeypatch.setattr(session, "make_trial", functools.partial(make_trial, seconds=1e-12))
+    monkeypatch.setattr(verify, "_SAMPLE", 4)
+    rigs: list[Rig] = []
+
+    def run(spoil: Callable[..., None]) -> tuple[Outcome, float]:
+        runs, loaded = itertools.count(), []
+
+        def spoiled(driver: FakeDriver, grid: object, y: int, x: int, *_: int) -> None:
+            relu(driver, y, x, shape=BATCH)
+            spoil(driver.array(y, BATCH, "f16"), driver.array(x, BATCH, "f16"), next(runs))
+
+        driver = FakeDriver({"spoiled": FakeKernel(("ptr",) * 4, spoiled)})
+        download = driver.download
+        rigs.append(rig := Rig(driver))
+
+        def counting(target: int, source: int, nbytes: int, stream: int = 0) -> None:
+            loaded.append(nbytes if nbytes % (5 * 6 * 4 * 2) == 0 else nbytes - 2 * buffers.GUARD)
+            download(target, source, nbytes, stream)
+
+        monkeypatch.setattr(driver, "download", counting)
+        outcome = rig.measure(job(spoiled, planted.relu_problem(*BATCH)))
+        return outcome, sum(n for n in loaded if n > 64) / (2 * np.prod(BATCH))
+
+    yield run
+    for rig in rigs:
+        rig.close()
+
+
+def test_of_a_large_batch_one_output_is_looked_at_whole_and_of_the_others_a_sample(
+    sampled: Callable[..., tuple[Outcome, float]],
+) -> None:
+    outcome, whole = sampled(lambda y, x, run: None)
+    assert outcome.record.wins
+    assert 1.0 < whole < 1.7
+
+
+@pytest.mark.parametrize(
+    ("item", "place"), [(0, (0, 0, 0)), (63, (3, 4, 5)), (62, (0, 4, 0)), (31, (2, 0, 5)), (17, (1, 2, 3))]
+)
+def test_one_wrong_element_anywhere_in_a_large_batch_is_found(
+    sampled: Callable[..., tuple[Outcome, float]], item: int, place: tuple[int, int, int]
+) -> None:
+    def spoil(y: np.ndarray, x: np.ndarray, run: int) -> None:
+        y[(item, *place)] += np.float16(0.25)
+
+    assert "wrong numbers at 1 of" in (sampled(spoil)[0].record.reason or "")
+
+
+def at_random(y: np.ndarray, x: np.ndarray, run: int) -> None:
+    y[...] *= np.float16(1 + run % 2 * 0.002)
+
+
+def one_channel(y: np.ndarray, x: np.ndarray, run: int) -> None:
+    y[:, 2] *= np.float16(1.02)
+
+
+def forgets_nan(y: np.ndarray, x: np.ndarray, run: int) -> None:
+    y[np.isnan(y)] = 0
+
+
+def leaks_nan(y: np.ndarray, x: np.ndarray, run: int) -> None:
+    y[1:, 0, 0, 0][np.isnan(x[:-1]).any((1, 2, 3))] = np.nan
+
+
+def saturated(y: np.ndarray, x: np.ndarray, run: int) -> None:
+    np.minimum(y, np.float16(100), out=y)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "reason"),
+    [
+        (at_random, "gives other numbers at a second run"),
+        (one_channel, "wrong numbers"),
+        (forgets_nan, "on large numbers and NaN: a number at"),
+        (leaks_nan, "on large numbers and NaN: NaN or unwritten at"),
+        (saturated, "on large numbers and NaN: wrong numbers"),
+    ],
+)
+def test_what_a_sample_must_show_it_shows(
+    sampled: Callable[..., tuple[Outcome, float]], spoil: Callable[..., None], reason: str
+) -> None:
+    assert (sampled(spoil)[0].record.reason or "").startswith(reason)
