@@ -154,12 +154,12 @@ def describe(problem: Problem) -> Separable:
         v=body.inputs.index(v),
         w=body.inputs.index(w),
         reads=sum(value.type.numel >= out.numel for value in body.inputs if value is not x),
-        between=_between(body, deep, point),
+        between=between(body, deep, point),
         epilogue=make_epilogue(body, point.output, TileSpace(out.shape, (0, 2, 3), 1)),
     )
 
 
-def _between(body: Graph, deep: Node, point: Node) -> Epilogue:
+def between(body: Graph, deep: Node, point: Node) -> Epilogue:
     """What makes the pointwise convolution's input of the depthwise one's sums."""
     part = Graph("region")
     inside = {value: part.add_input(value.name, value.type) for value in body.inputs}

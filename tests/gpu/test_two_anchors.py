@@ -9,8 +9,9 @@ pytest.importorskip("triton")
 from jitrt.graph import bf16, f32
 from jitrt.graph.ops import MaxPool
 from tests.gpu.candidates import check_candidates
+from tests.kernels.test_conv_pointwise import bottleneck
 from tests.kernels.test_stem_pool import stem
-from tests.kernels.two_anchors import heads, pools, separables, squeezes, stems
+from tests.kernels.two_anchors import bottlenecks, heads, pools, separables, squeezes, stems
 
 pytestmark = [pytest.mark.gpu, pytest.mark.usefixtures("own_cache")]
 
@@ -36,6 +37,14 @@ STEMS = {
 
 POOLS = {**pools(1), **pools(16, ["224x224 64 -> 64", "28x28 512 -> 512"])}
 
+# Odd sizes and edges of tiles, a result with gaps, no residual.
+BOTTLENECKS = {
+    **bottlenecks(1),
+    **bottlenecks(8),
+    "bottleneck: odd": bottleneck((3, 72, 35, 29), 56, 200, gap=24),
+    "bottleneck: 5x5 by 2, bfloat16": bottleneck((5, 40, 33, 31), 96, 72, 5, 2, dtype=bf16, residual=False),
+}
+
 
 def test_every_candidate_is_right() -> None:
     check_candidates(PROBLEMS)
@@ -47,3 +56,7 @@ def test_every_candidate_of_a_stem_is_right() -> None:
 
 def test_every_candidate_of_a_convolution_and_its_pool_is_right() -> None:
     check_candidates(POOLS)
+
+
+def test_every_candidate_of_a_bottleneck_is_right() -> None:
+    check_candidates(BOTTLENECKS)

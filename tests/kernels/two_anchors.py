@@ -7,6 +7,7 @@ from jitrt.graph import Graph, Layout, TensorType, f32
 from jitrt.graph.graph import Node, Value
 from jitrt.graph.types import channels_last
 from jitrt.kernels.base import Problem
+from tests.kernels.test_conv_pointwise import bottleneck
 from tests.kernels.test_conv_pool import pooled
 from tests.kernels.test_depthwise_pointwise import separable
 from tests.kernels.test_mean_linear import head
@@ -31,6 +32,14 @@ VGG19 = {
     "56x56 256 -> 256": (256, 256, 56),
     "28x28 512 -> 512": (512, 512, 28),
     "14x14 512 -> 512": (512, 512, 14),
+}
+
+# image, channels between, filters, stride; the residual is added at the end
+RESNET_50 = {
+    "56x56 64 -> 256": ((64, 56, 56), 64, 256, 1),
+    "28x28 128 -> 512": ((128, 28, 28), 128, 512, 1),
+    "28x28 128 -> 512, by 2": ((128, 56, 56), 128, 512, 2),
+    "14x14 256 -> 1024": ((256, 14, 14), 256, 1024, 1),
 }
 
 
@@ -62,6 +71,13 @@ def pools(batch: int, names: list[str] | None = None) -> dict[str, Problem]:
         f"conv and pool {name}, batch {batch}": pooled((batch, channels, size, size), filters)
         for name, (channels, filters, size) in VGG19.items()
         if names is None or name in names
+    }
+
+
+def bottlenecks(batch: int) -> dict[str, Problem]:
+    return {
+        f"bottleneck {name}, batch {batch}": bottleneck((batch, *image), width, filters, stride=stride)
+        for name, (image, width, filters, stride) in RESNET_50.items()
     }
 
 
