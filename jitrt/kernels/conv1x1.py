@@ -149,6 +149,7 @@ class Conv1x1(Template):
     """1x1 convolutions and linear layers with a prologue, in plain `tl`."""
 
     name = "conv1x1"
+    priority = 2  # so that its reason is the one given
     in_place = True
 
     def accepts(self, body: Graph) -> str | None:
