@@ -40,7 +40,8 @@ class GpuMeasurer:
         self.device = cuda_driver(index).device
         self._index = index
         self._patience = patience
-        self._worker = Worker("GPU worker")
+        # References are made on several threads there, and other processes compile: no threads for each product.
+        self._worker = Worker("GPU worker", {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
 
     def start(self) -> None:
         """Start the worker, whose imports take as long as the first candidate takes to compile."""

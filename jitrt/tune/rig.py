@@ -11,12 +11,12 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import closing
 from dataclasses import dataclass
-from functools import partial
 
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import Target
 from jitrt.errors import DriverError
 from jitrt.kernels.base import Problem
+from jitrt.knobs import knobs
 from jitrt.runtime.driver import cuda_driver
 from jitrt.runtime.seam import LOST, Driver
 from jitrt.tune.bench import Bench
@@ -28,7 +28,7 @@ from jitrt.tune.worker import time_limit
 
 _SESSION_SHARE = 0.5  # of the free memory, for buffers of problems at hand
 _OUT_OF_MEMORY = 2
-_THREADS = 4  # that make trials while the GPU is busy
+_THREADS = 8  # at most, or half the cores, that make trials while the GPU is busy
 _MOST_TRIALS = 32
 
 
@@ -67,7 +67,7 @@ class Rig:
             self._stream = driver.create_stream()
             self._room = int(driver.memory_info()[0] * _SESSION_SHARE)
         self._sessions: OrderedDict[str, Session] = OrderedDict()
-        self._threads = ThreadPoolExecutor(_THREADS, "jitrt-trials")
+        self._threads = ThreadPoolExecutor(max(2, min(_THREADS, knobs().compile_workers // 2)), "jitrt-trials")
         self._trials: OrderedDict[str, tuple[Future[Trial], Future[Trial]]] = OrderedDict()  # plain and special
 
     def measure(self, job: Job) -> Outcome:
@@ -92,7 +92,7 @@ class Rig:
         for problem in problems:
             if problem.key not in self._sessions and problem.key not in self._trials:
                 plain = self._threads.submit(make_trial, problem)
-                self._trials[problem.key] = plain, self._threads.submit(partial(make_trial, problem, special=True))
+                self._trials[problem.key] = plain, self._threads.submit(_special, problem, plain)
         while len(self._trials) > _MOST_TRIALS:  # of problems that never came
             for trial in self._trials.popitem(last=False)[1]:
                 trial.cancel()
@@ -156,6 +156,11 @@ class Rig:
         old = self._sessions.pop(problem.key)
         old.close()
         self._sessions[problem.key] = Session(self.driver, problem, self._stream, old.trial)
+
+
+def _special(problem: Problem, plain: Future[Trial]) -> Trial:
+    """On a thread: the trial with large numbers and NaN. The other one, asked for before, is made or being made."""
+    return make_trial(problem, special=True, like=plain.result())
 
 
 _rigs: dict[int, Rig] = {}

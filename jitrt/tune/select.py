@@ -8,6 +8,7 @@ on only for problems that have no tactic yet, and with `patience` not for long.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, wait
@@ -36,6 +37,7 @@ __all__ = ["Choice", "Event", "Progress", "select"]
 
 _NEAR = 1.2  # times the best: may yet be faster in the network
 _RIVALS = 3
+_AHEAD = 16  # problems that the GPU worker prepares for; if it heard of all at once it could not keep them
 _STUCK = 3.0  # seconds that a measurement may take beyond the last moment, before the GPU worker is given up
 
 Source = Literal["measured", "cache", "table", "heuristic"]
@@ -219,6 +221,7 @@ class Tuning:
         self._patience = patience
         self._interrupted: float | None = None  # when
         self._told: set[int] = set()  # problems that the GPU worker has heard of
+        self._heard: set[int] = set()  # those that it has measured something of
 
     def run(self) -> None:
         """Tune until the budget is spent and every problem has a winner, or patience is at its end. Raises TuningError
@@ -354,14 +357,22 @@ class Tuning:
             return Outcome(Record())
         # What the table names is verified in full though it be slower: it may yet be faster in the network.
         best = None if candidate.tactic in search.listed else search.best
-        # Each once: a problem travels to the worker at some cost.
-        self._told.add(search.number)
-        coming = {other.number: other.problem for other, _ in self._pending.values() if other.number not in self._told}
-        self._told |= set(coming)
+        coming = self._coming(search)
         limit = max(0.0, self._left) + _STUCK
         return self._measurer.measure(
             Job(search.problem, candidate, binaries, self._target, best, coming=tuple(coming.values()), limit=limit)
         )
+
+    def _coming(self, search: Search) -> dict[int, Problem]:
+        """What the GPU worker is to prepare for while it measures `search`: the next few problems, each once, as one
+        travels there at some cost."""
+        self._told.add(search.number)
+        self._heard.add(search.number)
+        room = max(0, _AHEAD - len(self._told - self._heard))
+        unknown = {s.number: s.problem for s, _ in self._pending.values() if s.number not in self._told}
+        coming = dict(itertools.islice(unknown.items(), room))
+        self._told |= set(coming)
+        return coming
 
 
 def _candidates_left(search: Search) -> int:

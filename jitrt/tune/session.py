@@ -53,7 +53,7 @@ class Session:
     def special(self) -> tuple[Trial, Block]:
         """The trial with large numbers and NaN, made at its first use."""
         if self._special is None:
-            trial = self._coming.result() if self._coming else make_trial(self.problem, special=True)
+            trial = self._coming.result() if self._coming else make_trial(self.problem, special=True, like=self.trial)
             self._special = trial, self._block(trial)
         return self._special
 

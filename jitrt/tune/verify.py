@@ -10,6 +10,7 @@ from __future__ import annotations
 import zlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from itertools import accumulate
 from typing import Any
 
@@ -27,7 +28,7 @@ from jitrt.kernels.base import Problem
 from jitrt.tune.operands import draw_operands, is_cast_to_integer
 from jitrt.tune.tolerance import Tolerance, disagreement, tolerance
 
-REFERENCE_SECONDS = 0.1  # what one reference may cost before the batch is made of repeated items
+REFERENCE_SECONDS = 0.05  # what one reference may cost before the batch is made of repeated items
 _CHUNK = 1 << 16  # elements compared bit for bit at a time
 _DISTINCT = 1 << 20  # output elements compared as numbers, as far as repeated items can make it so
 _ENOUGH = 256  # elements of a concat's operand that are judged by themselves
@@ -62,15 +63,15 @@ class Trial:
     """Operands of a problem (numpy, logical shapes, declared dtypes) and what its output must be.
 
     `expected` is float64 (integers as they are). Where `items` is not None, it and the operands numbered in `batched`
-    hold the distinct items only, and `items[i]` says which of them index i of the real batch holds. `slack` is what
-    float32 arithmetic alone is off by, an element of `expected` each. `parts` are indices of what is judged by itself:
+    hold the distinct items only, and `items[i]` says which of them index i of the real batch holds; `body` is the
+    region for that many. `parts` are indices of what is judged by itself:
     the operands of a concat that the result is, of which a small one could be wrong and hardly change the norm of all.
     """
 
     operands: tuple[Array, ...]
     batched: frozenset[int]
+    body: Graph
     expected: Array
-    slack: Array
     items: Array | None
     dtype: DType
     bound: Tolerance
@@ -94,23 +95,38 @@ class Trial:
 
     def check(self, out: Array) -> str | None:
         """None if `out` (of the problem's logical shape) is right, else what is wrong."""
-        reasons = (self._check(out[part], self.expected[part], self.slack[part]) for part in self.parts)
+        reasons = (self._check(out[part], self.expected[part], part) for part in self.parts)
         return next((reason for reason in reasons if reason is not None), None)
 
-    def _check(self, out: Array, expected: Array, slack: Array) -> str | None:
+    @cached_property
+    def slack(self) -> Array:
+        """What float32 arithmetic alone is off by, an element of `expected` each. Seldom needed, and it takes as long
+        as half of the reference."""
+        return _slack(self.body, self.operands, self.expected)
+
+    def _check(self, out: Array, expected: Array, part: _Index) -> str | None:
         if self.items is None:
-            return disagreement(out, expected, self.dtype, self.bound, slack)
+            return self._disagreement(out, expected, part)
         first = np.unique(self.items, return_index=True)[1]
-        reason = disagreement(out[first], expected, self.dtype, self.bound, slack, first)
+        reason = self._disagreement(out[first], expected, part, places=first)
         if reason is not None:
             return reason
         # Equal items mostly come out bit for bit alike; only those that do not are compared as numbers.
         for start, odd in _unlike(out, first[self.items]):
             kinds = self.items[start + odd]
-            reason = disagreement(out[start + odd], expected[kinds], self.dtype, self.bound, slack[kinds], start + odd)
+            reason = self._disagreement(out[start + odd], expected[kinds], part, kinds, start + odd)
             if reason is not None:
                 return reason
         return None
+
+    def _disagreement(
+        self, out: Array, expected: Array, part: _Index, kinds: Array | None = None, places: Array | None = None
+    ) -> str | None:
+        """Of `part` of all items or, as `expected` holds them, of `kinds`, which lie at `places` of the batch."""
+        if disagreement(out, expected, self.dtype, self.bound, items=places) is None:
+            return None
+        slack = self.slack[part] if kinds is None else self.slack[part][kinds]
+        return disagreement(out, expected, self.dtype, self.bound, slack, places)
 
 
 def _unlike(out: Array, twins: Array) -> Iterator[tuple[int, Array]]:
@@ -128,34 +144,43 @@ def _unlike(out: Array, twins: Array) -> Iterator[tuple[int, Array]]:
             yield start, np.flatnonzero(differs)
 
 
-def make_trial(problem: Problem, *, special: bool = False, seconds: float = REFERENCE_SECONDS) -> Trial:
+def make_trial(
+    problem: Problem, *, special: bool = False, seconds: float = REFERENCE_SECONDS, like: Trial | None = None
+) -> Trial:
     """Random operands for a problem and their reference: the same ones at every call.
 
-    With `special` some elements of the activations become large and some NaN; all others, and the weights, stay.
+    With `special` some elements of the activations become large and some NaN; all others, and the weights, stay. If
+    there is the trial without, `like`, it is known already whether the items of the batch are apart.
     """
-    rng = np.random.default_rng(zlib.crc32(problem.key.encode()))
-    small, batched, count = _shrink(problem, seconds)
+    seed = zlib.crc32(problem.key.encode())
+    rng = np.random.default_rng(seed)
+    small, batched, count = _shrink(problem, seconds) if like is None else _as_in(like)
     operands = draw_operands(small, problem, rng, special)
-    expected, slack = _reference(small, operands)
-    if count is not None and not _items_are_apart(problem, batched, operands, expected):
-        batched, count = frozenset(), None
-        operands = draw_operands(problem.body, problem, rng, special)
-        expected, slack = _reference(problem.body, operands)
+    (expected,) = interpret(small, operands, exact=True)
+    if count is not None and like is None and not _items_are_apart(problem, batched, operands, expected):
+        small, batched, count = problem.body, frozenset(), None
+        rng = np.random.default_rng(seed)  # the weights are those of the trial with special numbers, whatever led here
+        operands = draw_operands(small, problem, rng, special)
+        (expected,) = interpret(small, operands, exact=True)
     items = None
     if count is not None:
         more = rng.integers(0, count, problem.output.type.shape[0] - count)
         items = rng.permutation(np.concatenate([np.arange(count), more]))
-    dtype = problem.output.type.dtype
     return Trial(
         tuple(operands),
         batched,
+        small,
         expected,
-        slack,
         items,
-        dtype,
+        problem.output.type.dtype,
         _bound(problem, special),
         _parts(problem.body, expected),
     )
+
+
+def _as_in(trial: Trial) -> tuple[Graph, frozenset[int], int | None]:
+    """What `_shrink` said of another trial's problem, as it turned out."""
+    return trial.body, trial.batched, None if trial.items is None else len(trial.expected)
 
 
 def _parts(body: Graph, expected: Array) -> tuple[_Index, ...]:
@@ -174,18 +199,17 @@ def _parts(body: Graph, expected: Array) -> tuple[_Index, ...]:
 # -- the reference -----------------------------------------------------------------------------------------------------
 
 
-def _reference(body: Graph, operands: Sequence[Array]) -> tuple[Array, Array]:
-    """(the exact output, how far the same in float32 is from it: what no kernel can be blamed for)."""
-    (exact,) = interpret(body, operands, exact=True)
+def _slack(body: Graph, operands: Sequence[Array], exact: Array) -> Array:
+    """How far the body in float32 is from the exact result: what no kernel can be blamed for."""
     if body.outputs[0].type.dtype == DType.f64:
-        return exact, np.zeros(exact.shape)
+        return np.zeros(exact.shape)
     single = rebuild(body, type=lambda v: v.type.with_dtype(DType.f32) if v.type.dtype.is_float else v.type)
     with np.errstate(all="ignore"):
         (rounded,) = interpret(single, operands)
         slack = 4 * np.abs(rounded.astype(np.float64) - exact.astype(np.float64))
     # inf against inf is agreement; a float32 overflow where float64 has a number leaves inf: not judged.
     agree = (rounded == exact) | (np.isnan(rounded) & np.isnan(exact))
-    return exact, np.where(agree, 0.0, np.where(np.isnan(slack), np.inf, slack))
+    return np.where(agree, 0.0, np.where(np.isnan(slack), np.inf, slack))
 
 
 def _bound(problem: Problem, special: bool) -> Tolerance:

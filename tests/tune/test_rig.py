@@ -155,10 +155,11 @@ def test_trials_of_problems_to_come_are_made_meanwhile(monkeypatch: pytest.Monke
     """On other threads, plain and special, once; and they are what candidates are judged by."""
     made: list[tuple[str, bool]] = []
 
-    def noting(problem: Problem, *, special: bool = False) -> Trial:
+    def noting(problem: Problem, *, special: bool = False, like: Trial | None = None) -> Trial:
         assert threading.current_thread() is not threading.main_thread()
         made.append((problem.key, special))
-        return make_trial(problem, special=special)
+        assert (like is None) != special
+        return make_trial(problem, special=special, like=like)
 
     monkeypatch.setattr("jitrt.tune.rig.make_trial", noting)
     monkeypatch.setattr("jitrt.tune.session.make_trial", noting)

@@ -116,6 +116,20 @@ def test_the_gpu_worker_is_told_of_every_problem_once_before_its_turn() -> None:
         assert any(key == problem.key for job in gpu.jobs[:measured] for problem in job.coming)
 
 
+def test_the_gpu_worker_hears_of_a_few_problems_at_a_time() -> None:
+    """It keeps but so many trials: what it hears too early of it has dropped by the time it needs it."""
+    problems = tuple(planted.relu_problem(4, 8 * width) for width in range(1, 41))
+    gpu = FakeGpu({0: 3.0, 1: 2.0, 2: 1.0})
+    run(gpu, problems=problems)
+    told, measured, ahead = set[str](), set[str](), []
+    for job in gpu.jobs:
+        told |= {problem.key for problem in job.coming}
+        measured.add(job.problem.key)
+        ahead.append(len(told - measured))
+    assert max(ahead) == 16
+    assert len(told) >= 39
+
+
 # -- what wins ---------------------------------------------------------------------------------------------------------
 
 

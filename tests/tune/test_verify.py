@@ -25,6 +25,7 @@ from jitrt.graph.ops import (
     Softmax,
 )
 from jitrt.kernels.base import Problem
+from jitrt.tune import verify
 from jitrt.tune.verify import Trial, make_trial, reduction_length, with_batch
 
 SHORT = 1e-12  # seconds a reference may take: every batch is made of repeated items, if it can be
@@ -121,6 +122,46 @@ def test_operands_are_the_same_at_every_call_and_special_ones_keep_the_weights()
     assert np.abs(special.operands[0][~np.isnan(special.operands[0])]).max() > 100
     assert 0 < np.isnan(special.expected).mean() < 1
     assert not np.isnan(special.expected[1]).any(), "NaN stays in the first item"
+
+
+def test_float32_is_only_tried_where_an_answer_is_doubtful() -> None:
+    posed = problem(CONV, (8, 8, 9, 9), (4, 8, 3, 3), weights=(1,))
+    for special in (False, True):
+        trial = make_trial(posed, special=special, seconds=SHORT)
+        assert trial.check(answer(trial, posed)) is None
+        assert "slack" not in vars(trial)
+        assert trial.check(answer(trial, posed) + 1) is not None
+        assert trial.slack.shape == trial.expected.shape
+
+
+@pytest.mark.parametrize("axes", [1, 2], ids=["items apart", "not apart"])
+def test_the_special_trial_is_made_like_the_other(axes: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    posed = problem(LayerNorm(axes), (64, 16), *[(64, 16)[2 - axes :]] * 2, weights=(1, 2))
+    plain, alone = make_trial(posed, seconds=SHORT), make_trial(posed, special=True, seconds=SHORT)
+    monkeypatch.setattr(verify, "_items_are_apart", None)  # nobody asks again
+    special = make_trial(posed, special=True, seconds=SHORT, like=plain)
+    assert (special.items is None) == (plain.items is None) == (axes == 2)
+    assert all((a == b).all() for a, b in zip(plain.operands[1:], special.operands[1:], strict=True))
+    assert np.array_equal(special.expected, alone.expected, equal_nan=True)
+    assert special.check(answer(special, posed)) is None
+
+
+def test_a_sample_of_a_batch_has_every_item_and_who_comes_after_it() -> None:
+    trial = make_trial(problem(Relu(), (300, 7)), seconds=SHORT)
+    assert trial.items is not None
+    places = trial.sample(1 << 22)
+    assert places is not None and len(places) < 20
+    assert {0, 1, 298, 299} <= set(places)
+    for kind in range(len(trial.expected)):
+        first = np.flatnonzero(trial.items == kind)[0]
+        assert {first, min(first + 1, 299)} <= set(places)
+    out = trial.expected[trial.items].astype(np.float32)
+    assert trial.at(places).check(out[places]) is None
+    out[places[-1], 3] += 1
+    assert trial.at(places).check(out[places]) is not None
+    assert trial.sample(1) is None, "all of it is little"
+    assert make_trial(problem(Relu(), (4, 7), dtype=i32), seconds=SHORT).sample(1 << 30) is None
+    assert make_trial(problem(Softmax(0), (64, 16)), seconds=SHORT).sample(1 << 30) is None
 
 
 def test_no_nan_is_made_an_integer() -> None:
