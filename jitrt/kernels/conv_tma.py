@@ -28,7 +28,18 @@ from jitrt.codegen.pointwise import TRITON_TYPES
 from jitrt.codegen.target import Target
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
-from jitrt.kernels.base import Config, Descriptor, KernelCall, Lowered, Operand, Problem, Result, Template
+from jitrt.kernels.base import (
+    Config,
+    Descriptor,
+    KernelCall,
+    Lowered,
+    Operand,
+    Problem,
+    Result,
+    Template,
+    Workspace,
+    Zeros,
+)
 from jitrt.kernels.conv2d import Conv2d, product_of
 from jitrt.kernels.conv_tma_cost import BLOCK_K, box_of, slices_of, steps_of, units_of, w_block, work_of, x_block
 from jitrt.kernels.conv_tma_kernel import LACKING, conv_tma
@@ -99,7 +110,7 @@ class ConvTma(Template):
         shape = shape_of(problem)
         body, (x, w), out = problem.body, shape.anchor.inputs, problem.output.type
         x_at, w_at = (body.inputs.index(value) for value in (x, w))
-        box, bn, units = box_of(config), config["BLOCK_N"], units_of(shape, config)
+        box, bn, split, units = box_of(config), config["BLOCK_N"], config["SPLIT"], units_of(shape, config)
         y = _descriptor(Result(), out.dtype, shape.y, shape.filters, (*box, bn))
         taps = (shape.filters, shape.taps, shape.channels)
         handed = y  # which is not read then
@@ -130,6 +141,7 @@ class ConvTma(Template):
             "STEPS": steps_of(shape),
             "GROUP": config["GROUP"],
             "SKIP": config["SKIP"],
+            "SPLIT": split,
             "CONSUMERS": config["CONSUMERS"],
             "STAGES": config["STAGES"],
             "W_STAGES": config["W_STAGES"],
@@ -142,11 +154,18 @@ class ConvTma(Template):
             "FETCH": shape.epilogue.fetch,
             "FINISH": shape.epilogue.finish,
         }
+        workspace = 0
+        if split > 1:
+            arguments |= {"partials": Workspace(), "counters": Zeros()}
+            workspace = 4 * units * math.prod(box) * bn
+        else:
+            constexprs |= {"partials": None, "counters": None}
         # The warps that load come with two that idle.
         threads = 32 * (config["num_warps"] * config["CONSUMERS"] + 4)
         options = {"maxnreg": min(168, _REGISTERS // (threads * config["PROGRAMS"]) // 8 * 8)}
         grid = (min(target.sms * config["PROGRAMS"], units), 1, 1)
-        return Lowered((KernelCall(conv_tma, arguments, constexprs, grid, config["num_warps"], options=options),))
+        call = KernelCall(conv_tma, arguments, constexprs, grid, config["num_warps"], options=options)
+        return Lowered((call,), workspace, 4 * (units // split) if split > 1 else 0)
 
 
 def _descriptor(
@@ -202,6 +221,7 @@ def _space(shape: Shape, target: Target) -> Iterator[Config]:
                 "BLOCK_N": bn,
                 "GROUP": group,
                 "SKIP": skip,
+                "SPLIT": 1,
                 "CONSUMERS": consumers,
                 "BUFFERS": count,
                 "RESIDENT": resident,

@@ -26,8 +26,8 @@ def steps_of(shape: Shape) -> int:
 
 
 def units_of(shape: Shape, config: Config) -> int:
-    """Tiles of pixels times slices of filters."""
-    return math.prod(shape.tiles(box_of(config))) * slices_of(shape, config)
+    """Tiles of pixels times slices of filters times the parts of their sums."""
+    return math.prod(shape.tiles(box_of(config))) * slices_of(shape, config) * int(config["SPLIT"])
 
 
 def slices_of(shape: Shape, config: Config) -> int:

@@ -5,6 +5,9 @@ outside x is read as zero by TMA, so that padding costs nothing. One warp loads 
 each into a ring of its own; CONSUMERS groups of warps take turns on the tiles, so that one multiplies while the other
 runs its epilogue.
 
+SPLIT units share the blocks of a tile: conv_tma_sum. All of them load the residual, as any may be the last to come,
+which adds the sums and stores.
+
 GROUP rows of the filter share a block of x, which then has GROUP - 1 lines more: the block of filter row g begins g
 lines further on. That is why lines are the outermost dimension of a box.
 
@@ -18,12 +21,13 @@ import triton.language as tl
 from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
-from jitrt.kernels.conv_tma_walk import block_of, blocks_of, place_of
+from jitrt.kernels.conv_tma_load import load_w, load_x
+from jitrt.kernels.conv_tma_sum import hand_in, sum_of
+from jitrt.kernels.conv_tma_walk import unit_of
 from jitrt.kernels.gemm_tma_kernel import LACKING
 
 if LACKING is None:
     from jitrt.kernels.gemm_tma_kernel import (
-        copy_in,
         copy_out,
         fence_async_shared,
         mbarrier,
@@ -36,84 +40,31 @@ if LACKING is None:
 
 
 @gluon.jit
-def _load_x(
-    x, handed, xs, ys, full, free, handed_full, ys_free,
-    UNITS: gl.constexpr, SLICES: gl.constexpr, BOX: gl.constexpr, TILES: gl.constexpr, SIZE: gl.constexpr,
-    OUT: gl.constexpr, FILTER: gl.constexpr, STRIDE: gl.constexpr, PADDING: gl.constexpr, BLOCK_N: gl.constexpr,
-    BLOCK_K: gl.constexpr, STEPS: gl.constexpr, GROUP: gl.constexpr, SKIP: gl.constexpr, CONSUMERS: gl.constexpr,
-    STAGES: gl.constexpr, BUFFERS: gl.constexpr, HANDED: gl.constexpr, DEPENDENT: gl.constexpr,
+def _store(
+    value, held, y, into, line, image, column, k,
+    BUFFERS: gl.constexpr, HANDED: gl.constexpr, FINISH: gl.constexpr,
 ):  # fmt: skip
-    """Loads of x and of the residual, in the order the consumers need them."""
-    LINES: gl.constexpr = BOX[0] + GROUP - 1
-    if DEPENDENT:
-        tl.extra.cuda.gdc_wait()
-    block = 0
-    turn = 0
-    for unit in range(gl.program_id(0), UNITS, gl.num_programs(0)):
-        line, image, column, part = place_of(unit, SLICES, BOX, TILES, SKIP)
-        blocks = blocks_of(line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
-        for number in range(blocks):
-            r, s, k = block_of(number, line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
-            slot = block % STAGES
-            mbarrier.wait(free.index(slot), (block // STAGES & 1) ^ 1)
-            mbarrier.expect(full.index(slot), x.block_type.nbytes // BOX[0] * LINES)
-            into = xs.index(slot * LINES)._reinterpret(x.dtype, x.block_type.shape, x.layout)
-            place = [line * STRIDE[0] + r - PADDING[0], image, column * STRIDE[1] + s - PADDING[1], k * BLOCK_K]
-            copy_in(x, place, full.index(slot), into)
-            block += 1
-        if HANDED:
-            count = turn // CONSUMERS
-            slot = turn % CONSUMERS * BUFFERS + count % BUFFERS
-            mbarrier.wait(ys_free.index(slot), (count // BUFFERS & 1) ^ 1)
-            mbarrier.expect(handed_full.index(slot), handed.block_type.nbytes)
-            copy_in(handed, [line, image, column, part * BLOCK_N], handed_full.index(slot), ys.index(slot))
-        turn += 1  # noqa: SIM113
-
-
-@gluon.jit
-def _load_w(
-    w, ws, w_full, w_free,
-    UNITS: gl.constexpr, SLICES: gl.constexpr, BOX: gl.constexpr, TILES: gl.constexpr, SIZE: gl.constexpr,
-    OUT: gl.constexpr, FILTER: gl.constexpr, STRIDE: gl.constexpr, PADDING: gl.constexpr, BLOCK_N: gl.constexpr,
-    BLOCK_K: gl.constexpr, STEPS: gl.constexpr, GROUP: gl.constexpr, SKIP: gl.constexpr, W_STAGES: gl.constexpr,
-    RESIDENT: gl.constexpr, FIXED: gl.constexpr, DEPENDENT: gl.constexpr,
-):  # fmt: skip
-    """Loads of w: all of it, or in the order the consumers need it."""
-    if DEPENDENT and not FIXED:
-        tl.extra.cuda.gdc_wait()
-    if RESIDENT:
-        COUNT: gl.constexpr = FILTER[0] * FILTER[1] * STEPS
-        mbarrier.expect(w_full.index(0), COUNT * w.block_type.nbytes)
-        for number in range(COUNT // GROUP):
-            r, s, k = block_of(number, 0, 0, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
-            for g in gl.static_range(GROUP):
-                into = ws.index(number * GROUP + g).reshape(w.block_type.shape)
-                copy_in(w, [0, (r + g) * FILTER[1] + s, k * BLOCK_K], w_full.index(0), into)
+    """Finish a tile and start storing it, over the tile that was handed to it."""
+    result = into.reshape(value.shape)
+    if HANDED:
+        value = FINISH(value, result.load(value.type.layout).to(gl.float32), held)
     else:
-        block = 0
-        for unit in range(gl.program_id(0), UNITS, gl.num_programs(0)):
-            line, _, column, part = place_of(unit, SLICES, BOX, TILES, SKIP)
-            blocks = blocks_of(line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
-            for number in range(blocks):
-                r, s, k = block_of(number, line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
-                for g in gl.static_range(GROUP):
-                    slot = block % W_STAGES
-                    mbarrier.wait(w_free.index(slot), (block // W_STAGES & 1) ^ 1)
-                    mbarrier.expect(w_full.index(slot), w.block_type.nbytes)
-                    into = ws.index(slot).reshape(w.block_type.shape)
-                    copy_in(w, [part * BLOCK_N, (r + g) * FILTER[1] + s, k * BLOCK_K], w_full.index(slot), into)
-                    block += 1
+        tma.store_wait(BUFFERS - 1)
+        value = FINISH(value, held)
+    result.store(value.to(y.dtype))
+    fence_async_shared()
+    copy_out(y, [line, image, column, k], into)
 
 
 @gluon.jit
 def _consume(
-    xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y,
+    xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials, counters,
     UNITS: gl.constexpr, SLICES: gl.constexpr, FILTERS: gl.constexpr, BOX: gl.constexpr, TILES: gl.constexpr,
     SIZE: gl.constexpr, OUT: gl.constexpr, FILTER: gl.constexpr, STRIDE: gl.constexpr, PADDING: gl.constexpr,
     BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, STEPS: gl.constexpr, GROUP: gl.constexpr, SKIP: gl.constexpr,
-    CONSUMERS: gl.constexpr, STAGES: gl.constexpr, W_STAGES: gl.constexpr, BUFFERS: gl.constexpr,
-    RESIDENT: gl.constexpr, HANDED: gl.constexpr, DEPENDENT: gl.constexpr, FETCH: gl.constexpr, FINISH: gl.constexpr,
-    WHICH: gl.constexpr, WARPS: gl.constexpr,
+    SPLIT: gl.constexpr, CONSUMERS: gl.constexpr, STAGES: gl.constexpr, W_STAGES: gl.constexpr,
+    BUFFERS: gl.constexpr, RESIDENT: gl.constexpr, HANDED: gl.constexpr, DEPENDENT: gl.constexpr,
+    FETCH: gl.constexpr, FINISH: gl.constexpr, WHICH: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     """Every tile whose turn it is for consumer WHICH: multiply, finish, store."""
     BLOCK_M: gl.constexpr = BOX[0] * BOX[1] * BOX[2]
@@ -128,15 +79,18 @@ def _consume(
     if RESIDENT:
         mbarrier.wait(w_full.index(0), 0)
     block = 0
-    first = gl.program_id(0)
     step = gl.num_programs(0)
     if WHICH == 1:
-        line, image, column, part = place_of(first, SLICES, BOX, TILES, SKIP)
-        block += blocks_of(line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
+        line, image, column, part, first, end = unit_of(
+            gl.program_id(0), SLICES, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP, SPLIT
+        )
+        block += end - first
     count = 0
-    for unit in range(first + WHICH * step, UNITS, step * CONSUMERS):
-        line, image, column, part = place_of(unit, SLICES, BOX, TILES, SKIP)
-        blocks = blocks_of(line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
+    for unit in range(gl.program_id(0) + WHICH * step, UNITS, step * CONSUMERS):
+        line, image, column, part, first, end = unit_of(
+            unit, SLICES, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP, SPLIT
+        )
+        blocks = end - first
         if CONSUMERS == 2:
             mbarrier.wait(turn.index(WHICH), (count & 1) ^ (1 - WHICH))
         k = part * BLOCK_N + columns
@@ -170,32 +124,37 @@ def _consume(
         if not RESIDENT:
             mbarrier.arrive(w_free.index((block * GROUP + W_STAGES - 1) % W_STAGES), count=1)
         slot = WHICH * BUFFERS + count % BUFFERS
-        result = ys.index(slot).reshape([BLOCK_M, BLOCK_N])
         if HANDED:
             mbarrier.wait(handed_full.index(slot), count // BUFFERS & 1)
-            value = FINISH(value, result.load(mma).to(gl.float32), held)
+        if SPLIT == 1:
+            _store(value, held, y, ys.index(slot), line, image, column, part * BLOCK_N, BUFFERS, HANDED, FINISH)
+            if HANDED:
+                tma.store_wait(1)
+                before = ys_free.index(WHICH * BUFFERS + (count + BUFFERS - 1) % BUFFERS)
+                mbarrier.arrive(before, count=1, pred=count > 0)
         else:
-            tma.store_wait(BUFFERS - 1)
-            value = FINISH(value, held)
-        result.store(value.to(y.dtype))
-        fence_async_shared()
-        copy_out(y, [line, image, column, part * BLOCK_N], ys.index(slot))
-        if HANDED:
-            tma.store_wait(1)
-            before = ys_free.index(WHICH * BUFFERS + (count + BUFFERS - 1) % BUFFERS)
-            mbarrier.arrive(before, count=1, pred=count > 0)
+            if hand_in(value, partials, counters, unit, SPLIT, WARPS):
+                total = sum_of(value, partials, counters, unit, SPLIT, WARPS)
+                _store(total, held, y, ys.index(slot), line, image, column, part * BLOCK_N, BUFFERS, HANDED, FINISH)
+            tma.store_wait(0)  # not all units store, so counting them would say nothing
+            if HANDED:
+                mbarrier.arrive(ys_free.index(slot), count=1)
         count += 1  # noqa: SIM113
         if CONSUMERS == 2:
             # The other consumer's tile in between; past the end it does not matter.
-            line, image, column, part = place_of(unit + step, SLICES, BOX, TILES, SKIP)
-            block += blocks_of(line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
-    tma.store_wait(0)
+            line, image, column, part, first, end = unit_of(
+                unit + step, SLICES, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP, SPLIT
+            )
+            block += end - first
+    if SPLIT == 1:
+        tma.store_wait(0)
 
 
 @gluon.jit
 def conv_tma(
     x, w, handed, y, aux,
-    UNITS: gl.constexpr,  # tiles of pixels times slices
+    partials, counters,  # where SPLIT > 1: see conv_tma_sum
+    UNITS: gl.constexpr,  # tiles of pixels times slices times SPLIT
     SLICES: gl.constexpr,  # of BLOCK_N filters
     FILTERS: gl.constexpr,
     BOX: gl.constexpr,  # (lines, images, columns) of a tile
@@ -210,6 +169,7 @@ def conv_tma(
     STEPS: gl.constexpr,  # blocks of the channels
     GROUP: gl.constexpr,  # rows of the filter that share a block of x: 1 or all
     SKIP: gl.constexpr,  # taps of a tile that meet nothing but padding
+    SPLIT: gl.constexpr,  # units that share the blocks of a tile and slice, of which there are as many or more
     CONSUMERS: gl.constexpr,  # 1 or 2
     STAGES: gl.constexpr,  # blocks of x
     W_STAGES: gl.constexpr,  # blocks of w
@@ -252,15 +212,15 @@ def conv_tma(
     if CONSUMERS == 1:
         specialize(
             [
-                (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, UNITS, SLICES,
-                            FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP,
-                            SKIP, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED, DEPENDENT, FETCH, FINISH, 0,
-                            WARPS)),
-                (_load_x, (x, handed, xs, ys, full, free, handed_full, ys_free, UNITS, SLICES, BOX, TILES, SIZE, OUT,
-                           FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, CONSUMERS, STAGES, BUFFERS,
-                           HANDED, DEPENDENT)),
-                (_load_w, (w, ws, w_full, w_free, UNITS, SLICES, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING,
-                           BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, W_STAGES, RESIDENT, FIXED, DEPENDENT)),
+                (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials,
+                            counters, UNITS, SLICES, FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N,
+                            BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED,
+                            DEPENDENT, FETCH, FINISH, 0, WARPS)),
+                (load_x, (x, handed, xs, ys, full, free, handed_full, ys_free, UNITS, SLICES, BOX, TILES, SIZE, OUT,
+                          FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES,
+                          BUFFERS, HANDED, DEPENDENT)),
+                (load_w, (w, ws, w_full, w_free, UNITS, SLICES, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING,
+                          BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, SPLIT, W_STAGES, RESIDENT, FIXED, DEPENDENT)),
             ],
             [1, 1],
             [24, 24],
@@ -268,19 +228,19 @@ def conv_tma(
     else:
         specialize(
             [
-                (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, UNITS, SLICES,
-                            FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP,
-                            SKIP, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED, DEPENDENT, FETCH, FINISH, 0,
-                            WARPS)),
-                (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, UNITS, SLICES,
-                            FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP,
-                            SKIP, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED, DEPENDENT, FETCH, FINISH, 1,
-                            WARPS)),
-                (_load_x, (x, handed, xs, ys, full, free, handed_full, ys_free, UNITS, SLICES, BOX, TILES, SIZE, OUT,
-                           FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, CONSUMERS, STAGES, BUFFERS,
-                           HANDED, DEPENDENT)),
-                (_load_w, (w, ws, w_full, w_free, UNITS, SLICES, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING,
-                           BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, W_STAGES, RESIDENT, FIXED, DEPENDENT)),
+                (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials,
+                            counters, UNITS, SLICES, FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N,
+                            BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED,
+                            DEPENDENT, FETCH, FINISH, 0, WARPS)),
+                (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials,
+                            counters, UNITS, SLICES, FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N,
+                            BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED,
+                            DEPENDENT, FETCH, FINISH, 1, WARPS)),
+                (load_x, (x, handed, xs, ys, full, free, handed_full, ys_free, UNITS, SLICES, BOX, TILES, SIZE, OUT,
+                          FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES,
+                          BUFFERS, HANDED, DEPENDENT)),
+                (load_w, (w, ws, w_full, w_free, UNITS, SLICES, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING,
+                          BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, SPLIT, W_STAGES, RESIDENT, FIXED, DEPENDENT)),
             ],
             [4, 1, 1],
             [232, 24, 24],

@@ -27,10 +27,8 @@ def _from_centre(place, LINES: gl.constexpr, COLUMNS: gl.constexpr):
 
 
 @gluon.jit
-def place_of(unit, SLICES: gl.constexpr, BOX: gl.constexpr, TILES: gl.constexpr, SKIP: gl.constexpr):
-    """(line, image, column) a unit begins at, and its slice. Slices run fastest, so that neighbours find the same x in
-    L2. Where tiles differ in work, those with most come first."""
-    tile = unit // SLICES
+def _place_of(tile, BOX: gl.constexpr, TILES: gl.constexpr, SKIP: gl.constexpr):
+    """(line, image, column) a tile begins at. Where tiles differ in work, those with most come first."""
     if SKIP:
         line, column = _from_centre(tile // TILES[1], TILES[0], TILES[2])
         image = tile % TILES[1]
@@ -38,7 +36,7 @@ def place_of(unit, SLICES: gl.constexpr, BOX: gl.constexpr, TILES: gl.constexpr,
         line = tile // TILES[2] % TILES[0]
         column = tile % TILES[2]
         image = tile // (TILES[2] * TILES[0])
-    return line * BOX[0], image * BOX[1], column * BOX[2], unit % SLICES
+    return line * BOX[0], image * BOX[1], column * BOX[2]
 
 
 @gluon.jit
@@ -58,7 +56,7 @@ def _taps(
 
 
 @gluon.jit
-def blocks_of(
+def _blocks(
     line, column, BOX: gl.constexpr, SIZE: gl.constexpr, OUT: gl.constexpr, FILTER: gl.constexpr, STRIDE: gl.constexpr,
     PADDING: gl.constexpr, STEPS: gl.constexpr, GROUP: gl.constexpr, SKIP: gl.constexpr,
 ):  # fmt: skip
@@ -69,6 +67,22 @@ def blocks_of(
         return rows * taps * STEPS
     else:
         return FILTER[0] // GROUP * FILTER[1] * STEPS
+
+
+@gluon.jit
+def unit_of(
+    unit, SLICES: gl.constexpr, BOX: gl.constexpr, TILES: gl.constexpr, SIZE: gl.constexpr, OUT: gl.constexpr,
+    FILTER: gl.constexpr, STRIDE: gl.constexpr, PADDING: gl.constexpr, STEPS: gl.constexpr, GROUP: gl.constexpr,
+    SKIP: gl.constexpr, SPLIT: gl.constexpr,
+):  # fmt: skip
+    """Where a unit's tile begins (line, image, column), its slice of filters, and its blocks: the first, and the end.
+
+    Of a tile and slice, SPLIT units share the blocks, evenly. They come one after the other, then the other slices, so
+    that neighbours find the same x in L2."""
+    line, image, column = _place_of(unit // (SPLIT * SLICES), BOX, TILES, SKIP)
+    blocks = _blocks(line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
+    part = unit % SPLIT
+    return line, image, column, unit // SPLIT % SLICES, part * blocks // SPLIT, (part + 1) * blocks // SPLIT
 
 
 @gluon.jit

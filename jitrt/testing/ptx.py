@@ -44,6 +44,7 @@ _COMPARE: dict[str, Callable[[Array, Array], Array]] = {
     "ge": np.greater_equal,
 }
 _BITWISE = {"and": np.bitwise_and, "or": np.bitwise_or, "xor": np.bitwise_xor}
+_UNWRITTEN = 0xA5A5A5A5A5A5A5A5  # what a register holds that nobody wrote
 _PATIENCE = 100  # turns in which no block stores anything
 _ARITHMETIC = {"add": np.add, "sub": np.subtract, "mul": np.multiply, "max": np.maximum, "min": np.minimum}
 
@@ -147,6 +148,10 @@ class Block:
         self.stored = 0
         self.opened: list[tuple[int, Array, int]] = []  # copies into shared memory under way, and whose,
         self.groups: list[list[tuple[int, Array, int]]] = []  # and groups of such
+
+    @classmethod
+    def together(cls, blocks: Sequence[Block]) -> None:
+        """Make the blocks of a launch known to each other."""
 
     def run(self) -> Iterator[None]:
         """Yields whenever threads go back to wait for memory."""
@@ -284,6 +289,9 @@ class Block:
         if kind in ("shl", "shr"):
             amount = x[1].astype(np.uint32).astype(x[0].dtype)
             return x[0] << amount if kind == "shl" else x[0] >> amount
+        if opcode[:3] == ("shf", "l", "wrap"):
+            both = x[0].astype(np.uint64) | x[1].astype(np.uint64) << np.uint64(32)
+            return (both << (x[2] & 31).astype(np.uint64) >> np.uint64(32)).astype(np.uint32)
         if kind == "prmt":
             both = x[0].astype(np.uint64) | x[1].astype(np.uint64) << np.uint64(32)
             picks = [(x[2] >> 4 * i & 7).astype(np.uint64) * np.uint64(8) for i in range(4)]
@@ -318,6 +326,8 @@ class Block:
         elif source.startswith("{"):
             names = [name.strip() for name in source.strip("{}").split(",")]
             bits = 8 * _TYPES[type].itemsize // len(names)
+            for name in filter(lambda name: name[0] == "%", names):  # LLVM leaves halves unwritten that do not matter
+                self.registers.setdefault(name, np.full(self.program.threads, _UNWRITTEN, np.uint64))
             parts = [
                 self._read(name, f"b{bits}").astype(np.uint64) << np.uint64(bits * i) for i, name in enumerate(names)
             ]
@@ -391,6 +401,7 @@ def run_ptx(
     x, y, z = (grid, 1, 1) if isinstance(grid, int) else grid
     places = itertools.product(range(z), range(y), range(x))
     blocks = [machine(program, place[::-1], arguments, memory, shared_bytes, (x, y, z)) for place in places]
+    machine.together(blocks)
     running = {block: block.run() for block in blocks}
     idle = 0
     with np.errstate(all="ignore"):

@@ -28,10 +28,14 @@ Clocks = tuple[Array, Array]
 
 
 class Order:
-    """The clocks of a block's warps, and for every word of its shared memory who stored and read it last."""
+    """The clocks of a block's warps, and for every word of its shared memory who stored and read it last.
 
-    def __init__(self, warps: int, shared_bytes: int):
-        self.warps, agents, words = warps, warps + _BARRIERS, -(-shared_bytes // WORD)
+    Agents are its warps, its barriers, and then the warps of all blocks of the launch, of which this one is number
+    `block` (its own are not kept up to date there)."""
+
+    def __init__(self, warps: int, shared_bytes: int, block: int = 0, blocks: int = 1):
+        self.warps, self._block, words = warps, block, -(-shared_bytes // WORD)
+        agents = warps + _BARRIERS + blocks * warps
         self.generic = np.zeros((warps, agents), np.int64)
         self.generic[:, :warps] = np.eye(warps)
         self.fenced = np.zeros((warps, agents), np.int64)  # the same, of what async instructions may rely on
@@ -60,6 +64,23 @@ class Order:
         """`fence.proxy.async`: what the warp knows of, async instructions see as well."""
         np.maximum(self.fenced[warp], self.generic[warp], out=self.fenced[warp])
         self.tick(warp)
+
+    # -- warps of other blocks
+
+    def agent(self, warp: int) -> int:
+        """A warp's number in the launch."""
+        return self._block * self.warps + warp
+
+    def launch(self, warp: int) -> Array:
+        """What a warp knows of all warps of the launch."""
+        clocks = self.generic[warp, self.warps + _BARRIERS :].copy()
+        clocks[self.agent(0) : self.agent(self.warps)] = self.generic[warp, : self.warps]
+        return clocks
+
+    def learn_launch(self, warp: int, clocks: Array) -> None:
+        own, others = self.generic[warp, : self.warps], self.generic[warp, self.warps + _BARRIERS :]
+        np.maximum(own, clocks[self.agent(0) : self.agent(self.warps)], out=own)
+        np.maximum(others, clocks, out=others)
 
     def knows(self, warp: int, agent: int, clock: int, *, fenced: bool) -> bool:
         return bool((self.fenced if fenced else self.generic)[warp, agent] >= clock)

@@ -21,6 +21,7 @@ from jitrt.plan.schema import TensorMap
 from jitrt.testing.ptx import Instruction, Program, width_of
 from jitrt.testing.ptx_barrier import Barrier
 from jitrt.testing.ptx_hopper import HopperBlock
+from jitrt.testing.ptx_memory import Memory
 from jitrt.testing.ptx_order import WORD, Order, whole_words, words_of
 from jitrt.testing.ptx_tma import Box, box_at
 
@@ -33,6 +34,7 @@ class Around(Protocol):
     """What the teams of a block have in common."""
 
     order: Order
+    launch: Memory
     barriers: dict[int, Barrier]
     maps: dict[int, TensorMap]
     shared: Array
@@ -270,18 +272,29 @@ class Team(HopperBlock):
         else:
             super()._execute(instruction, on)
 
+    def _atomic(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
+        super()._atomic(opcode, operands, on)
+        places = self._address(operands[1])
+        for warp, thread in self._each(on):
+            self.around.launch.atomic(self.around.order, warp, int(places[thread]), opcode)
+
     def _move(self, opcode: tuple[str, ...], operands: tuple[str, ...], on: Array) -> None:
-        if not any(part.startswith("shared") for part in opcode):
+        if "param" in opcode:
             super()._move(opcode, operands, on)
             return
         loads = opcode[0] == "ld"
+        shared = any(part.startswith("shared") for part in opcode)
         size = width_of(opcode[-1]) * len(operands[0 if loads else 1].split(","))
         places = self._address(operands[1 if loads else 0])[:, None] + np.arange(size)
-        if loads:
+        if loads or not shared:
             super()._move(opcode, operands, on)
         for index, warp in enumerate(self.warps):
             mine = on & (np.arange(on.size) // _WARP == index)
             words = words_of(places[mine])
+            if not shared:
+                access = self.around.launch.reads if loads else self.around.launch.writes
+                access(self.around.order, int(warp), words, self._who(int(warp)))
+                continue
             if loads:
                 self.around.order.reads(int(warp), words, self._who(int(warp)))
                 continue

@@ -1,13 +1,14 @@
 """The PTX machine for kernels of specialised warps: TMA, barriers in shared memory, products of several groups.
 
 A block's warps run in teams (`jitrt/testing/ptx_team.py`), one at a time, until all have returned. The machine finds
-wrong numbers, addresses, deadlocks, and whatever reads or overwrites shared memory with nothing to order it
-(`jitrt/testing/ptx_order.py`). A copy into shared memory is done as late as can be, when nobody can go on without it,
-and until then its place holds NaN.
+wrong numbers, addresses, deadlocks, and whatever reads or overwrites with nothing to order it what others stored, in
+shared memory (`jitrt/testing/ptx_order.py`) or memory (`jitrt/testing/ptx_memory.py`). A copy into shared memory is
+done as late as can be, when nobody can go on without it, and until then its place holds NaN.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from typing import ClassVar
 
@@ -18,12 +19,14 @@ from jitrt.graph.op import Array
 from jitrt.plan.schema import TensorMap
 from jitrt.testing.ptx import Block, Program
 from jitrt.testing.ptx_barrier import Barrier
+from jitrt.testing.ptx_memory import Memory
 from jitrt.testing.ptx_order import Order
 from jitrt.testing.ptx_team import Team, handles
 from jitrt.testing.ptx_tma import Box
 
 _TEAM = 4  # warps
 _WARP = 32
+_TURNS = 0.1  # of the steps after which another block has its turn, in any order
 
 
 class WarpBlock(Block):
@@ -45,9 +48,12 @@ class WarpBlock(Block):
         numbers, self.maps = handles(arguments)
         super().__init__(program, block, numbers, memory, shared_bytes, grid)
         warps = program.threads // _WARP
-        self.order = Order(warps, self.shared.size)
+        number = block[0] + grid[0] * (block[1] + grid[1] * block[2])
+        self.order = Order(warps, self.shared.size, number, math.prod(grid))
+        self.launch = Memory(memory.size)  # unless there are other blocks
         self.barriers: dict[int, Barrier] = {}
         self._random = np.random.default_rng(None if self.seed is None else (self.seed, *block))
+        self._turns = np.random.default_rng(None if self.seed is None else (self.seed, number))
         self._copies: list[tuple[Box, Barrier, int, Array]] = []  # under way: with the phase, and what they bring
         self._met: dict[int, tuple[list[Team], list[int]]] = {}  # at each of the block's barriers; phases there
         self._threads = program.threads
@@ -56,9 +62,16 @@ class WarpBlock(Block):
             some = range(first, min(warps, first + _TEAM))
             self._new.append(Team(self, program, some, block, numbers, memory, shared_bytes, grid))
 
+    @classmethod
+    def together(cls, blocks: Sequence[Block]) -> None:
+        first = blocks[0]
+        assert isinstance(first, WarpBlock)
+        for block in blocks:
+            assert isinstance(block, WarpBlock)
+            block.launch = first.launch
+
     def run(self) -> Iterator[None]:
-        """All of it: blocks do not wait for each other here."""
-        yield from ()
+        """All of it, as blocks do not wait for each other here; or, in any order, until another block has its turn."""
         running: dict[Team, Iterator[None]] = {}
         while running or self._new:
             running |= {team: team.run() for team in self._new}
@@ -71,6 +84,8 @@ class WarpBlock(Block):
             if next(running[team], self) is self:
                 del running[team]
             self.stored += 1
+            if self.seed is not None and self._turns.random() < _TURNS:
+                yield
         if self._copies:
             raise KernelError(f"the block ends before a copy came that {self._copies[0][1]} waits for")
 

@@ -12,6 +12,7 @@ import triton
 from jitrt.codegen.compile import compile_call
 from jitrt.codegen.ptx import safe
 from jitrt.codegen.target import Target
+from jitrt.errors import KernelError
 from jitrt.graph.op import Array
 from jitrt.kernels.base import Config, KernelCall, Operand, Problem, Result, Template, Workspace
 from jitrt.lowering import Place, plan_arguments
@@ -33,7 +34,8 @@ def run(
     edit: Callable[[str], str] = safe,
 ) -> Array:
     """The result of a candidate's launches, one after the other, their PTX changed by `edit`, as the build does if
-    nothing else is said. Nothing else of it may be written; raises KernelError if one warp races another."""
+    nothing else is said. Raises KernelError if anything else of it is written, if zeros are not zero at the end of a
+    launch, or if one warp races another."""
     lowered = template.lower(posed, config, target)
     given = zip(posed.body.inputs, posed.alignment, arrays, strict=False)
     storages = [Storage.make(v.type, alignment, array) for v, alignment, array in given]
@@ -63,6 +65,8 @@ def run(
         arguments = [plain(argument) for argument in plan_arguments(call, pointer_of)]
         built = build(call, posed, target)
         run_ptx(edit(built.asm["ptx"]), call.grid, arguments, memory, built.metadata.shared, machine)
+        if memory[bases[-3] : bases[-3] + zeros.size].any():
+            raise KernelError("the zeros of a launch are not zero when it ends")
     result.raw[...] = memory[bases[-1] : bases[-1] + result.raw.size]
     result.check_written(before)
     return result.view.copy()
