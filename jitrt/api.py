@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -56,6 +57,7 @@ def compile(
     >>> engine(x); engine.save("model.plan")                       # doctest: +SKIP
     >>> jitrt.compile("model.onnx", {"x": (8, 3, 224, 224)})       # doctest: +SKIP
     """
+    began = time.monotonic()
     request = Request(
         precision=precision,
         target=target,
@@ -70,7 +72,7 @@ def compile(
     )
     graph, returned = import_model(model, inputs, request.outputs)
     request, structure = request.selecting(graph, returned)
-    return request.engine(graph, structure, fallback=is_onnx(model))
+    return request.engine(graph, structure, fallback=is_onnx(model), began=began)
 
 
 def import_model(model: Any, inputs: Any, outputs: Sequence[str] | None = None) -> tuple[Graph, Tree | None]:

@@ -76,14 +76,15 @@ def build(
     structure: object = None,
     progress: Progress | None = None,
     compiler: Compiler | None = None,
+    began: float | None = None,
 ) -> Engine:
     """The engine of a graph for the GPU here (`target=None`) or an architecture ("sm_90"), from the cache if it was
     built before with the same graph, weights, options, code and device. Of several architectures the engine holds a
     plan each and runs the one that fits.
 
     Progress is shown on stderr unless `progress` takes it. What compiles kernels is `compiler`, by default processes of
-    this build. Raises NoGpuError or TargetError for a target that cannot be, OptionError, CompileError or
-    TuningError.
+    this build. The time in `options.tune` runs from `began` (`time.monotonic()`), by default from now. Raises
+    NoGpuError or TargetError for a target that cannot be, OptionError, CompileError or TuningError.
     """
     from jitrt.judge import MeasuredJudge
     from jitrt.plan_cache import PlanCache, plan_key
@@ -95,7 +96,7 @@ def build(
         names = list(dict.fromkeys(target))
         if not names:
             raise TargetError("target is empty; name an architecture such as 'sm_90', or leave it out")
-        once = partial(build, graph, options, structure=structure, progress=progress, compiler=compiler)
+        once = partial(build, graph, options, structure=structure, progress=progress, compiler=compiler, began=began)
         built = [once(target=name).file for name in names]
         return Engine(replace(built[0], others=tuple(built[1:])))
     chip, device, description = resolve(target)
@@ -106,8 +107,12 @@ def build(
         return Engine(found)
     with (
         TuningProgress(also=progress) as shown,
-        Tuner(chip, device, mode=options.tune, cache=options.cache, progress=shown, compiler=compiler) as tuner,
+        Tuner(
+            chip, device, mode=options.tune, cache=options.cache, progress=shown, compiler=compiler, began=began
+        ) as tuner,
     ):
+        if began is not None:
+            tuner.lap("import")
         judge = MeasuredJudge(tuner, options) if tuner.measures else fewer_kernels
         file = _plan_of_graph(graph, tuner, options, judge, structure)
     if plans and not shown.interrupted and not tuner.guessed:

@@ -155,9 +155,10 @@ def why_no_kernel(problem: Problem, target: Target) -> str | None:
     from jitrt.kernels.base import accepts, templates
 
     fitting = [t for t in templates().values() if t.accepts(problem.body) is None]
-    refusals = [t.supports(problem, target) for t in fitting]
-    if fitting and None in refusals:
+    # The plainest templates have the least priority: they answer at once, and one that supports it is enough.
+    if any(t.supports(problem, target) is None for t in reversed(fitting)):
         return None
+    refusals = [t.supports(problem, target) for t in fitting]
     return next((r for r in refusals if r), None) or accepts(problem.body)
 
 

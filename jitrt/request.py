@@ -120,19 +120,22 @@ class Request:
         return replace(self, outputs=names), structure
 
     def engine(
-        self, graph: Graph, structure: object = None, *, fallback: bool = False
+        self, graph: Graph, structure: object = None, *, fallback: bool = False, began: float | None = None
     ) -> Engine | ReferenceEngine | HybridEngine:
         """The engine of a graph on the target asked for; `structure` as in a plan.
 
         With `fallback`, and for graphs that were imported with steps on the host, what has no kernel runs there, after
-        a JitrtWarning; if `strict`, that is a FallbackError instead. Raises what the build raises.
+        a JitrtWarning; if `strict`, that is a FallbackError instead. The time in `tune` runs from `began`
+        (`time.monotonic()`), by default from now. Raises what the build raises.
         """
         from jitrt import compiler
         from jitrt.hybrid import build_with_fallback, imported_steps
 
         if fallback or imported_steps(graph):
             options, target = self.options, self.target
-            engine = build_with_fallback(graph, options, target=target, structure=structure, strict=self.strict)
+            engine = build_with_fallback(
+                graph, options, target=target, structure=structure, strict=self.strict, began=began
+            )
             _warn(steps_on_host(graph, engine), stacklevel=3)
             return engine
         if self.is_reference:
@@ -140,7 +143,7 @@ class Request:
 
             return ReferenceEngine(compiler.optimize_for_reference(graph, self.options).graph, structure)
         _refuse_empty(graph)
-        return compiler.build(graph, self.options, target=self.target, structure=structure)
+        return compiler.build(graph, self.options, target=self.target, structure=structure, began=began)
 
     def __post_init__(self) -> None:
         from jitrt.passes.base import Precision

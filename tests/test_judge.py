@@ -139,9 +139,8 @@ def asked(monkeypatch, *, mode, elapsed=0.0):
     now, modes = [elapsed], []
 
     class Slow(Clock):
-        def __init__(self, seconds):
-            super().__init__(seconds, lambda: now[0])
-            self._start = 0.0
+        def __init__(self, seconds, began=None):
+            super().__init__(seconds, lambda: now[0], began=0.0)
 
     monkeypatch.setattr(tuner_module, "Clock", Slow)
     monkeypatch.setattr(tuner_module, "attempt", lambda *_, mode, patience, **__: modes.append((mode, patience)) or [])

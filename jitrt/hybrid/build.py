@@ -27,9 +27,11 @@ def build_with_fallback(
     structure: object = None,
     strict: bool = False,
     build: Build | None = None,
+    began: float | None = None,
 ) -> Engine | ReferenceEngine | HybridEngine:
     """The engine of a graph, of which what has no kernel runs on the host. `target` may be "reference": then all of it
-    does, in numpy. `build` makes the engine of a part, by default `jitrt.compiler.build` for the target.
+    does, in numpy. `build` makes the engine of a part, by default `jitrt.compiler.build` for the target; `began` as
+    there, for the first part.
 
     Raises FallbackError if there are such steps and `strict` forbids them, else what `jitrt.compiler.build` raises.
     """
@@ -40,7 +42,9 @@ def build_with_fallback(
         return ReferenceEngine(compiler.optimize_for_reference(graph, options).graph, structure)
 
     def by_compiler(part: Graph, options: Options, structure: object) -> Engine:
-        return compiler.build(part, options, target=target, structure=structure)
+        nonlocal began
+        since, began = began, None
+        return compiler.build(part, options, target=target, structure=structure, began=since)
 
     make = build or by_compiler
     whole = prepare(graph, options.outputs)

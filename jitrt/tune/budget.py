@@ -49,11 +49,11 @@ class Budget:
 
 
 class Clock:
-    """Time since tuning began, and when it must end."""
+    """Time since tuning began, now or when `began` says, and when it must end."""
 
-    def __init__(self, seconds: float | None, now: Callable[[], float] = time.monotonic):
+    def __init__(self, seconds: float | None, now: Callable[[], float] = time.monotonic, began: float | None = None):
         self._now = now
-        self._start = now()
+        self._start = now() if began is None else began
         self.seconds = seconds
 
     @property

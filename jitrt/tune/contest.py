@@ -107,8 +107,12 @@ def _random(driver: Driver, resources: Resources, binding: Binding) -> int:
     rng = np.random.default_rng(0)
     count = max(1, min(_RANDOM, nbytes // dtype.itemsize))
     drawn = rng.standard_normal(count, np.float32) if dtype.kind in "fV" else rng.integers(0, 2, count)
-    data = np.resize(drawn.astype(dtype), nbytes // dtype.itemsize)
-    address = resources.alloc(nbytes)
-    driver.upload(address, data.ctypes.data, data.nbytes)
+    data = drawn.astype(dtype)
+    address, done = resources.alloc(nbytes), min(nbytes, data.nbytes)
+    driver.upload(address, data.ctypes.data, done)
+    while done < nbytes:  # the rest repeats it
+        more = min(done, nbytes - done)
+        driver.copy(address + done, address, more)
+        done += more
     driver.synchronize(0)
     return address

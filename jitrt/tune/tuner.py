@@ -36,7 +36,7 @@ class Tuner:
 
     `mode` is the time that the build may take ("60s"), "heuristic" or "exhaustive". Timings and binaries are kept
     in the user's cache, or with `cache=False` for as long as this object lives. `compiler` takes the place of processes
-    of its own.
+    of its own. The time runs from `began` (`time.monotonic()`), or from now.
     """
 
     def __init__(
@@ -48,11 +48,12 @@ class Tuner:
         cache: bool = True,
         progress: Progress | None = None,
         compiler: Compiler | None = None,
+        began: float | None = None,
     ):
         self.target = target
         self._budget = Budget.parse(mode)
         seconds = self._budget.seconds
-        self._clock = Clock(None if seconds is None else (1 - _FINISH) * seconds)
+        self._clock = Clock(None if seconds is None else (1 - _FINISH) * seconds, began=began)
         self._progress = progress
         self._interrupted: float | None = None  # when
         self.guessed = False  # some kernel was chosen that nobody verified, for want of time

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from contextlib import closing
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
 from jitrt.plan.schema import Binding, Kernel, Launch, Layer, Plan, PlanFile, Pointer
 from jitrt.plan.verify import problems
 from jitrt.runtime.fake_driver import FakeDriver, FakeKernel
+from jitrt.runtime.memory import Resources
+from jitrt.tune import contest as module
 from jitrt.tune.contest import contest, repeated
 
 
@@ -68,3 +72,14 @@ def test_a_dependent_launch_stays_so_only_behind_a_single_one():
         True,
         True,
     ]
+
+
+@pytest.mark.parametrize("elements", [5, 10, 64, 1000])
+def test_a_large_input_repeats_a_few_random_numbers(monkeypatch: pytest.MonkeyPatch, elements: int) -> None:
+    monkeypatch.setattr(module, "_RANDOM", 10)
+    driver = FakeDriver({})
+    with driver.active(), closing(Resources(driver, driver)) as resources:
+        address = module._random(driver, resources, Binding("x", "f16", (elements,), (1,)))
+        data = driver.array(address, (elements,), "f16").copy()
+    assert len(set(data[:10])) == min(10, elements)
+    assert (data == np.resize(data[:10], elements)).all()

@@ -52,6 +52,14 @@ def test_ctrl_c_outside_of_a_selection_ends_the_time_and_is_heard() -> None:
     assert heard[0].remaining == pytest.approx(54.0, abs=5.0)
 
 
+def test_the_time_runs_from_where_the_build_began() -> None:
+    with Tuner(target_of("sm_90"), mode="60s", cache=False, began=time.monotonic() - 50) as tuner:
+        tuner.lap("import")
+        assert tuner.spent["import"] == pytest.approx(50, abs=2)
+        assert tuner.lasts(1.0) and not tuner.lasts(5.0)
+        assert not tuner.judges
+
+
 class SlowGpu:
     """Takes a tenth of a second for anything; `instead` is called first."""
 
