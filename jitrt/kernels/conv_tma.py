@@ -7,7 +7,8 @@ size, the others of the epilogue one number a channel. Everything else is for `c
 
 Floors: bytes (x + w + y + residual) / bandwidth, and 2 * M * K * C * taps / the tensor cores' rate. What it saves over
 `conv2d` are addresses and masks (TMA makes zeros of what is outside x), the starts and ends of programs, and, where
-rows of the filter share a block of x, two thirds of its loads from L2.
+rows of the filter share a block of x, two thirds of its loads from L2. Where tiles are few, several programs share the
+reduction of each (SPLIT).
 
 Measured (H200, fp16, batch 128, ResNet-50's 3x3 convolutions, buffers rotated): 40 to 51 us where cuDNN's fused kernels
 take 46 to 69 and `conv2d` 48 to 78; the products alone are 37.5 us at 790 TFLOP/s.
@@ -47,9 +48,9 @@ from jitrt.kernels.conv_tma_shape import Pixels, Shape, describe, lines_of, refu
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
 from jitrt.kernels.gemm_tma_cost import seconds
 
-__all__ = ["ConvTma"]
+__all__ = ["ConvTma", "refuse_split"]
 
-_LEAST_ROWS = 1024
+_LEAST_ROWS = 256
 _KEPT = 24  # candidates
 _WORTH = 1.1  # times conv2d's estimate
 _RESERVED = 2048  # bytes of shared memory for barriers and alignment
@@ -57,6 +58,8 @@ _MOST_STAGES = 12
 _LONG_ELEMENTS = 64  # of a thread, where the epilogue is long
 _REGISTERS = 65536
 _MOST_EXTENT = 256  # of a box, as a tensor map has it
+_SPLITS = (1, 2, 3, 4, 6, 8)
+_SPLIT_ELEMENTS = 64  # of a thread
 _ALIKE = ("LINES", "IMAGES", "COLUMNS", "STAGES", "W_STAGES", "BUFFERS")
 # pixels, BLOCK_N, CONSUMERS, PROGRAMS, num_warps of a consumer
 _TILES = (
@@ -89,7 +92,7 @@ class ConvTma(Template):
         if isinstance(shape, str):
             return shape
         if shape.rows < _LEAST_ROWS:
-            return f"{shape.rows} rows are too few for programs that stay"
+            return f"{shape.rows} rows are too few for tiles of 64"
         ranked = _ranked(shape, target)
         if not ranked:
             return "no tiles of x, w and the result fit into shared memory together"
@@ -212,8 +215,8 @@ def _space(shape: Shape, target: Target) -> Iterator[Config]:
     for pixels, bn, consumers, programs, warps in _TILES:
         if bn >= shape.filters + max(64, bn) or (shape.long and pixels * bn // (32 * warps) > _LONG_ELEMENTS):
             continue
-        forms = itertools.product(shape.boxes(pixels), _sharing(shape), (False, True), buffers)
-        for box, (group, skip), resident, count in forms:
+        forms = itertools.product(shape.boxes(pixels), _sharing(shape), (False, True), buffers, _SPLITS)
+        for box, (group, skip), resident, count, split in forms:
             config: dict[str, Any] = {
                 "LINES": box[0],
                 "IMAGES": box[1],
@@ -221,7 +224,7 @@ def _space(shape: Shape, target: Target) -> Iterator[Config]:
                 "BLOCK_N": bn,
                 "GROUP": group,
                 "SKIP": skip,
-                "SPLIT": 1,
+                "SPLIT": split,
                 "CONSUMERS": consumers,
                 "BUFFERS": count,
                 "RESIDENT": resident,
@@ -236,9 +239,24 @@ def _space(shape: Shape, target: Target) -> Iterator[Config]:
                 continue
             if resident and (slices_of(shape, config) > 1 or skip):
                 continue
+            if split > 1 and (count > buffers[0] or refuse_split(shape, config, target)):
+                continue
             stages = _stages(shape, config, target.shared // programs - _RESERVED - 2 * pixels * bn * consumers * count)
             if stages is not None:
                 yield {**config, "STAGES": stages[0], "W_STAGES": stages[1]}
+
+
+def refuse_split(shape: Shape, config: Config, target: Target) -> str | None:
+    """Why units should not share the sums of tiles, or None."""
+    if config["CONSUMERS"] > 1 or units_of(shape, config) > target.sms * config["PROGRAMS"]:
+        return "there are others to do meanwhile"
+    if config["RESIDENT"]:
+        return "each would load all of w"
+    pixels = math.prod(box_of(config))
+    if pixels * config["BLOCK_N"] // (32 * config["num_warps"]) > _SPLIT_ELEMENTS:
+        return "the sums would not fit into registers"
+    least = steps_of(shape) * (1 if config["SKIP"] else shape.taps // config["GROUP"])
+    return "a tile may have fewer blocks" if least < config["SPLIT"] else None
 
 
 def _column(lists: Iterable[Sequence[Config]], number: int) -> list[Config]:

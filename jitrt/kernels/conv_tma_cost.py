@@ -48,9 +48,9 @@ def w_block(config: Config) -> int:
 def work_of(shape: Shape, config: Config, target: Target) -> Work:
     """A tile's work, and an SM's share of the tiles."""
     box, bn, per_sm = box_of(config), config["BLOCK_N"], config["PROGRAMS"]
-    pixels, units, handed = math.prod(box), units_of(shape, config), shape.handed is not None
+    pixels, units, handed, split = math.prod(box), units_of(shape, config), shape.handed is not None, config["SPLIT"]
     programs = min(target.sms * per_sm, units)
-    blocks = (shape.met(box) if config["SKIP"] else shape.taps) * steps_of(shape)
+    blocks = (shape.met(box) if config["SKIP"] else shape.taps) * steps_of(shape) / split
     x_bytes, w_bytes = x_block(config) / config["GROUP"], 0 if config["RESIDENT"] else w_block(config)
     w_ahead = 0 if config["RESIDENT"] else config["W_STAGES"] * w_block(config)
     result = 2 * pixels * bn
@@ -67,4 +67,5 @@ def work_of(shape: Shape, config: Config, target: Target) -> Work:
         handed=handed,
         kept=w_block(config) * shape.taps * steps_of(shape) * per_sm if config["RESIDENT"] else 0,
         moved=2 * (read + shape.rows * shape.filters * (2 if handed else 1)),
+        added=4 * pixels * bn * split if split > 1 else 0,
     )

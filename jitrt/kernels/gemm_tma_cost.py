@@ -26,6 +26,7 @@ class Work:
     handed: bool
     kept: int  # bytes of w loaded once
     moved: int  # bytes through memory of all SMs together
+    added: int = 0  # bytes of sums that the last program of a tile adds, where several share it
 
 
 _CLOCK = 1.755e9  # cycles/s that the others are counted in
@@ -40,6 +41,8 @@ _LATENCY = 2440.0  # cycles from a load to its data
 _SETUP = 1040.0  # cycles of a program
 _SHARPNESS = 5.1  # how far what bounds a tile hides the rest: 1 is a sum, infinity the maximum
 _SHARE = 0.94  # of memory's bandwidth
+_SUM = 712.0  # cycles of adding up what several programs stored, and bytes a cycle: conv2d's, see gemm_cost
+_ADDED = 24.0
 _OVERLAP = 2.92  # the sharpness of programs beside memory
 _LAUNCH = 1.85e-6  # seconds
 
@@ -55,6 +58,7 @@ def seconds(work: Work, target: Target) -> float:
         _LATENCY * work.loaded / work.ahead,
     )
     tile = sum(bound**_SHARPNESS for bound in bounds) ** (1 / _SHARPNESS)
-    programs = (_SETUP + work.kept / _L2 + work.tiles * tile) / _CLOCK
+    exchange = _SUM + work.added / _ADDED if work.added else 0.0
+    programs = (_SETUP + work.kept / _L2 + work.tiles * tile + exchange) / _CLOCK
     memory = work.moved / (target.bandwidth * _SHARE)
     return float((programs**_OVERLAP + memory**_OVERLAP) ** (1 / _OVERLAP)) + _LAUNCH

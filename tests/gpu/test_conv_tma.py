@@ -28,6 +28,10 @@ def posed(shape: tuple[int, ...], filters: int, kernel: tuple[int, int] = (3, 3)
 PROBLEMS = {
     "128 at 28": posed((16, 128, 28, 28), 128),
     "512 at 7": posed((64, 512, 7, 7), 512),
+    "few tiles": posed((8, 512, 7, 7), 512),
+    "few tiles, stride 2": posed((8, 512, 14, 14), 512, stride=(2, 2)),
+    "few tiles, odd sizes, residual": posed((6, 520, 7, 9), 264, residual=True),
+    "few tiles, bfloat16": posed((7, 384, 9, 9), 192, dtype=bf16, row_gap=8),
     "odd sizes, residual": posed((17, 96, 35, 33), 72, residual=True),
     "stride 2": posed((16, 256, 28, 28), 256, stride=(2, 2)),
     "stride 2, odd, a slice into a slice": posed((33, 72, 27, 29), 136, stride=(2, 2), row_gap=8, input_gap=24),

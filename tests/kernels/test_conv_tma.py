@@ -16,7 +16,7 @@ from jitrt.errors import KernelError
 from jitrt.graph import f32
 from jitrt.kernels import conv_tma
 from jitrt.kernels.base import Descriptor, Problem, templates
-from jitrt.kernels.conv_tma import ConvTma
+from jitrt.kernels.conv_tma import ConvTma, refuse_split
 from jitrt.kernels.conv_tma_cost import box_of, units_of
 from jitrt.kernels.conv_tma_shape import Pixels, refuse_body, shape_of
 from jitrt.testing import compiles
@@ -44,6 +44,8 @@ PROBLEMS = {
     "64 at 56, residual": posed((64, 64, 56, 56), 64, residual=True),
     "stride 2": posed((128, 256, 28, 28), 256, stride=(2, 2)),
     "batch 8": posed((8, 256, 14, 14), 256),
+    "few tiles": posed((8, 512, 7, 7), 512),
+    "few tiles, residual": posed((6, 520, 7, 9), 264, residual=True),
     "odd sizes, slices": posed((16, 96, 35, 33), 72, row_gap=8, input_gap=24),
     "1x7": posed((32, 128, 17, 17), 192, (1, 7), padding=((0, 0), (3, 3))),
     "2x5, uneven padding": posed((32, 64, 27, 27), 128, (2, 5), padding=((1, 0), (2, 1))),
@@ -59,6 +61,44 @@ def test_compiles_without_spills(name: str) -> None:
     config = candidates[len(name) % 3]
     (binary,) = compiles(problem, TEMPLATE, config, targets=(90,))
     assert binary.num_warps == 4 + config["num_warps"] * config["CONSUMERS"]
+
+
+@pytest.mark.parametrize("name", ["few tiles", "few tiles, residual"])
+def test_few_tiles_are_split(name: str) -> None:
+    problem = PROBLEMS[name]
+    split = [config for config in TEMPLATE.candidates(problem, H200) if config["SPLIT"] > 1]
+    assert len({config["SPLIT"] for config in split}) > 1
+    for config in split:
+        lowered = TEMPLATE.lower(problem, config, H200)
+        (call,), units = lowered.calls, units_of(shape_of(problem), config)
+        assert call.grid == (units, 1, 1)  # all at the same time
+        assert lowered.workspace_bytes == 4 * units * math.prod(box_of(config)) * config["BLOCK_N"]
+        assert lowered.zeros_bytes == 4 * units // config["SPLIT"]
+    for config in split[::8]:
+        compiles(problem, TEMPLATE, config, targets=(90,))
+
+
+@pytest.mark.parametrize("name", ["128 at 28", "512 at 7", "64 at 56, residual"])
+def test_many_tiles_are_not(name: str) -> None:
+    assert {config["SPLIT"] for config in TEMPLATE.candidates(PROBLEMS[name], H200)} == {1}
+
+
+def test_whether_sums_may_be_shared() -> None:
+    shape = shape_of(posed((8, 72, 7, 7), 64))
+    plain = {"LINES": 1, "IMAGES": 8, "COLUMNS": 8, "BLOCK_N": 64, "GROUP": 1, "SKIP": False, "SPLIT": 2}
+    plain |= {"CONSUMERS": 1, "RESIDENT": False, "PROGRAMS": 1, "num_warps": 4}
+
+    def refused(**others: Any) -> str:
+        return refuse_split(shape, {**plain, **others}, H200) or ""
+
+    assert refused() == ""
+    assert "meanwhile" in refused(CONSUMERS=2)
+    assert "meanwhile" in refused(SPLIT=19)
+    assert "load all of w" in refused(RESIDENT=True)
+    assert "registers" in refused(BLOCK_N=256)
+    assert "fewer blocks" in refused(SKIP=True, SPLIT=3)
+    assert refused(SPLIT=18) == refused(GROUP=3, SPLIT=6) == refused(SKIP=True) == ""
+    assert "fewer blocks" in refused(GROUP=3, SPLIT=7)
 
 
 @pytest.mark.parametrize("name", ["512 at 7", "64 at 56, residual", "stride 2"])
@@ -159,7 +199,7 @@ def test_along_one_line_any_stride_will_do() -> None:
         (posed((128, 64, 56, 56), 64, nchw_out=True), "the result has its channels apart"),
         (posed((128, 60, 56, 56), 64), "x does not lie at multiples of 16 bytes"),
         (posed((128, 64, 56, 56), 64, row_major_weights=True), "w has its channels apart"),
-        (posed((1, 64, 28, 28), 64), "784 rows are too few"),
+        (posed((1, 64, 14, 14), 64), "196 rows are too few"),
         (posed((1, 64, 36, 36), 64), "conv2d is estimated to be faster"),
     ],
 )
