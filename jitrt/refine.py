@@ -164,7 +164,7 @@ class Refiner:
         cost = {key: sum(c.microseconds for k, c in zip(keys, draft.choices, strict=True) if k == key) for key in keys}
         chosen = dict(zip(keys, draft.choices, strict=True))
         hot = sorted((key for key in problems if chosen[key].rivals), key=lambda key: -cost[key])
-        coming = {key: self._tuner.rivals(problems[key], chosen[key]) for key in hot}
+        coming = {key: self._tuner.rivals(problems[key], chosen[key]) for key in hot if not self._tuner.over}
         first = last = 0.0
         tried = changed = 0
         for key in hot:

@@ -13,6 +13,7 @@ from jitrt.codegen.target import Target
 from jitrt.kernels.base import Problem, templates
 from jitrt.knobs import cache_dir
 from jitrt.plan.schema import PlanFile
+from jitrt.tune import loop
 from jitrt.tune.budget import Budget, Clock
 from jitrt.tune.candidates import Candidate
 from jitrt.tune.compile_pool import CompilePool, Compiler
@@ -28,7 +29,8 @@ _LEAST = 2.0  # seconds of a selection, so that no verdict rests on first guesse
 _SHARE = 0.4  # of the time left at most, for a selection that others follow
 _FINISH = 0.1  # of the time: to end what has begun, and to put the plan together
 _FUSIONS = 0.5  # of the time, after which no rule is judged any more
-_PATIENCE = 2.0  # seconds, after the time or Ctrl-C, in which problems without a tactic may yet get one
+_TRIED = 0.15  # of the time left at most, to verify what a network without a rule needs
+_PATIENCE = 2.0  # seconds at least, after the time, in which problems without a tactic may yet get one
 
 
 class Tuner:
@@ -104,7 +106,9 @@ class Tuner:
     def select(self, problems: Sequence[Problem], *, share: float = 1.0) -> list[Choice]:
         """As `jitrt.tune.select.select`, in a share of the time that is left. All of it, and some seconds, go to
         problems that have no tactic yet; what has none then takes the likeliest that compiles, not `verified`."""
-        chosen = self._attempt(problems, self._seconds(share), to_the_end=True)
+        seconds = self._seconds(share)
+        rest = (self._clock.seconds or 0.0) - self._clock.elapsed - (seconds or 0.0)
+        chosen = self._attempt(problems, seconds, patience=rest)
         left = {problem.key: problem for problem, choice in zip(problems, chosen, strict=True) if choice is None}
         if not left:
             return [choice for choice in chosen if choice is not None]
@@ -134,22 +138,22 @@ class Tuner:
     def known(self, problems: Sequence[Problem]) -> list[Choice | None]:
         """Tactics by what is known by now: of a problem that nothing is known of the first guess is tried. None for
         what that takes too long."""
-        return self._attempt(problems, _AT_ONCE if self.measures else None)
+        left = (self._clock.seconds or 0.0) - self._clock.elapsed
+        return self._attempt(problems, _AT_ONCE if self.measures else None, patience=_TRIED * left)
 
     def _attempt(
-        self, problems: Sequence[Problem], seconds: float | None, *, to_the_end: bool = False
+        self, problems: Sequence[Problem], seconds: float | None, *, patience: float = 0.0
     ) -> list[Choice | None]:
-        """`seconds`: None for as many as it takes."""
-        patience: float | None = None if self._measurer is None else _PATIENCE
-        if self._measurer is not None and self._interrupted is not None:
-            patience = max(0.0, self._interrupted + _PATIENCE - self._clock.elapsed)
-        elif to_the_end and seconds is not None and self._clock.seconds is not None:
-            patience = max(_PATIENCE, self._clock.seconds - self._clock.elapsed - seconds)
+        """`seconds`: None for as many as it takes. `patience` is at least the usual one, until somebody presses
+        Ctrl-C."""
+        patience = max(patience, _PATIENCE)
+        if self._interrupted is not None:
+            patience = max(0.0, self._interrupted + loop.HASTE - self._clock.elapsed)
         mode = ("exhaustive" if self.measures else "heuristic") if seconds is None else seconds
         return attempt(
             problems,
             self.target,
-            patience=patience,
+            patience=None if self._measurer is None else patience,
             mode=mode,
             folder=self._folder,
             progress=self._hear,

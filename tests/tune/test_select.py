@@ -326,11 +326,12 @@ def test_without_patience_and_without_a_time_to_be_over_every_problem_gets_its_t
 
 
 @pytest.mark.parametrize("mode", ["60s", "heuristic", "exhaustive"])
-def test_ctrl_c_ends_a_search_in_seconds(mode: str) -> None:
+@pytest.mark.parametrize("patience", [2.0, 100.0])
+def test_ctrl_c_ends_a_search_in_seconds(mode: str, patience: float) -> None:
     clock, presses = Ticking(), iter([interrupt])
     gpu = FakeGpu(dict.fromkeys(range(3), lambda: next(presses, clock.tick)()))
     with clock:
-        chosen = slow_problems(mode=mode, gpu=gpu)
+        chosen = slow_problems(mode=mode, gpu=gpu, patience=patience)
     assert clock.now == 2.0
     assert sum(choice is not None for choice in chosen) == 2
 

@@ -12,6 +12,7 @@ import pytest
 from jitrt.codegen.target import target_of
 from jitrt.kernels.base import templates
 from jitrt.runtime.fake_driver import H200
+from jitrt.tune import loop
 from jitrt.tune import tuner as tuner_module
 from jitrt.tune.candidates import candidates_of
 from jitrt.tune.progress import Event
@@ -80,13 +81,14 @@ class SlowGpu:
     def close(self) -> None: ...
 
 
-PROBLEMS = [planted.relu_problem(512, 512 * width) for width in range(1, 13)]
+PROBLEMS = [planted.relu_problem(512, 512 * width) for width in range(1, 25)]
 
 
 def slow_tuner(monkeypatch: pytest.MonkeyPatch, gpu: SlowGpu, heard: list[Event]) -> Tuner:
     monkeypatch.setattr(tuner_module, "GpuMeasurer", lambda index: gpu)
     monkeypatch.setattr(tuner_module, "_LEAST", 0.3)
     monkeypatch.setattr(tuner_module, "_PATIENCE", 0.3)
+    monkeypatch.setattr(loop, "HASTE", 0.3)
     return Tuner(target_of("sm_90"), 0, mode="1s", cache=False, progress=heard.append, compiler=planted.AtOnce())
 
 
@@ -97,10 +99,10 @@ def test_a_build_of_many_slow_problems_keeps_to_its_time_and_says_what_is_not_ve
     with slow_tuner(monkeypatch, gpu := SlowGpu(), heard) as tuner:
         start = time.perf_counter()
         chosen = tuner.select(PROBLEMS, share=0.75)
-        assert time.perf_counter() - start < 2
+        assert time.perf_counter() - start < 4
         assert tuner.guessed
     verified = [choice.verified for choice in chosen]
-    assert 3 <= len(gpu.measured) <= 9
+    assert 3 <= len(gpu.measured) <= 12
     assert verified == sorted(verified), "those that cost most were verified"
     assert verified.count(True) == len(set(gpu.measured))
     assert all(choice.binaries for choice in chosen)
@@ -113,7 +115,7 @@ def test_a_build_of_many_slow_problems_keeps_to_its_time_and_says_what_is_not_ve
 def test_what_may_be_left_out_is_left_out_when_the_time_is_over(monkeypatch: pytest.MonkeyPatch) -> None:
     with slow_tuner(monkeypatch, SlowGpu(), []) as tuner:
         chosen = tuner.attempt(PROBLEMS, [])
-        assert 3 <= sum(choice is not None for choice in chosen) <= 9
+        assert 3 <= sum(choice is not None for choice in chosen) <= 12
         assert not tuner.guessed
         known = tuner.known(PROBLEMS)
     assert all(choice is not None for choice, before in zip(known, chosen, strict=True) if before is not None)
@@ -132,7 +134,7 @@ def test_ctrl_c_ends_a_build_in_seconds_and_the_second_at_once(monkeypatch: pyte
         tuner.attempt(PROBLEMS, [])
         assert tuner.interrupted and tuner.over and not tuner.judges and not tuner.lasts(0.0)
         chosen = tuner.select(PROBLEMS)
-        assert time.perf_counter() - start < 1.5
+        assert time.perf_counter() - start < 4
         assert not all(choice.verified for choice in chosen)
     presses = iter([True, True])
     with slow_tuner(monkeypatch, gpu := SlowGpu(press), []) as tuner, pytest.raises(KeyboardInterrupt):
