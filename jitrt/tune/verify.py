@@ -108,7 +108,7 @@ class Trial:
         if self.items is None:
             return self._disagreement(out, expected, part)
         first = np.unique(self.items, return_index=True)[1]
-        reason = self._disagreement(out[first], expected, part, places=first)
+        reason = self._disagreement(_gather(out, first), expected, part, places=first)
         if reason is not None:
             return reason
         # Equal items mostly come out bit for bit alike; only those that do not are compared as numbers.
@@ -127,6 +127,18 @@ class Trial:
             return None
         slack = self.slack[part] if kinds is None else self.slack[part][kinds]
         return disagreement(out, expected, self.dtype, self.bound, slack, places)
+
+
+def _gather(array: Array, places: Array) -> Array:
+    """`array[places]`, in which items lie as they did: indexing by itself makes them row-major, at great cost."""
+    order = [0, *sorted(range(1, array.ndim), key=lambda d: -array.strides[d])]
+    return array.transpose(order)[places].transpose(np.argsort(order))
+
+
+def _laid_out(array: Array, type: TensorType) -> Array:
+    """`array` in the order in memory that `type` has, densely."""
+    order = sorted(range(type.rank), key=lambda d: -type.strides[d])
+    return array.transpose(order).copy().transpose(np.argsort(order))
 
 
 def _unlike(out: Array, twins: Array) -> Iterator[tuple[int, Array]]:
@@ -170,7 +182,7 @@ def make_trial(
         tuple(operands),
         batched,
         small,
-        expected,
+        _laid_out(np.asarray(expected), problem.output.type),
         items,
         problem.output.type.dtype,
         _bound(problem, special),

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 from jitrt.graph import DType, b8, bf16, f16, f32, f64, i8
+from jitrt.tune import tolerance as module
 from jitrt.tune.tolerance import Tolerance, disagreement, tolerance
 
 REF = np.random.default_rng(0).standard_normal((64, 64))
@@ -43,6 +44,27 @@ def test_one_bad_element_is_seen_however_many_are_good() -> None:
         "wrong numbers at 1 of 1000000 elements (first at [999, 999]: expected 1, got 1.02), "
         "off by up to 1.0e-02 (limit 5.0e-03)"
     )
+
+
+@pytest.mark.parametrize("order", [(0, 1, 2, 3), (0, 2, 3, 1)], ids=["channels first", "channels last"])
+@pytest.mark.parametrize("nan", [False, True])
+def test_what_is_looked_at_piece_by_piece_is_all_looked_at(
+    monkeypatch: pytest.MonkeyPatch, order: tuple[int, ...], nan: bool
+) -> None:
+    """Every element in turn is wrong, in whatever order the two lie in memory."""
+    monkeypatch.setattr(module, "_CHUNK", 7)
+    shape = tuple((2, 3, 4, 5)[axis] for axis in order)
+    ref = np.random.default_rng(0).standard_normal(shape).transpose(np.argsort(order))
+    if nan:
+        ref[0, 0, :, 1] = np.nan
+    for out in (ref.astype(np.float32), np.ascontiguousarray(ref, np.float32)):
+        assert disagreement(out, ref, f32, tolerance(f32)) is None
+        for at in np.ndindex(ref.shape):
+            wrong = out.copy(order="K")
+            wrong[at] = 1.0 if np.isnan(wrong[at]) else wrong[at] + 0.1
+            assert f"(first at {list(at)}" in (disagreement(wrong, ref, f32, tolerance(f32)) or "")
+            wrong[at] = np.nan if not np.isnan(out[at]) else np.inf
+            assert f"(first at {list(at)}" in (disagreement(wrong, ref, f32, tolerance(f32)) or "")
 
 
 def test_nan_must_be_where_the_reference_has_it() -> None:
