@@ -170,15 +170,19 @@ EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
 
 
 def _rounded_gelu(x: str) -> str:
-    """x * Phi(x), where Phi(x) = 1 / (1 + 2^-t), t = x * p(x^2): p is the polynomial of its degree for which y is
-    least off, at most 1.12 max(|y| 2^-12, 2^-22), where half a step of float16 is |y| 2^-12 or more. A fifth of erf."""
-    p = f"{_GELU[-1]!r}"
+    """x * Phi(x) with one exponential: log2 of 1 - Phi(|x|) is the polynomial in |x| of its degree for which the result
+    y is least off, at most 0.25 max(|y| 2^-12, 2^-24), where half a step of float16 is |y| 2^-12 or more. A fifth of what
+    erf takes, and infinities and NaN become what they become through erf."""
+    log = repr(_GELU[-1])
     for number in _GELU[-2::-1]:
-        p = f"({number!r} + {x} * {x} * {p})"
-    return f"{x} / (1 + tl.exp2(-{x} * {p}))"
+        log = f"({number!r} + tl.abs({x}) * {log})"
+    return f"{x} * tl.where({x} > 0, 1 - tl.exp2({log}), tl.exp2({log}))"
 
 
-_GELU = (2.300682049144328, 0.10682356583483979, -8.677113116657211e-4, -3.0117654513006513e-5, 1.0961502484649278e-6)
+_GELU = (
+    *(-1.0000886994105107, -1.1496563730835097, -0.4630507114728408),
+    *(-0.04904918499084744, 0.006074109366269696, -0.00034640692289312597),
+)
 
 
 def expression(op: Op, *operands: str, rounded: bool = False) -> str:

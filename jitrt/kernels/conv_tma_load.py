@@ -25,6 +25,7 @@ def load_x(
     """Loads of x and of the residual, in the order the consumers need them."""
     LINES: gl.constexpr = BOX[0] + GROUP - 1
     if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()  # all programs run at once: nothing of theirs is taken
         tl.extra.cuda.gdc_wait()
     block = 0
     turn = 0

@@ -70,6 +70,8 @@ def _produce(
 ):  # fmt: skip
     """Loads, all of them, in the order the consumers need them."""
     first, step, end = _walk(UNITS, SLICES, RESIDENT)
+    if DEPENDENT:
+        tl.extra.cuda.gdc_launch_dependents()  # all programs run at once: nothing of theirs is taken
     if DEPENDENT and not FIXED:
         tl.extra.cuda.gdc_wait()
     if RESIDENT:
