@@ -19,34 +19,19 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import replace
 from functools import lru_cache
 from typing import Any
 
-from triton.experimental.gluon import language as gl
-
-from jitrt.codegen.pointwise import TRITON_TYPES
 from jitrt.codegen.target import Target
-from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
-from jitrt.kernels.base import (
-    Config,
-    Descriptor,
-    KernelCall,
-    Lowered,
-    Operand,
-    Problem,
-    Result,
-    Template,
-    Workspace,
-    Zeros,
-)
+from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
 from jitrt.kernels.conv2d import Conv2d, product_of
-from jitrt.kernels.conv_tma_cost import BLOCK_K, box_of, slices_of, steps_of, units_of, w_block, work_of, x_block
+from jitrt.kernels.conv_tma_cost import box_of, slices_of, steps_of, units_of, w_block, work_of, x_block
 from jitrt.kernels.conv_tma_kernel import LACKING, conv_tma
-from jitrt.kernels.conv_tma_shape import Pixels, Shape, describe, lines_of, refuse_body, shape_of
+from jitrt.kernels.conv_tma_shape import Shape, describe, refuse_body, shape_of
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
 from jitrt.kernels.gemm_tma_cost import seconds
+from jitrt.kernels.tma_maps import BLOCK_K, input_map, loaded_box, pixel_map, tensor_map
 
 __all__ = ["ConvTma", "refuse_split"]
 
@@ -58,7 +43,7 @@ _MOST_STAGES = 12
 _LONG_ELEMENTS = 64  # of a thread, where the epilogue is long
 _REGISTERS = 65536
 _MOST_EXTENT = 256  # of a box, as a tensor map has it
-_SPLITS = (1, 2, 3, 4, 6, 8)
+_SPLITS = (1, 2, 3)  # more never won
 _SPLIT_ELEMENTS = 64  # of a thread
 _ALIKE = ("LINES", "IMAGES", "COLUMNS", "STAGES", "W_STAGES", "BUFFERS")
 # pixels, BLOCK_N, CONSUMERS, PROGRAMS, num_warps of a consumer
@@ -70,7 +55,6 @@ _TILES = (
     *((256, bn, 1, 1, 8) for bn in (64, 128)),
     (256, 64, 2, 1, 4),
 )
-_TYPES = {DType.f16: "float16", DType.bf16: "bfloat16"}
 
 
 class ConvTma(Template):
@@ -114,16 +98,16 @@ class ConvTma(Template):
         body, (x, w), out = problem.body, shape.anchor.inputs, problem.output.type
         x_at, w_at = (body.inputs.index(value) for value in (x, w))
         box, bn, split, units = box_of(config), config["BLOCK_N"], config["SPLIT"], units_of(shape, config)
-        y = _descriptor(Result(), out.dtype, shape.y, shape.filters, (*box, bn))
+        y = pixel_map(Result(), out.dtype, shape.y, shape.filters, (*box, bn))
         taps = (shape.filters, shape.taps, shape.channels)
         handed = y  # which is not read then
         if shape.handed is not None and shape.residual is not None:
             place = Operand(body.inputs.index(shape.handed))
-            handed = _descriptor(place, out.dtype, shape.residual, shape.filters, (*box, bn))
-        loaded, steps = _loaded(shape, config)
+            handed = pixel_map(place, out.dtype, shape.residual, shape.filters, (*box, bn))
+        group = config["GROUP"]
         arguments: dict[str, Any] = {
-            "x": _descriptor(Operand(x_at), x.type.dtype, shape.x, shape.channels, (*box, BLOCK_K), loaded, steps),
-            "w": _map(Operand(w_at), w.type.dtype, taps, shape.tap_strides, (bn, 1, BLOCK_K)),
+            "x": input_map(Operand(x_at), x.type.dtype, shape.x, shape.channels, box, group, shape.stride),
+            "w": tensor_map(Operand(w_at), w.type.dtype, taps, shape.tap_strides, (bn, 1, BLOCK_K)),
             "handed": handed,
             "y": y,
             "aux": tuple(Operand(i) for i in shape.epilogue.operands),
@@ -142,7 +126,7 @@ class ConvTma(Template):
             "BLOCK_N": bn,
             "BLOCK_K": BLOCK_K,
             "STEPS": steps_of(shape),
-            "GROUP": config["GROUP"],
+            "GROUP": group,
             "SKIP": config["SKIP"],
             "SPLIT": split,
             "CONSUMERS": config["CONSUMERS"],
@@ -171,36 +155,9 @@ class ConvTma(Template):
         return Lowered((call,), workspace, 4 * (units // split) if split > 1 else 0)
 
 
-def _descriptor(
-    base: Operand | Result,
-    dtype: DType,
-    pixels: Pixels,
-    columns: int,
-    block: tuple[int, ...],
-    loaded: tuple[int, ...] = (),
-    steps: tuple[int, ...] = (),
-) -> Descriptor:
-    """A tensor map over pixels of `columns` elements. What a load brings is every `steps`-th element of `loaded`, if
-    not `block`."""
-    plain = _map(base, dtype, (*pixels.sizes, columns), pixels.strides, block)
-    return replace(plain, box=loaded, steps=steps if any(step != 1 for step in steps) else ())
-
-
-def _loaded(shape: Shape, config: Config) -> tuple[tuple[int, ...], tuple[int, ...]]:
-    """The box of x and its steps: of each line and column that the result leaves out, but counts."""
-    steps = (shape.stride[0], 1, shape.stride[1], 1)
-    extents = (lines_of(box_of(config), config["GROUP"]), config["IMAGES"], config["COLUMNS"], BLOCK_K)
-    return tuple(extent * step for extent, step in zip(extents, steps, strict=True)), steps
-
-
-def _map(
-    base: Operand | Result, dtype: DType, sizes: tuple[int, ...], strides: tuple[int, ...], block: tuple[int, ...]
-) -> Descriptor:
-    layout = gl.NVMMASharedLayout.get_default_for(list(block), getattr(gl, _TYPES[dtype]))
-    text = f"tensordesc<{TRITON_TYPES[dtype]}{list(block)},{layout!r}>"
-    swizzle = layout.swizzle_byte_width
-    box = (*block[:-1], min(block[-1], swizzle // dtype.itemsize))
-    return Descriptor(base, dtype.value, sizes, strides, box, swizzle, text)
+def best_seconds(shape: Shape, target: Target) -> float:
+    """What its best configuration is estimated to take; infinity if there is none."""
+    return min((each for each, _ in _ranked(shape, target)), default=math.inf)
 
 
 def _ranked(shape: Shape, target: Target) -> list[tuple[float, Config]]:
@@ -233,7 +190,7 @@ def _space(shape: Shape, target: Target) -> Iterator[Config]:
             }
             if group > 1 and shape.refuse_group(box):
                 continue
-            if max(_loaded(shape, config)[0]) > _MOST_EXTENT:
+            if max(loaded_box(box, group, shape.stride)[0]) > _MOST_EXTENT:
                 continue
             if skip and shape.met(box) == shape.taps:
                 continue

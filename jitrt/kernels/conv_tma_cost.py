@@ -12,8 +12,7 @@ from jitrt.codegen.target import Target
 from jitrt.kernels.base import Config
 from jitrt.kernels.conv_tma_shape import Box, Shape, lines_of
 from jitrt.kernels.gemm_tma_cost import Work
-
-BLOCK_K = 64  # channels: 128 bytes, by which shared memory is swizzled
+from jitrt.kernels.tma_maps import BLOCK_K
 
 
 def box_of(config: Config) -> Box:

@@ -131,12 +131,17 @@ def refuse_body(body: Graph) -> str | None:
     if reason is not None:
         return reason
     assert anchor is not None
-    op = anchor.op
-    assert isinstance(op, Conv)
     if any(value.producer is not None or value.is_constant for value in anchor.inputs):
         return "an operand that is computed cannot be loaded by TMA"
     if anchor.output.type.dtype not in _DTYPES or body.outputs[0].type.dtype not in _DTYPES:
         return "wgmma with TMA is written for 16-bit floats"
+    return refuse_taps(anchor)
+
+
+def refuse_taps(anchor: Node) -> str | None:
+    """Why a convolution's taps are not written, or None."""
+    op = anchor.op
+    assert isinstance(op, Conv)
     if len(op.stride) != 2:
         return "boxes are of two dimensions"
     filter_ = anchor.inputs[1].type.shape[2:]
@@ -158,12 +163,12 @@ def describe(problem: Problem) -> Shape | str:
     op = anchor.op
     assert isinstance(op, Conv)
     x, w = anchor.inputs
-    end = epilogue_of(problem, output_space(anchor))
+    end = epilogue_of(problem, output_space(anchor), ((x, "x", 1), (w, "w", 1)))
     if isinstance(end, str):
         return end
     handed, epilogue = end
     filters, channels, *taps = w.type.shape
-    tap_strides = _tap_strides(w.type)
+    tap_strides = tap_strides_of(w.type)
     if tap_strides is None:
         return "the taps of w are not evenly spaced"
     residual = None if handed is None else Pixels.of(handed.type)
@@ -193,7 +198,7 @@ def shape_of(problem: Problem) -> Shape:
     return shape
 
 
-def _tap_strides(w: TensorType) -> tuple[int, int] | None:
+def tap_strides_of(w: TensorType) -> tuple[int, int] | None:
     """Strides of filters and of taps, counted through a filter's rows; None if those are not evenly spaced."""
     (_, _, rows, columns), (filter_, _, row, column) = w.shape, w.strides
     if rows > 1 and columns > 1 and row != columns * column:

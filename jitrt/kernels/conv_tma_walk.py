@@ -27,7 +27,7 @@ def _from_centre(place, LINES: gl.constexpr, COLUMNS: gl.constexpr):
 
 
 @gluon.jit
-def _place_of(tile, BOX: gl.constexpr, TILES: gl.constexpr, SKIP: gl.constexpr):
+def place_of(tile, BOX: gl.constexpr, TILES: gl.constexpr, SKIP: gl.constexpr):
     """(line, image, column) a tile begins at. Where tiles differ in work, those with most come first."""
     if SKIP:
         line, column = _from_centre(tile // TILES[1], TILES[0], TILES[2])
@@ -79,7 +79,7 @@ def unit_of(
 
     Of a tile and slice, SPLIT units share the blocks, evenly. They come one after the other, then the other slices, so
     that neighbours find the same x in L2."""
-    line, image, column = _place_of(unit // (SPLIT * SLICES), BOX, TILES, SKIP)
+    line, image, column = place_of(unit // (SPLIT * SLICES), BOX, TILES, SKIP)
     blocks = _blocks(line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
     part = unit % SPLIT
     return line, image, column, unit // SPLIT % SLICES, part * blocks // SPLIT, (part + 1) * blocks // SPLIT

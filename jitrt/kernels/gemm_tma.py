@@ -15,13 +15,11 @@ The scheme is CUTLASS's persistent, ping-pong one: github.com/NVIDIA/cutlass, sm
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import Any
 
-from triton.experimental.gluon import language as gl
-
-from jitrt.codegen.pointwise import TRITON_TYPES
 from jitrt.codegen.target import Target
 from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
@@ -31,6 +29,7 @@ from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
 from jitrt.kernels.gemm_tma_cost import Work, seconds
 from jitrt.kernels.gemm_tma_kernel import LACKING, gemm_tma
 from jitrt.kernels.gemm_tma_shape import Rows, Shape, describe, refuse_body, shape_of
+from jitrt.kernels.tma_maps import tensor_map
 
 __all__ = ["GemmTma"]
 
@@ -134,15 +133,8 @@ class GemmTma(Template):
 
 def _descriptor(base: Operand | Result, dtype: DType, rows: Rows, columns: int, block: tuple[int, ...]) -> Descriptor:
     """A tensor map over `rows` of `columns` elements, loaded or stored by `block`."""
-    layout = gl.NVMMASharedLayout.get_default_for(list(block), getattr(gl, _GLUON_TYPES[dtype]))
-    text = f"tensordesc<{TRITON_TYPES[dtype]}{list(block)},{layout!r}>"
-    swizzle = layout.swizzle_byte_width
-    box = (*block[:-1], min(block[-1], swizzle // dtype.itemsize))
     sizes, strides = zip(*rows.dims, strict=True)
-    return Descriptor(base, dtype.value, (*sizes, columns), strides, box, swizzle, text)
-
-
-_GLUON_TYPES = {DType.f16: "float16", DType.bf16: "bfloat16"}
+    return tensor_map(base, dtype, (*sizes, columns), strides, block)
 
 
 def _steps(shape: Shape) -> int:
@@ -159,6 +151,11 @@ def _programs(shape: Shape, config: Config, target: Target) -> int:
     slices = _slices(shape, config)
     most = min(target.sms * config["PROGRAMS"], shape.tiles(config["BLOCK_M"]) * slices)
     return most // slices * slices if config["RESIDENT"] else most
+
+
+def best_seconds(shape: Shape, target: Target) -> float:
+    """What its best configuration is estimated to take; infinity if there is none."""
+    return min((each for each, _ in _ranked(shape, target)), default=math.inf)
 
 
 def _ranked(shape: Shape, target: Target) -> list[tuple[float, Config]]:

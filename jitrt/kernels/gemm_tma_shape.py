@@ -100,7 +100,7 @@ def describe(problem: Problem) -> Shape | str:
     assert anchor is not None
     x, w = anchor.inputs
     space = output_space(anchor)
-    end = epilogue_of(problem, space)
+    end = epilogue_of(problem, space, ((x, "x", space.column or 0), (w, "w", 1)))
     if isinstance(end, str):
         return end
     handed, epilogue = end
@@ -114,31 +114,44 @@ def describe(problem: Problem) -> Shape | str:
     return Shape(anchor, rows[0], rows[1], residual, handed, epilogue, space.row_count, filters, channels)
 
 
-def epilogue_of(problem: Problem, space: TileSpace) -> tuple[Value | None, Epilogue] | str:
+def epilogue_of(
+    problem: Problem, space: TileSpace, loaded: Sequence[tuple[Value, str, int]], before: Sequence[Node] = ()
+) -> tuple[Value | None, Epilogue] | str:
     """The operand of the epilogue that is as large as the result, and the epilogue that is handed tiles of it; or why
-    TMA cannot have a problem's operands, or Gluon its epilogue."""
+    TMA cannot have a problem's operands, or Gluon its epilogue.
+
+    `loaded` are the other operands that come as tiles, with what they are called and their dimension of channels;
+    `before` are the nodes whose results the last anchor reads."""
     anchor, body, out = problem.anchor, problem.body, problem.output
     assert anchor is not None
     assert space.column is not None
-    x, w = anchor.inputs
-    large = [v for v in body.inputs if v.type.numel >= out.type.numel and any(user is not anchor for user in v.users)]
+    inside = (anchor, *before)
+    large = [v for v in body.inputs if v.type.numel >= out.type.numel and any(user not in inside for user in v.users)]
     if len(large) > 1:
         return "several operands of the epilogue are as large as the result"
     handed = large[0] if large else None
     if handed is not None and (handed.type.shape, handed.type.dtype) != (out.type.shape, out.type.dtype):
         return "the large operand of the epilogue has not the result's shape and dtype"
-    for value, what in ((x, "x"), (w, "w"), (out, "the result"), *((v, "the residual") for v in large)):
+    around = [
+        (value, what, space.column) for value, what in ((out, "the result"), *((v, "the residual") for v in large))
+    ]
+    for value, what, column in (*loaded, *around):
         place = -1 if value is out else body.inputs.index(value)
-        if reason := _refuse_tma(value.type, 1 if value is w else space.column, problem.alignment[place]):
+        if reason := _refuse_tma(value.type, column, problem.alignment[place]):
             return f"{what} {reason}"
-    for value in body.inputs:
-        if value not in (x, w, handed) and "m" in space.address(value.type).axes:
-            return "an operand of the epilogue depends on the row"
     epilogue = make_epilogue(body, anchor.output, space, handed=handed)
+    return refuse_epilogue_of(body, epilogue, space) or (handed, epilogue)
+
+
+def refuse_epilogue_of(body: Graph, epilogue: Epilogue, space: TileSpace) -> str | None:
+    """Why Gluon cannot run an epilogue whose operands are one number a channel, or None."""
+    for index in epilogue.operands:
+        if "m" in space.address(body.inputs[index].type).axes:
+            return "an operand of the epilogue depends on the row"
     called = set(re.findall(r"special\.(\w+)", epilogue.finish_source))
     if called - _CALLABLE or any(text in epilogue.finish_source for text in _NEEDS_LAYOUT):
         return "the epilogue has a function that Gluon cannot call"
-    return handed, epilogue
+    return None
 
 
 def is_long(epilogue: Epilogue) -> bool:
