@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Literal
 
 from jitrt.codegen.compile import Binary
@@ -22,6 +23,7 @@ from jitrt.tune.progress import Event, Progress, Reporter
 from jitrt.tune.recall import Recall
 from jitrt.tune.search import Search
 from jitrt.tune.shipped import Table, shipped
+from jitrt.tune.timing_cache import Record
 
 __all__ = ["Choice", "Event", "Progress", "attempt", "select"]
 
@@ -99,6 +101,8 @@ def attempt(
     target: Target,
     *,
     patience: float | None = None,
+    measure: bool = True,
+    refused: Mapping[str, Mapping[Tactic, Record]] = MappingProxyType({}),
     mode: str | float = "60s",
     device: int | None = None,
     use_cache: bool = True,
@@ -111,7 +115,9 @@ def attempt(
     table: Table | None = None,
 ) -> list[Choice | None]:
     """As `select`, but with `patience` a problem that has no verified tactic so many seconds after the time is over, or
-    after Ctrl-C, is given up: None. ("heuristic" and "exhaustive" have no time to be over.)"""
+    after Ctrl-C, is given up: None. ("heuristic" and "exhaustive" have no time to be over.) Without `measure` a problem
+    of which nothing good is known takes the first tactic that compiles and was not refused before, unverified;
+    `refused`, by the problem's key, are those that the cache does not know, as they may do better next time."""
     budget = Budget.parse(mode)
     with ExitStack() as stack:
         if measurer is None and device is not None:
@@ -125,9 +131,14 @@ def attempt(
         if use_cache and measurer is not None:
             recall = stack.enter_context(closing(Recall(measurer.device, target, offered, reporter.note, folder)))
         searches = _plan(problems, target, budget, offered, recall, table or shipped(target.arch))
+        for key, records in refused.items():
+            if key in searches:
+                searches[key].recall(records, offered)
         if compiler is None:
             kernels = KernelCache(folder) if use_cache else None
             compiler = stack.enter_context(closing(CompilePool(None, kernels, reporter.note)))
+        if not measure:
+            measurer = recall = None  # what is not verified is not remembered
         tuning = Tuning(searches, target, compiler, measurer, recall, clock, reporter, on_candidate, patience)
         tuning.run()
         return [_choice(searches[problem.key], measurer is not None) for problem in problems]
@@ -158,22 +169,23 @@ def _plan(
     return searches
 
 
-def _choice(search: Search, verified: bool) -> Choice | None:
+def _choice(search: Search, measured: bool) -> Choice | None:
     winner = search.winner
     if winner is None or not search.settled:
         return None
+    verified = measured or (winner in search.cached and search.records[winner].microseconds is not None)
     microseconds = search.records[winner].microseconds or 0.0
     tried = tuple((t, r.microseconds or 0.0 if r.reason is None else r.reason) for t, r in search.records.items())
-    binaries, source = search.binaries[winner], _source(search)
+    binaries, source = search.binaries[winner], _source(search, verified)
     return Choice(winner, binaries, microseconds, source, tried, search.why, _rivals(search), verified)
 
 
-def _source(search: Search) -> Source:
+def _source(search: Search, verified: bool) -> Source:
     if search.winner in search.cached and not search.ordered:
         return "cache"
     if search.winner in search.listed:
         return "table"
-    return "heuristic" if search.ordered else "measured"
+    return "measured" if verified and not search.ordered else "heuristic"
 
 
 def _rivals(search: Search) -> tuple[tuple[Tactic, float], ...]:

@@ -7,10 +7,10 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 
 from jitrt.codegen.target import Target
-from jitrt.kernels.base import Problem, templates
+from jitrt.kernels.base import Problem, Tactic, templates
 from jitrt.knobs import cache_dir
 from jitrt.plan.schema import PlanFile
 from jitrt.tune import loop
@@ -21,13 +21,15 @@ from jitrt.tune.cost import weight
 from jitrt.tune.kernel_cache import KernelCache
 from jitrt.tune.measure import GpuMeasurer, Job
 from jitrt.tune.progress import Event, Progress, Reporter
-from jitrt.tune.select import Choice, attempt, select
+from jitrt.tune.select import Choice, attempt
+from jitrt.tune.timing_cache import Record
 from jitrt.tune.worker import WorkerFailure
 
 _AT_ONCE = 1e-3  # seconds: what is needed and no more
 _LEAST = 2.0  # seconds of a selection, so that no verdict rests on first guesses alone
 _SHARE = 0.4  # of the time left at most, for a selection that others follow
-_FINISH = 0.1  # of the time: to end what has begun, and to put the plan together
+_FINISH = 0.1  # of the time: to end what has begun, and to put the plan together,
+_FINISH_LEAST = 1.5  # for which that many seconds are needed, if there are four times as many
 _FUSIONS = 0.5  # of the time, after which no rule is judged any more
 _TRIED = 0.15  # of the time left at most, to verify what a network without a rule needs
 _PATIENCE = 2.0  # seconds at least, after the time, in which problems without a tactic may yet get one
@@ -55,9 +57,12 @@ class Tuner:
         self.target = target
         self._budget = Budget.parse(mode)
         seconds = self._budget.seconds
-        self._clock = Clock(None if seconds is None else (1 - _FINISH) * seconds, began=began)
+        if seconds is not None:
+            seconds -= max(_FINISH * seconds, min(_FINISH_LEAST, seconds / 4))
+        self._clock = Clock(seconds, began=began)
         self._progress = progress
         self._interrupted: float | None = None  # when
+        self._refused: dict[str, dict[Tactic, Record]] = {}  # by the problem's key
         self.guessed = False  # some kernel was chosen that nobody verified, for want of time
         self._laps: dict[str, float] = {}
         self._stack = ExitStack()
@@ -108,52 +113,54 @@ class Tuner:
         problems that have no tactic yet; what has none then takes the likeliest that compiles, not `verified`."""
         seconds = self._seconds(share)
         rest = (self._clock.seconds or 0.0) - self._clock.elapsed - (seconds or 0.0)
-        chosen = self._attempt(problems, seconds, patience=rest)
+        chosen = self._attempt(problems, seconds, patience=max(_PATIENCE, rest))
         left = {problem.key: problem for problem, choice in zip(problems, chosen, strict=True) if choice is None}
         if not left:
             return [choice for choice in chosen if choice is not None]
         self.guessed = True
         reason = "somebody pressed Ctrl-C" if self.interrupted else "the time was over"
         self._note(f"{len(left)} kernels are the likeliest, not verified: {reason}; another build goes on from here")
-        guesses = select(
-            list(left.values()),
-            self.target,
-            mode="heuristic",
-            use_cache=False,
-            progress=self._hear,
-            compiler=self._compiler,
-        )
-        guessed = {key: replace(guess, verified=False) for key, guess in zip(left, guesses, strict=True)}
-        return [choice or guessed[problem.key] for problem, choice in zip(problems, chosen, strict=True)]
+        guesses = self._attempt(list(left.values()), _AT_ONCE, patience=None, measure=False)
+        guessed = dict(zip(left, guesses, strict=True))
+        final = [choice or guessed[problem.key] for problem, choice in zip(problems, chosen, strict=True)]
+        return [choice for choice in final if choice is not None]
 
     def attempt(self, problems: Sequence[Problem], others: Sequence[Problem]) -> list[Choice | None]:
         """Verified tactics for problems that may or may not be solved in the end, in the share of the time left that
         they are of all, in seconds of their rooflines; `others` are those to come. None for what takes longer."""
         mine, theirs = (sum(weight(problem, self.target) for problem in some) for some in (problems, others))
         seconds = self._seconds(min(_SHARE, mine / (mine + theirs)))
-        if seconds is not None and self._clock.seconds is not None:
-            seconds = min(seconds, max(_LEAST, _FUSIONS * self._clock.seconds - self._clock.elapsed))
-        return self._attempt(problems, seconds)
+        if seconds is None or self.interrupted or self._clock.seconds is None:
+            return self._attempt(problems, seconds)
+        left = max(0.0, _FUSIONS * self._clock.seconds - self._clock.elapsed)
+        patience = min(_PATIENCE, left / 3)
+        return self._attempt(problems, max(_AT_ONCE, min(seconds, left - patience)), patience=patience)
 
     def known(self, problems: Sequence[Problem]) -> list[Choice | None]:
         """Tactics by what is known by now: of a problem that nothing is known of the first guess is tried. None for
         what that takes too long."""
         left = (self._clock.seconds or 0.0) - self._clock.elapsed
-        return self._attempt(problems, _AT_ONCE if self.measures else None, patience=_TRIED * left)
+        return self._attempt(problems, _AT_ONCE if self.measures else None, patience=max(_PATIENCE, _TRIED * left))
 
     def _attempt(
-        self, problems: Sequence[Problem], seconds: float | None, *, patience: float = 0.0
+        self,
+        problems: Sequence[Problem],
+        seconds: float | None,
+        *,
+        patience: float | None = _PATIENCE,
+        measure: bool = True,
     ) -> list[Choice | None]:
-        """`seconds`: None for as many as it takes. `patience` is at least the usual one, until somebody presses
-        Ctrl-C."""
-        patience = max(patience, _PATIENCE)
-        if self._interrupted is not None:
+        """`seconds`: None for as many as it takes. `patience` ends sooner after Ctrl-C."""
+        if self._interrupted is not None and patience is not None:
             patience = max(0.0, self._interrupted + loop.HASTE - self._clock.elapsed)
         mode = ("exhaustive" if self.measures else "heuristic") if seconds is None else seconds
         return attempt(
             problems,
             self.target,
             patience=None if self._measurer is None else patience,
+            measure=measure,
+            refused=MappingProxyType({}) if measure else self._refused,
+            on_candidate=self._note_refusal,
             mode=mode,
             folder=self._folder,
             progress=self._hear,
@@ -209,6 +216,10 @@ class Tuner:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+    def _note_refusal(self, problem: Problem, tactic: Tactic, record: Record) -> None:
+        if record.reason is not None:
+            self._refused.setdefault(problem.key, {})[tactic] = record
 
     def _note(self, text: str) -> None:
         self._hear(Event("note", text, 0, 0, self._clock.elapsed, 0.0))

@@ -356,6 +356,40 @@ def test_what_is_measured_is_on_disk_before_anything_else_is() -> None:
     assert len(again.jobs) == 3 * 8 - 10
 
 
+def guess(*problems: Problem, compiler: FakeCompiler | None = None) -> list[Choice]:
+    chosen = attempt(
+        problems,
+        TARGET,
+        mode=1e-3,
+        measure=False,
+        offered={"listed": planted.Listed(3)},
+        compiler=compiler or FakeCompiler(),
+        measurer=FakeGpu({}),
+    )
+    return [choice for choice in chosen if choice is not None]
+
+
+def test_a_guess_is_what_the_cache_holds_good_or_else_the_first_that_was_not_found_wrong() -> None:
+    run(FakeGpu({0: 5.0, 1: 3.0, 2: 4.0}), problems=(LARGE,))
+    clock = Ticking()
+    wrong = {0: lambda: clock.tick() and "wrong numbers", 1: "hung"}
+    with clock, pytest.raises(KeyError):  # killed before the third has its turn
+        run(FakeGpu(wrong), problems=(SMALL,), mode=0.5)
+    large, small = guess(LARGE, SMALL)
+    assert (choice_of(large.tactic), large.verified, large.source) == (1, True, "cache")
+    assert (choice_of(small.tactic), small.verified, small.source) == (2, False, "heuristic")
+    assert small.binaries[0].cubin == b"cubin 2"
+    # And nobody takes it for a measurement.
+    gpu = FakeGpu({2: 7.0})
+    assert choice_of(run(gpu)[0].tactic) == 2
+    assert gpu.measured == [2]
+
+
+def test_a_guess_that_spills_is_the_last_resort() -> None:
+    (choice,) = guess(SMALL, compiler=FakeCompiler({0: (8, 0, 32), 1: Compiled(reason="no such thing", lasting=True)}))
+    assert (choice_of(choice.tactic), choice.verified) == (2, False)
+
+
 # -- Ctrl-C ------------------------------------------------------------------------------------------------------------
 
 

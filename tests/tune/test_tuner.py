@@ -140,3 +140,19 @@ def test_ctrl_c_ends_a_build_in_seconds_and_the_second_at_once(monkeypatch: pyte
     with slow_tuner(monkeypatch, gpu := SlowGpu(press), []) as tuner, pytest.raises(KeyboardInterrupt):
         tuner.attempt(PROBLEMS, [])
     assert gpu.measured == []
+
+
+def test_no_guess_is_what_was_refused_in_this_build(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where the cache does not know it, because a worker's death may have another cause."""
+
+    class Hangs(SlowGpu):
+        def measure(self, job: Job) -> Outcome:
+            time.sleep(0.4)
+            self.measured.append(str(job.candidate.tactic))
+            return Outcome(Record(reason="the GPU worker hung"), lasting=False)
+
+    with slow_tuner(monkeypatch, gpu := Hangs(), []) as tuner:
+        (choice,) = tuner.select(PROBLEMS[:1], share=0.5)
+    assert len(gpu.measured) >= 1
+    assert not choice.verified
+    assert str(choice.tactic) not in gpu.measured
