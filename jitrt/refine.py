@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from jitrt.tune.tuner import Tuner
 
 _MARGIN = 0.997  # of the time before: less is noise
+_RULE = 1.5  # seconds it takes to find out what a rule does, as long as no better is known
 
 Optimize = Callable[[Options], Optimized]
 
@@ -117,31 +118,38 @@ class Refiner:
 
     def _rules(self) -> None:
         """Without each rule that changed something, where the network is faster so."""
+        needs = _RULE
         for rule in rule_names() if self._optimize is not None else ():
             draft = self._best
             if not draft.optimized.report.of(rule, applied=True):
                 continue
-            if not self._tuner.lasts(self._longest):
+            if not self._tuner.lasts(needs):
                 text = "the network was not timed without it: the time was over"
                 draft.optimized.report.add(Decision(rule, "the network", "", True, text))
                 continue
             self._tuner.tell(f"the network without {rule}")
-            try:
-                plain = self._without(draft, rule)
-                before, after = self._times(draft, plain)
-                if after < _MARGIN * before:
-                    before, after = self._times(draft, plain)
-            except (TuningError, PluginError, OptionError) as error:
-                text = f"the network without it could not be timed: {str(error).splitlines()[0]}"
-                draft.optimized.report.add(Decision(rule, "the network", "", True, text))
-                continue
-            times = f"{after:.1f} us without it, {before:.1f} us with it"
-            self._gains.append(Gain(rule, before, after, kept=after >= _MARGIN * before))
+            began = time.monotonic()
+            self._rule(draft, rule)
+            needs = max(needs, time.monotonic() - began)
+
+    def _rule(self, draft: Draft, rule: str) -> None:
+        """The network without a rule, if it is faster so."""
+        try:
+            plain = self._without(draft, rule)
+            before, after = self._times(draft, plain)
             if after < _MARGIN * before:
-                plain.optimized.report.add(Decision(rule, "the network", "", False, f"left out: {times}"))
-                self._best = plain
-            else:
-                draft.optimized.report.add(Decision(rule, "the network", "", True, f"kept: {times}"))
+                before, after = self._times(draft, plain)
+        except (TuningError, PluginError, OptionError) as error:
+            text = f"the network without it could not be timed: {str(error).splitlines()[0]}"
+            draft.optimized.report.add(Decision(rule, "the network", "", True, text))
+            return
+        times = f"{after:.1f} us without it, {before:.1f} us with it"
+        self._gains.append(Gain(rule, before, after, kept=after >= _MARGIN * before))
+        if after < _MARGIN * before:
+            plain.optimized.report.add(Decision(rule, "the network", "", False, f"left out: {times}"))
+            self._best = plain
+        else:
+            draft.optimized.report.add(Decision(rule, "the network", "", True, f"kept: {times}"))
 
     def _without(self, draft: Draft, rule: str) -> Draft:
         assert self._optimize is not None

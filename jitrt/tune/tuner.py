@@ -139,8 +139,9 @@ class Tuner:
     def known(self, problems: Sequence[Problem]) -> list[Choice | None]:
         """Tactics by what is known by now: of a problem that nothing is known of the first guess is tried. None for
         what that takes too long."""
-        left = (self._clock.seconds or 0.0) - self._clock.elapsed
-        return self._attempt(problems, _AT_ONCE if self.measures else None, patience=max(_PATIENCE, _TRIED * left))
+        left = max(0.0, (self._clock.seconds or 0.0) - self._clock.elapsed)
+        patience = _PATIENCE if self._clock.seconds is None else min(left, max(_PATIENCE, _TRIED * left))
+        return self._attempt(problems, _AT_ONCE if self.measures else None, patience=patience)
 
     def _attempt(
         self,
