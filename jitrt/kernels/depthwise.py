@@ -20,7 +20,7 @@ from jitrt.graph.ops import Conv
 from jitrt.graph.types import row_major
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, anchor_of
 from jitrt.kernels.conv_shape import ConvShape, describe, operands_of, output_space, refuse_conv, three
-from jitrt.kernels.depthwise_cost import DepthwiseShape, ranked, spread_rows
+from jitrt.kernels.depthwise_cost import DepthwiseShape, ranked
 from jitrt.kernels.depthwise_kernel import depthwise
 
 
@@ -87,7 +87,6 @@ class Depthwise(Template):
             "BLOCK_C": config["BLOCK_C"],
             "STRIP": config["STRIP"],
             "FORM": config["FORM"],
-            "SPREAD": spread_rows(shape.filter[0] * shape.filter[1]) if config["FORM"] == "spread" else 1,
             "DEPENDENT": target.arch >= 90,
             "FETCH": epilogue.fetch,
             "FINISH": epilogue.finish,

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -62,7 +64,7 @@ def test_numbers(problem: Problem) -> None:
     anchor = problem.anchor
     assert anchor is not None
     taps = anchor.inputs[1].type.shape[-1]
-    configs = [config("loop", 7, 2, g=2), config("ahead", 3, taps), config("spread", 4, taps)]
+    configs = [config("loop", 7, 2, g=2), config("ahead", 3, taps)]
     check_problem(problem, Depthwise(), configs)
 
 
@@ -72,7 +74,7 @@ def test_long_filters_go_strip_by_strip() -> None:
         problem = conv_problem(
             (2, 8, 33), 16, (31,), padding=((reach, reach - 3),), dilation=(dilation,), groups=8, residual=True
         )
-        check_problem(problem, Depthwise(), [config("loop", 4, 6), config("spread", 2, 31)])
+        check_problem(problem, Depthwise(), [config("loop", 4, 6)])
         check_problem(problem, Depthwise())
 
 
@@ -122,7 +124,7 @@ def test_live_weights_are_read_where_they_lie() -> None:
     ):
         live = Problem(problem.body, (False, False, True), problem.alignment)
         taps = 3 if problem.output.type.rank == 4 else 15
-        check_problem(live, Depthwise(), [config("loop", 2, taps), config("spread", 1, taps)])
+        check_problem(live, Depthwise(), [config("loop", 2, taps), config("ahead", 1, taps)])
 
 
 def test_few_channels_have_candidates_too() -> None:
@@ -133,3 +135,30 @@ def test_few_channels_have_candidates_too() -> None:
 def test_leaves_dense_convolutions_alone() -> None:
     assert Depthwise().accepts(conv_problem((1, 8, 5, 5), 8, (3, 3)).body) == "anchor is not depthwise"
     assert Depthwise().accepts(conv_problem((1, 8, 5, 5), 8, (3, 3), groups=4).body) == "anchor is not depthwise"
+
+
+def measured(layer: dict[str, Any]) -> list[float]:
+    """Microseconds of the layer's first eight candidates, best guess first, as far as they were timed."""
+    sides, taps, steps = ((layer[name],) * 2 for name in ("size", "taps", "stride"))
+    shape, around = (layer["batch"], layer["channels"], *sides), ((layer["taps"] // 2,) * 2,) * 2
+    problem = conv_problem(shape, shape[1], taps, stride=steps, padding=around, groups=shape[1])
+    timings = {tuple(form): us for us, *form in layer["timings"]}
+    found = []
+    for c in Depthwise().candidates(problem, TARGETS[90])[:8]:
+        assert c["BLOCK_C"] == 32
+        channels = c["BLOCK_G"] // c["num_warps"]
+        found.append(timings.get((c["FORM"], c["COLUMNS"], channels, c["num_warps"])))
+    return [us for us in found if us is not None]
+
+
+def test_the_first_candidate_is_near_the_best_measured() -> None:
+    """Of 141 timings of 23 layers on an H200 (fp16, bias and ReLU inside): [us, form, columns, channels of a thread,
+    warps], of programs of 32 channels."""
+    losses = []
+    for layer in json.loads(Path(__file__).with_name("depthwise_timings.json").read_text()):
+        times, best = measured(layer), min(us for us, *_ in layer["timings"])
+        assert min(times) == best, layer
+        losses.append(times[0] / best - 1)
+    assert len(losses) == 23
+    assert max(losses) < 0.05
+    assert sum(losses) / len(losses) < 0.01
