@@ -41,10 +41,12 @@ class GpuMeasurer:
         self._index = index
         self._patience = patience
         # References are made on several threads there, and other processes compile: no threads for each product.
-        self._worker = Worker("GPU worker", {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"})
+        variables = {"OPENBLAS_NUM_THREADS": "1", "MKL_NUM_THREADS": "1"}
+        prepare = f"from jitrt.tune.rig import prepare; prepare({index})"
+        self._worker = Worker("GPU worker", variables, prepare)
 
     def start(self) -> None:
-        """Start the worker, whose imports take as long as the first candidate takes to compile."""
+        """Start the worker, whose imports and CUDA context take longer than the first candidate takes to compile."""
         self._worker.start()
 
     def measure(self, job: Job) -> Outcome:

@@ -5,6 +5,7 @@ A candidate is timed; one about to win is verified, also on large numbers and Na
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections import OrderedDict
 from collections.abc import Sequence
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 
 from jitrt.codegen.compile import Binary
 from jitrt.codegen.target import Target
-from jitrt.errors import DriverError
-from jitrt.kernels.base import Problem
+from jitrt.errors import DriverError, JitrtError
+from jitrt.kernels.base import Problem, templates
 from jitrt.knobs import knobs
 from jitrt.runtime.driver import cuda_driver
 from jitrt.runtime.seam import LOST, Driver
@@ -166,8 +167,19 @@ def _special(problem: Problem, plain: Future[Trial]) -> Trial:
 _rigs: dict[int, Rig] = {}
 
 
+def prepare(index: int) -> None:
+    """In the GPU worker, before the first job: what that would have to wait for. Whoever sends it hears of errors."""
+    templates()  # with Triton
+    with contextlib.suppress(JitrtError):
+        _rig(index)
+
+
 def measure(index: int, job: Job) -> Outcome:
     """In the GPU worker: `Rig.measure` on GPU number `index`."""
+    return _rig(index).measure(job)
+
+
+def _rig(index: int) -> Rig:
     if index not in _rigs:
         _rigs[index] = Rig(cuda_driver(index))
-    return _rigs[index].measure(job)
+    return _rigs[index]

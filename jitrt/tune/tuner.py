@@ -73,6 +73,8 @@ class Tuner:
         if own is not None:
             self._stack.enter_context(closing(own))
         self._compiler = compiler or own
+        if self._measurer is not None and self.measures:
+            self._measurer.start()  # while the graph is still being made
 
     @property
     def measures(self) -> bool:

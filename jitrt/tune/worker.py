@@ -25,7 +25,7 @@ from typing import IO, Any
 from jitrt.errors import TuningError
 from jitrt.knobs import environment
 
-_BOOT = "import sys; sys.path[:] = {path!r}; from jitrt.tune.worker import serve; serve({fd})"
+_BOOT = "import sys; sys.path[:] = {path!r}; {prepare}; from jitrt.tune.worker import serve; serve({fd})"
 _SOON = 1.0  # seconds
 
 
@@ -35,11 +35,13 @@ class WorkerFailure(TuningError):
 
 class Worker:
     """One child process, started at the first call and again after each death. Used by one thread at a time, except
-    for `interrupt`. `variables` are set in its environment; `name` is what messages call it."""
+    for `interrupt`. `variables` are set in its environment; `name` is what messages call it; `prepare` is a statement
+    that it begins with, while nobody waits for it yet."""
 
-    def __init__(self, name: str, variables: Mapping[str, str] | None = None):
+    def __init__(self, name: str, variables: Mapping[str, str] | None = None, prepare: str = "pass"):
         self.name = name
         self._variables = dict(variables or {})
+        self._prepare = prepare
         self._process: subprocess.Popen[bytes] | None = None
         self._connection: Connection[Any, Any] | None = None
         self._stderr: IO[bytes] | None = None
@@ -53,7 +55,7 @@ class Worker:
         path = [entry or os.getcwd() for entry in sys.path]
         with theirs:
             self._process = subprocess.Popen(
-                [sys.executable, "-c", _BOOT.format(path=path, fd=theirs.fileno())],
+                [sys.executable, "-c", _BOOT.format(path=path, prepare=self._prepare, fd=theirs.fileno())],
                 pass_fds=[theirs.fileno()],
                 stdin=subprocess.DEVNULL,
                 stdout=self._stderr,

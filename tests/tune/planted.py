@@ -115,6 +115,16 @@ def last_words() -> None:
     os._exit(3)
 
 
+def prepared() -> str:
+    """What a worker did before its first call."""
+    return str(sys.prepared)  # type: ignore[attr-defined]
+
+
+def modules() -> list[str]:
+    """What a worker has imported; this module imports no Triton by itself."""
+    return list(sys.modules)
+
+
 def hang() -> None:
     """Take longer than the limit it set itself."""
     with time_limit(0.2):

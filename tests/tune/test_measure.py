@@ -31,6 +31,7 @@ def measurer(monkeypatch: pytest.MonkeyPatch) -> Iterator[GpuMeasurer]:
     monkeypatch.setattr(module, "cuda_driver", lambda index: SimpleNamespace(device=H200))
     monkeypatch.setattr(module, "rig", SimpleNamespace(measure=planted.measure_by_choice))
     made = GpuMeasurer(0, patience=0.3)
+    made._worker._prepare = "pass"  # there is no GPU to get ready for
     yield made
     made.close()
 
@@ -65,3 +66,14 @@ def test_no_gpu_is_said_before_anything_is_compiled(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(module, "cuda_driver", none)
     with pytest.raises(NoGpuError):
         select([planted.relu_problem(4)], target_of(90), device=0)
+
+
+def test_the_worker_gets_ready_before_its_first_job_and_leaves_errors_to_that(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "cuda_driver", lambda index: SimpleNamespace(device=H200))
+    measurer = GpuMeasurer(93)  # which is not there
+    try:
+        measurer.start()
+        assert "triton" in measurer._worker.call(planted.modules, limit=60)
+        assert "NoGpuError" in (measurer.measure(job(FINE)).record.reason or "")
+    finally:
+        measurer.close()

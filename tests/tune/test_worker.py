@@ -136,3 +136,12 @@ def test_a_second_ctrl_c_ends_a_call_at_once(worker: Worker, monkeypatch: pytest
         worker.call(time.sleep, 60, limit=120)
     assert time.perf_counter() - start < 3
     assert worker.call(os.getpid, limit=20) != pid
+
+
+def test_a_worker_prepares_itself_before_its_first_call() -> None:
+    worker = Worker("test worker", prepare="import sys; sys.prepared = 'yes'")
+    try:
+        worker.start()
+        assert worker.call(planted.prepared, limit=20) == "yes"
+    finally:
+        worker.close()
