@@ -1,140 +1,94 @@
-"""Which tiles of `conv_pointwise` are worth compiling, and what they should take.
-
-The estimate is that of two matrix products (`gemm_cost`), with the rounds of one launch, and nothing stored between.
-"""
+"""What a program of `conv_pointwise` does for a tile, in the terms of gemm_tma's cost model."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Mapping
-from dataclasses import dataclass
-from functools import lru_cache
-from typing import Any
-
-import triton
+import math
 
 from jitrt.codegen.target import Target
 from jitrt.kernels.base import Config
-from jitrt.kernels.gemm_cost import H200, GemmShape, cost, count, estimate, rank_configs
+from jitrt.kernels.conv_pointwise_shape import Shape
+from jitrt.kernels.conv_tma_cost import box_of, steps_of, x_block
+from jitrt.kernels.gemm_tma_cost import ELEMENT, HANDED, PRODUCTS, STEP, Work
+from jitrt.kernels.tma_maps import BLOCK_K
 
-_REGISTERS = 65536
-_MOST_REGISTERS = 248
-_OTHER_REGISTERS = 40  # a thread's, for addresses
-_MOST_PRODUCTS = 16  # of a program, after the loop
-_RESERVED = 1024  # bytes of shared memory of a program
-
-
-@dataclass(frozen=True)
-class Shape:
-    """`rows` pixels; `channels` x `taps` are summed for `width` channels, and these for `filters`. `reads` operands of
-    the epilogue are as large as the result. `fixed`: the weights of the second convolution are constants."""
-
-    rows: int
-    channels: int
-    taps: int
-    width: int
-    filters: int
-    reads: int
-    fixed: bool
-
-    @property
-    def products(self) -> tuple[GemmShape, GemmShape]:
-        """The convolutions as two kernels."""
-        parts = ((self.width, self.channels, self.taps, 0), (self.filters, self.width, 1, self.reads))
-        return tuple(  # type: ignore[return-value]
-            GemmShape(self.rows, n, 1, c, taps, 2, False, reads, epilogue_vectors=True) for n, c, taps, reads in parts
-        )
+# Fitted, beside gemm_tma's, to 27 timings on an H200, of which the model is 15% off (root mean square).
+_WAIT = 3  # steps that a product takes on its own
+_RESIDUAL = 1500.0  # cycles from a load of the residual, when its place is free, to its data
 
 
-def block_c(shape: Shape) -> int:
-    """Channels between, as a program has them."""
-    return max(16, triton.next_power_of_2(shape.width))
+def units_of(shape: Shape, config: Config) -> int:
+    """Tiles."""
+    return math.prod(shape.first.tiles(box_of(config)))
 
 
-def _chunks(shape: Shape, config: Config) -> int:
-    """Products after the loop."""
+def products_of(shape: Shape, config: Config) -> int:
+    """Products of what lies between, each with BLOCK_N filters."""
     return -(-shape.filters // config["BLOCK_N"])
 
 
-def _shared(config: Config, shape: Shape) -> int:
-    """Bytes: blocks of x and v under way, beside all of w or before what is under way of it."""
-    c = block_c(shape)
-    loop = config["num_stages"] * config["BLOCK_K"] * (config["BLOCK_M"] + c)
-    if config["RESIDENT"]:
-        return 2 * (loop + c * _chunks(shape, config) * config["BLOCK_N"]) + _RESERVED
-    after = config["BLOCK_N"] * max(config["STAGES_N"] * c, config["BLOCK_M"])
-    return 2 * max(loop, after) + _RESERVED
+def blocks_of(shape: Shape, config: Config) -> int:
+    """Blocks of x that a tile takes."""
+    return shape.first.taps // config["GROUP"] * steps_of(shape.first)
 
 
-def _registers(config: Config, shape: Shape) -> int:
-    """Registers a thread: the larger of the sums in the loop, and after it the left operand and the sums of a product;
-    and the operands of the epilogue that are held."""
-    c, threads = block_c(shape), 32 * config["num_warps"]
-    tile = config["BLOCK_M"] * config["BLOCK_N"]
-    held = tile // 2 * shape.reads * config["AHEAD"]
-    loop = config["BLOCK_M"] * c + held
-    after = config["BLOCK_M"] * c // 2 + tile + max(held, tile // 2 * shape.reads) * 2
-    return max(loop, after) // threads + _OTHER_REGISTERS
+def v_block(shape: Shape) -> int:
+    """Bytes of a block of the first convolution's weights."""
+    return 2 * BLOCK_K * shape.block_c
 
 
-def configs(shape: Shape, target: Target) -> list[Config]:
-    """What fits."""
-    out: list[Config] = []
-    widest = triton.next_power_of_2(shape.filters)
-    blocks_k = [k for k in (16, 32, 64, 128) if k < 2 * shape.channels or k == 16][-2:]
-    for bm, warps, bn, bk, stages, (resident, stages_n) in itertools.product(
-        (16, 32, 64, 128), (4, 8), (32, 64, 128, 256), blocks_k, (2, 3, 4), ((True, 1), (False, 2), (False, 3))
-    ):
-        if bn > max(32, widest) or bm >= max(32, 2 * shape.rows) or (resident and not shape.fixed):
-            continue
-        # wgmma takes 64 rows for each group of four warps.
-        if bm >= 64 and warps != 4 and bm // warps != 16:
-            continue
-        products = -(-shape.filters // bn)
-        if products > _MOST_PRODUCTS or (not resident and stages_n > products + 1):
-            continue
-        if stages > max(2, shape.taps * -(-shape.channels // bk)):
-            continue
-        for ahead in sorted({0, 1, products if resident else 1} if shape.reads else {0, 1}):
-            config: Mapping[str, Any] = {
-                "BLOCK_M": bm,
-                "BLOCK_N": bn,
-                "BLOCK_K": bk,
-                "AHEAD": ahead,
-                "RESIDENT": resident,
-                "STAGES_N": stages_n,
-                "num_warps": warps,
-                "num_stages": stages,
-            }
-            if _shared(config, shape) <= target.shared and _registers(config, shape) <= _MOST_REGISTERS:
-                out.append(config)
-    return out
+def w_block(shape: Shape, config: Config) -> int:
+    """Bytes of a block of the second convolution's weights."""
+    return 2 * int(config["BLOCK_N"]) * shape.block_c
 
 
-def seconds(config: Config, shape: Shape, target: Target) -> float:
-    """Estimated seconds."""
-    c, bm, bn, warps = block_c(shape), config["BLOCK_M"], config["BLOCK_N"], config["num_warps"]
-    programs = -(-shape.rows // bm)
-    room = target.shared // _shared(config, shape)
-    resident = max(1, min(room, _REGISTERS // (_registers(config, shape) * 32 * warps), 64 // warps))
-    together = min(resident, -(-programs // target.sms))
-    rounds = -(-programs // (target.sms * together))
-    common = {"BLOCK_M": bm, "SPLIT_K": 1, "FLATTEN": False, "num_warps": warps}
-    loop = {**common, "BLOCK_N": c, "BLOCK_K": config["BLOCK_K"], "EARLY": True, "num_stages": config["num_stages"]}
-    after = {**common, "BLOCK_N": bn, "BLOCK_K": c, "EARLY": config["AHEAD"] > 0, "num_stages": 2}
-    first, second = shape.products
-    chunks = _chunks(shape, config)
-    one = count(loop, first, target)
-    two = count(after, second, target)
-    stored = bm * shape.filters * 2 * (1 + shape.reads) * together
-    moved = one.moved + two.moved - 4 * shape.rows * shape.width
-    one = one._replace(rounds=rounds, together=together, stored=0, if_late=0, moved=moved)
-    w = 2 * c * bn
-    two = two._replace(rounds=rounds, together=together, steps=chunks, stored=stored, loaded=w, addresses=0, moved=0)
-    return float(estimate(one, H200) + estimate(two, H200) - H200.launch)
+def held(shape: Shape, config: Config) -> int:
+    """Bytes of weights that a program keeps."""
+    v = 0 if config["V_STAGES"] else shape.first.taps * steps_of(shape.first) * v_block(shape)
+    return v + (0 if config["W_STAGES"] else products_of(shape, config) * w_block(shape, config))
 
 
-@lru_cache(maxsize=256)
-def seconds_apart(shape: Shape, target: Target) -> float:
-    """What the best configurations of `conv2d` are estimated to take for both, one after the other."""
-    return sum(cost(rank_configs(product, target, 1)[0], product, target) for product in shape.products)
+def work_of(shape: Shape, config: Config, target: Target) -> Work:
+    """A tile's work, and an SM's share of the tiles."""
+    first, handed = shape.first, shape.handed is not None
+    bn, per_sm, consumers, threads = (
+        config["BLOCK_N"],
+        config["PROGRAMS"],
+        config["CONSUMERS"],
+        32 * config["num_warps"],
+    )
+    pixels, units = math.prod(box_of(config)), units_of(shape, config)
+    blocks, parts = blocks_of(shape, config), products_of(shape, config)
+    steps = first.taps * steps_of(first)
+    result = 2 * pixels * bn
+    # (bytes a tile, bytes that may be under way) of each ring
+    rings = [(blocks * x_block(config), config["STAGES"] * x_block(config))]
+    if config["V_STAGES"]:
+        rings.append((steps * v_block(shape), config["V_STAGES"] * v_block(shape)))
+    if config["W_STAGES"]:
+        rings.append((parts * w_block(shape, config), config["W_STAGES"] * w_block(shape, config)))
+    if handed:
+        rings.append((parts * result, (config["BUFFERS"] - 1) * consumers * result))
+    loaded = sum(size for size, _ in rings)
+    read = math.prod(first.x.sizes) * first.channels + shape.width * (first.channels * first.taps + shape.filters)
+    rounds = -(-units // min(target.sms * per_sm, units))
+    elements = pixels * bn // threads
+    multiply = pixels * bn * shape.block_c / PRODUCTS + _WAIT * STEP
+    part = multiply + elements * (ELEMENT + (HANDED if handed else 0.0))
+    ahead = config["BUFFERS"] - 1
+    idle = parts * max(0.0, (_RESIDUAL - (ahead - 1) * part) / ahead) if handed else 0.0
+    ordered = config["W_STAGES"] and consumers > 1
+    return Work(
+        tiles=rounds * per_sm,
+        consumers=min(consumers, rounds) * per_sm,
+        products=pixels * shape.block_c * (steps * BLOCK_K + parts * bn),
+        steps=steps + _WAIT * parts,
+        loaded=loaded,
+        ahead=int(loaded / max(size / ahead for size, ahead in rings)),
+        stored=parts * result,
+        elements=parts * elements + pixels * shape.block_c // (2 * threads),
+        handed=handed,
+        kept=held(shape, config) * per_sm,
+        moved=2 * (read + first.rows * shape.filters * (2 if handed else 1)),
+        idle=idle,
+        in_turn=parts * part + idle if ordered else 0.0,
+    )

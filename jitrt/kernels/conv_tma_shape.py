@@ -90,10 +90,23 @@ class Shape:
 
     def boxes(self, pixels: int) -> list[Box]:
         """Boxes of that many pixels, those first of which there are fewest, and which share most of x among taps."""
+        fitting = self.fitting(pixels)
+        return sorted(fitting, key=lambda box: (math.prod(self.tiles(box)), box[0] + box[2], box))[:_BOXES]
+
+    def compact(self, pixels: int) -> list[Box]:
+        """The same, those first that touch least of x."""
+        fitting = self.fitting(pixels)
+        return sorted(fitting, key=lambda box: (math.prod(self.tiles(box)), self._touched(box), box))[:_BOXES]
+
+    def _touched(self, box: Box) -> int:
+        """Pixels of x that a tile reads."""
+        return box[1] * math.prod((box[2 * i] - 1) * self.stride[i] + self.filter[i] for i in (0, 1))
+
+    def fitting(self, pixels: int) -> list[Box]:
+        """Boxes of that many pixels that are not mostly empty."""
         sizes = [1 << i for i in range(pixels.bit_length())]
         found = [(a, pixels // (a * c), c) for a, c in itertools.product(sizes, sizes) if a * c <= pixels]
-        fitting = [box for box in found if all(b < 2 * s for b, s in zip(box, self.y.sizes, strict=True))]
-        return sorted(fitting, key=lambda box: (math.prod(self.tiles(box)), box[0] + box[2], box))[:_BOXES]
+        return [box for box in found if all(b < 2 * s for b, s in zip(box, self.y.sizes, strict=True))]
 
     def met(self, box: Box) -> float:
         """Taps that meet some pixel of x, of a tile on average."""

@@ -27,15 +27,17 @@ class Work:
     kept: int  # bytes of w loaded once
     moved: int  # bytes through memory of all SMs together
     added: int = 0  # bytes of sums that the last program of a tile adds, where several share it
+    idle: float = 0.0  # cycles that a consumer waits for operands of the epilogue
+    in_turn: float = 0.0  # cycles that one consumer does something while others may not
 
 
 _CLOCK = 1.755e9  # cycles/s that the others are counted in
-_PRODUCTS = 2048.0  # a cycle
-_STEP = 66.0  # cycles of a step on top of its products
+PRODUCTS = 2048.0  # a cycle
+STEP = 66.0  # cycles of a step on top of its products
 _L2 = 120.0  # bytes a cycle
 _STORE = 15.3  # bytes a cycle
-_ELEMENT = 12.9  # cycles a thread
-_HANDED = 12.1  # more of them
+ELEMENT = 12.9  # cycles a thread
+HANDED = 12.1  # more of them
 _FINISH = 203.0  # cycles of a tile's end
 _LATENCY = 2440.0  # cycles from a load to its data
 _SETUP = 1040.0  # cycles of a program
@@ -49,12 +51,13 @@ _LAUNCH = 1.85e-6  # seconds
 
 def seconds(work: Work, target: Target) -> float:
     """Estimated seconds of a launch."""
-    multiply = work.products / _PRODUCTS + work.steps * _STEP
-    finish = work.elements * (_ELEMENT + (_HANDED if work.handed else 0.0)) + _FINISH
+    multiply = work.products / PRODUCTS + work.steps * STEP
+    finish = work.elements * (ELEMENT + (HANDED if work.handed else 0.0)) + _FINISH
     bounds = (
         multiply,
         work.loaded / _L2 + work.stored / _STORE,
-        (multiply + finish) / work.consumers,
+        (multiply + finish + work.idle) / work.consumers,
+        work.in_turn,
         _LATENCY * work.loaded / work.ahead,
     )
     tile = sum(bound**_SHARPNESS for bound in bounds) ** (1 / _SHARPNESS)

@@ -9,7 +9,7 @@ pytest.importorskip("triton")
 from jitrt.graph import bf16, f32
 from jitrt.graph.ops import MaxPool
 from tests.gpu.candidates import check_candidates
-from tests.kernels.test_conv_pointwise import bottleneck
+from tests.kernels.bottlenecks import bottleneck
 from tests.kernels.test_stem_pool import stem
 from tests.kernels.two_anchors import bottlenecks, heads, pools, separables, squeezes, stems
 
@@ -39,10 +39,11 @@ POOLS = {**pools(1), **pools(16, ["224x224 64 -> 64", "28x28 512 -> 512"])}
 
 # Odd sizes and edges of tiles, a result with gaps, no residual.
 BOTTLENECKS = {
-    **bottlenecks(1),
-    **bottlenecks(8),
-    "bottleneck: odd": bottleneck((3, 72, 35, 29), 56, 200, gap=24),
-    "bottleneck: 5x5 by 2, bfloat16": bottleneck((5, 40, 33, 31), 96, 72, 5, 2, dtype=bf16, residual=False),
+    **bottlenecks(8, ["56x56 64 -> 256"]),
+    **bottlenecks(32),
+    "bottleneck: odd": bottleneck((16, 72, 35, 29), 56, 200, gap=24),
+    "bottleneck: 5x5 by 2, bfloat16": bottleneck((64, 40, 65, 61), 96, 136, 5, 2, dtype=bf16, residual=False),
+    "bottleneck: patches, swish": bottleneck((32, 64, 57, 41), 128, 64, 2, padding=((0, 0), (0, 0)), swish=True),
 }
 
 
