@@ -85,7 +85,7 @@ def test_a_build_with_too_little_time_ends_in_it_and_says_what_it_did_not_do(
     and what was measured is known to the next build."""
     monkeypatch.setenv("JITRT_CACHE_DIR", str(tmp_path))
     monkeypatch.setattr(tuner, "GpuMeasurer", SlowGpu)
-    for module, name in ((tuner, "_LEAST"), (tuner, "_PATIENCE"), (loop, "HASTE")):
+    for module, name in ((tuner, "_LEAST"), (tuner, "_PATIENCE"), (tuner, "_LAST_PATIENCE"), (loop, "HASTE")):
         monkeypatch.setattr(module, name, 0.3)
     monkeypatch.setattr(compiler, "resolve", lambda target: (target_of("sm_90"), 0, "a slow GPU"))
     options, graph = Options("fp16", tune="2s" if cut == "time" else "60s"), many_layers(12)

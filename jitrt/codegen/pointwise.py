@@ -171,8 +171,8 @@ EXPRESSIONS: dict[type[Op], Callable[..., str]] = {
 
 def _rounded_gelu(x: str) -> str:
     """x * Phi(x) with one exponential: log2 of 1 - Phi(|x|) is the polynomial in |x| of its degree for which the result
-    y is least off, at most 0.25 max(|y| 2^-12, 2^-24), where half a step of float16 is |y| 2^-12 or more. A fifth of what
-    erf takes, and infinities and NaN become what they become through erf."""
+    y is least off, at most 0.25 max(|y| 2^-12, 2^-24), where half a step of float16 is |y| 2^-12 or more. An eighth of
+    erf's instructions, and infinities and NaN become what they become through erf."""
     log = repr(_GELU[-1])
     for number in _GELU[-2::-1]:
         log = f"({number!r} + tl.abs({x}) * {log})"

@@ -32,7 +32,8 @@ _FINISH = 0.1  # of the time: to end what has begun, and to put the plan togethe
 _FINISH_LEAST = 1.5  # for which that many seconds are needed, if there are four times as many
 _FUSIONS = 0.5  # of the time, after which no rule is judged any more
 _TRIED = 0.15  # of the time left at most, to verify what a network without a rule needs
-_PATIENCE = 2.0  # seconds at least, after the time, in which problems without a tactic may yet get one
+_PATIENCE = 2.0  # seconds at least, after a part's time, in which problems without a tactic may yet get one,
+_LAST_PATIENCE = 15.0  # and after the time of the build: rather late than with a kernel that nobody verified
 
 
 class Tuner:
@@ -115,7 +116,7 @@ class Tuner:
         problems that have no tactic yet; what has none then takes the likeliest that compiles, not `verified`."""
         seconds = self._seconds(share)
         rest = (self._clock.seconds or 0.0) - self._clock.elapsed - (seconds or 0.0)
-        chosen = self._attempt(problems, seconds, patience=max(_PATIENCE, rest))
+        chosen = self._attempt(problems, seconds, patience=max(_LAST_PATIENCE, rest))
         left = {problem.key: problem for problem, choice in zip(problems, chosen, strict=True) if choice is None}
         if not left:
             return [choice for choice in chosen if choice is not None]

@@ -86,8 +86,8 @@ PROBLEMS = [planted.relu_problem(512, 512 * width) for width in range(1, 25)]
 
 def slow_tuner(monkeypatch: pytest.MonkeyPatch, gpu: SlowGpu, heard: list[Event]) -> Tuner:
     monkeypatch.setattr(tuner_module, "GpuMeasurer", lambda index: gpu)
-    monkeypatch.setattr(tuner_module, "_LEAST", 0.3)
-    monkeypatch.setattr(tuner_module, "_PATIENCE", 0.3)
+    for name in ("_LEAST", "_PATIENCE", "_LAST_PATIENCE"):
+        monkeypatch.setattr(tuner_module, name, 0.3)
     monkeypatch.setattr(loop, "HASTE", 0.3)
     return Tuner(target_of("sm_90"), 0, mode="1s", cache=False, progress=heard.append, compiler=planted.AtOnce())
 
