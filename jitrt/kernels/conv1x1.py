@@ -24,7 +24,7 @@ from jitrt.codegen.prologue import make_prologue, refuse_prologue, sources_of
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import Space
 from jitrt.graph.dtype import DType
-from jitrt.graph.graph import Graph, Node
+from jitrt.graph.graph import Graph, Node, anchors_of
 from jitrt.graph.ops import Cast, Conv, Linear
 from jitrt.kernels.base import Config, Lowered, Operand, Problem, Result, Template, anchor_of
 from jitrt.kernels.conv_shape import output_space
@@ -159,6 +159,8 @@ class Conv1x1(Template):
         before = prologue_nodes(body, anchor)
         if all(isinstance(node.op, Cast) for node in before):
             return "anchor has nothing before it to compute"
+        if len(anchors_of(body)) > 1:
+            return "anchor has another before it"  # whose template says more
         if anchor.output.type.dtype not in (DType.f32, DType.f16, DType.bf16):
             return f"{anchor.output.type.dtype.value} convolutions have no kernel"
         if anchor.inputs[1] not in body.inputs:

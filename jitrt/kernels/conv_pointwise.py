@@ -54,7 +54,7 @@ class ConvPointwise(Template):
     """Convolutions of several taps and the 1x1 convolutions of them, in Gluon for sm_90."""
 
     name = "conv_pointwise"
-    priority = 1  # after depthwise_pointwise
+    priority = 2  # so that its reason is the one given
 
     def accepts(self, body: Graph) -> str | None:
         return refuse_body(body)

@@ -22,6 +22,7 @@ from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_prologue import FusePrologue
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.join_attention import JoinAttention
+from jitrt.passes.join_bottleneck import JoinBottleneck
 from jitrt.passes.join_branches import JoinBranches
 from jitrt.passes.join_conv_pool import JoinConvPool
 from jitrt.passes.join_mean_linear import JoinMeanLinear
@@ -52,6 +53,7 @@ RULES: tuple[Rule, ...] = (
     JoinMeanLinear(),
     JoinStemPool(),
     JoinSeparable(),
+    JoinBottleneck(),
     FusePrologue(),
     JoinConvPool(),
 )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from jitrt.graph import TensorType, Value, f32
+from jitrt.graph import TensorType, Value, f16, f32
 from jitrt.graph.ops import (
     AdaptiveAvgPool,
     Add,
@@ -139,7 +139,7 @@ def test_a_pool_stays_where_it_is_slower_or_something_is_in_the_way() -> None:
     elsewhere = ["not joined with what follows: its result is read elsewhere too"]
     net = Net(2, 8, 6, 6)
     wide = net.conv(net.x, 16, 3)
-    assert net.optimized(net(HALVES, wide), net.conv(wide, 4, 1))[1:] == ([], elsewhere)
+    assert net.optimized(net(HALVES, wide), net.conv(wide, 4, 1), signed="join_conv_pool")[1:] == ([], elsewhere)
     net = Net(2, 8, 6, 6)
     wide = net.conv(net.x, 16, 3)
     assert net.optimized(net(HALVES, wide), wide)[1:] == ([], elsewhere)
@@ -183,6 +183,55 @@ def test_separable_convolutions_with_a_reader_in_between_or_a_large_window_stay(
     net = Net(2, 8, 6, 6)
     dense = net.conv(net.conv(net.x, 16, 1), 16, 3, groups=2)
     assert net.optimized(net.conv(dense, 8, 1))[1:] == ([], [])
+
+
+# -- the end of a bottleneck -------------------------------------------------------------------------------------------
+
+
+class Light(Net):
+    """With weights that leave sums of many in the middle of what a float16 can be."""
+
+    def weight(self, *shape: int) -> Value:
+        return self.graph.add_constant((self.rng.standard_normal(shape) / 8).astype(self.dtype.numpy))
+
+
+def test_the_end_of_a_bottleneck_is_one_kernel() -> None:
+    """Its shortcut included."""
+    kernels, done, _ = bottleneck(Light(8, 8, 56, 56, dtype=f16))
+    assert kernels.count("conv+add+relu+conv+add+add+relu") == 1
+    assert done == ["a convolution and the 1x1 convolution of it in one kernel: faster"]
+
+
+def test_the_end_of_a_bottleneck_stays_two_kernels_where_one_is_slower() -> None:
+    kernels, _, refused = bottleneck(Light(8, 8, 56, 56, dtype=f16), faster=False)
+    assert kernels.count("conv+add+add+relu") == 1
+    assert refused == ["not done: a convolution and the 1x1 convolution of it in one kernel: slower"]
+
+
+def test_bottlenecks_that_stay_and_why() -> None:
+    def why(net: Light, width: int = 8) -> str:
+        kernels, done, refused = bottleneck(net, width, 16)
+        assert kernels.count("conv+add+add+relu") == 1 and not done
+        return "\n".join(refused)
+
+    assert "sm_80 has no wgmma" in why(Light(2, 8, 6, 6, dtype=f16))  # nor is any other target for it
+    assert "136 channels between the convolutions" in why(Light(2, 8, 6, 6, dtype=f16), 136)
+    assert "16-bit floats" in why(Light(2, 8, 6, 6))
+    net = Light(2, 8, 6, 6, dtype=f16)
+    middle = net.conv(net.conv(net.x, 8, 1), 16, 3)
+    _, done, refused = net.optimized(net.conv(middle, 16, 1), net.conv(middle, 8, 3))
+    assert not done and refused == ["not joined with what follows: its result is read elsewhere too"]
+    net = Light(2, 8, 6, 6, dtype=f16)
+    grouped = net.conv(net.conv(net.x, 8, 1), 16, 3, groups=2)
+    assert net.optimized(net.conv(grouped, 16, 1))[1:] == ([], [])
+
+
+def bottleneck(net: Light, width: int = 64, filters: int = 256, faster: bool = True) -> Outcome:
+    """relu(conv(relu(conv(x))) + shortcut(x)) between two 1x1 convolutions, so that all channels lie innermost."""
+    x = net.conv(net.x, 8, 1)
+    shortcut = net.conv(x, filters, 1, relu=False)
+    end = net.conv(net.conv(x, width, 3), filters, 1, relu=False)
+    return net.optimized(net.conv(net(Relu(), net(Add(), end, shortcut)), 8, 1), faster=faster)
 
 
 # -- what lies between, and what the kernel asks of its operands -------------------------------------------------------
