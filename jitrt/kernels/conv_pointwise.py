@@ -83,9 +83,8 @@ class ConvPointwise(Template):
             tile = math.prod(box_of(config)), *(config[name] for name in _TILE)
             kept.setdefault(tile, []).append(config)
         # The best of each tile, then the second: the model tells tiles apart better than boxes and rings.
-        return [config for number in range(_KEPT) for each in kept.values() for config in each[number : number + 1]][
-            :_KEPT
-        ]
+        in_turn = itertools.chain.from_iterable(itertools.zip_longest(*kept.values()))
+        return [config for config in in_turn if config is not None][:_KEPT]
 
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         shape = shape_of(problem)
