@@ -218,7 +218,7 @@ def test_the_last_selection_has_what_is_left_and_ctrl_c_is_meant_for_all_of_them
         assert modes[-1][0] == pytest.approx(67.5)
         tuner._measurer, now[0] = object(), 50.0
         tuner.select([], share=0.75)
-        assert modes[-1] == (pytest.approx(30), pytest.approx(10)), "all that is left, for what has no tactic"
+        assert modes[-1] == (pytest.approx(30), pytest.approx(15)), "all that is left, for what has no tactic"
         now[0] = 95.0
         tuner.select([], share=0.75)
         assert modes[-1] == (2.0, 2.0)
