@@ -218,6 +218,7 @@ def _work(shape: Shape, config: Config, target: Target) -> Work:
         handed=handed,
         kept=2 * bn * parts * steps * _BLOCK_K * per_sm if resident else 0,
         moved=2 * moved,
+        ends=parts,
     )
 
 

@@ -26,6 +26,7 @@ class Work:
     handed: bool
     kept: int  # bytes of w loaded once
     moved: int  # bytes through memory of all SMs together
+    ends: int = 1  # parts that are finished and stored one after the other
     added: int = 0  # bytes of sums that the last program of a tile adds, where several share it
     idle: float = 0.0  # cycles that a consumer waits for operands of the epilogue
     in_turn: float = 0.0  # cycles that one consumer does something while others may not
@@ -38,7 +39,7 @@ _L2 = 120.0  # bytes a cycle
 _STORE = 15.3  # bytes a cycle
 ELEMENT = 12.9  # cycles a thread
 HANDED = 12.1  # more of them
-_FINISH = 203.0  # cycles of a tile's end
+_FINISH = 203.0  # cycles of a part's end
 _LATENCY = 2440.0  # cycles from a load to its data
 _SETUP = 1040.0  # cycles of a program
 _SHARPNESS = 5.1  # how far what bounds a tile hides the rest: 1 is a sum, infinity the maximum
@@ -52,7 +53,7 @@ _LAUNCH = 1.85e-6  # seconds
 def seconds(work: Work, target: Target) -> float:
     """Estimated seconds of a launch."""
     multiply = work.products / PRODUCTS + work.steps * STEP
-    finish = work.elements * (ELEMENT + (HANDED if work.handed else 0.0)) + _FINISH
+    finish = work.elements * (ELEMENT + (HANDED if work.handed else 0.0)) + _FINISH * work.ends
     bounds = (
         multiply,
         work.loaded / _L2 + work.stored / _STORE,
