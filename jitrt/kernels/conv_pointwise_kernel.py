@@ -20,6 +20,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from jitrt.kernels.conv_pointwise_load import load_v, load_w, load_x
+from jitrt.kernels.conv_tma_multiply import sum_over_taps
 from jitrt.kernels.conv_tma_walk import place_of
 from jitrt.kernels.gemm_tma_kernel import LACKING
 
@@ -31,7 +32,6 @@ if LACKING is None:
         specialize,
         tma,
         warpgroup_mma,
-        warpgroup_mma_init,
         warpgroup_mma_wait,
     )
 
@@ -48,7 +48,6 @@ def _consume(
 ):  # fmt: skip
     """Every tile whose turn it is for consumer WHICH."""
     BLOCK_M: gl.constexpr = BOX[0] * BOX[1] * BOX[2]
-    LINES: gl.constexpr = BOX[0] + GROUP - 1
     BLOCKS: gl.constexpr = FILTER[0] // GROUP * FILTER[1] * STEPS
     sums: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, BLOCK_C, 16]
@@ -56,7 +55,6 @@ def _consume(
     mma: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, BLOCK_N, 16]
     )
-    left_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_M, BLOCK_K], xs.dtype)
     middle_layout: gl.constexpr = gl.DotOperandLayout(operand_index=0, parent=mma, k_width=2)
     columns = gl.expand_dims(gl.arange(0, BLOCK_N, gl.SliceLayout(0, mma)), 0)
     c = gl.expand_dims(gl.arange(0, BLOCK_C, gl.SliceLayout(0, sums)), 0)
@@ -77,35 +75,11 @@ def _consume(
         if CONSUMERS == 2:
             mbarrier.wait(turn.index(WHICH), (round & 1) ^ (1 - WHICH))
         middle_held = MIDDLE_FETCH(middle_aux, 0, c, True, c < WIDTH)
-        acc = warpgroup_mma_init(gl.zeros([BLOCK_M, BLOCK_C], gl.float32, sums))
-        for number in range(BLOCKS):
-            slot = (block + number) % STAGES
-            mbarrier.wait(full.index(slot), (block + number) // STAGES & 1)
-            for g in gl.static_range(GROUP):
-                if V_RESIDENT:
-                    right = vs.index(number * GROUP + g)
-                else:
-                    v_block = (block + number) * GROUP + g
-                    right = vs.index(v_block % V_STAGES)
-                    mbarrier.wait(v_full.index(v_block % V_STAGES), v_block // V_STAGES & 1)
-                left = xs.index(slot * LINES + g)._reinterpret(xs.dtype, [BLOCK_M, BLOCK_K], left_layout)
-                acc = warpgroup_mma(left, right.permute((1, 0)), acc, is_async=True)
-                # Once at most one product is under way, the blocks of the one before are free.
-                acc = warpgroup_mma_init(warpgroup_mma_wait(num_outstanding=1, deps=(acc,)))
-                if g == 0:
-                    before = free.index((block + number + STAGES - 1) % STAGES)
-                    mbarrier.arrive(before, count=1, pred=number > 0)
-                if not V_RESIDENT:
-                    before = v_free.index((v_block + V_STAGES - 1) % V_STAGES)
-                    mbarrier.arrive(before, count=1, pred=(number > 0) | (g > 0))
-        if CONSUMERS == 2:
-            mbarrier.arrive(turn.index(1 - WHICH), count=1)
-        value = warpgroup_mma_wait(num_outstanding=0, deps=(acc,))
-        block += BLOCKS
-        mbarrier.arrive(free.index((block + STAGES - 1) % STAGES), count=1)
-        if not V_RESIDENT:
-            mbarrier.arrive(v_free.index((block * GROUP + V_STAGES - 1) % V_STAGES), count=1)
-        block += BLOCKS * (CONSUMERS - 1)
+        value = sum_over_taps(
+            xs, vs, full, free, v_full, v_free, turn, block, BLOCKS,
+            BOX, BLOCK_C, BLOCK_K, GROUP, CONSUMERS, STAGES, V_STAGES, V_RESIDENT, WHICH, WARPS,
+        )  # fmt: skip
+        block += BLOCKS * CONSUMERS
 
         value = MIDDLE_FINISH(value, middle_held)
         if WIDTH != BLOCK_C:

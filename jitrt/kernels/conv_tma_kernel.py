@@ -22,6 +22,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from jitrt.kernels.conv_tma_load import load_w, load_x
+from jitrt.kernels.conv_tma_multiply import sum_over_taps
 from jitrt.kernels.conv_tma_sum import hand_in, sum_of
 from jitrt.kernels.conv_tma_walk import unit_of
 from jitrt.kernels.gemm_tma_kernel import LACKING
@@ -33,9 +34,6 @@ if LACKING is None:
         mbarrier,
         specialize,
         tma,
-        warpgroup_mma,
-        warpgroup_mma_init,
-        warpgroup_mma_wait,
     )
 
 
@@ -67,12 +65,9 @@ def _consume(
     FETCH: gl.constexpr, FINISH: gl.constexpr, WHICH: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
     """Every tile whose turn it is for consumer WHICH: multiply, finish, store."""
-    BLOCK_M: gl.constexpr = BOX[0] * BOX[1] * BOX[2]
-    LINES: gl.constexpr = BOX[0] + GROUP - 1
     mma: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, BLOCK_N, 16]
     )
-    left_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_M, BLOCK_K], xs.dtype)
     columns = gl.expand_dims(gl.arange(0, BLOCK_N, gl.SliceLayout(0, mma)), 0)
     if DEPENDENT:
         tl.extra.cuda.gdc_wait()
@@ -95,34 +90,11 @@ def _consume(
             mbarrier.wait(turn.index(WHICH), (count & 1) ^ (1 - WHICH))
         k = part * BLOCK_N + columns
         held = FETCH(aux, 0, k, True, k < FILTERS)
-        acc = warpgroup_mma_init(gl.zeros([BLOCK_M, BLOCK_N], gl.float32, mma))
-        for number in range(blocks):
-            slot = (block + number) % STAGES
-            mbarrier.wait(full.index(slot), (block + number) // STAGES & 1)
-            for g in gl.static_range(GROUP):
-                if RESIDENT:
-                    right = ws.index(number * GROUP + g)
-                else:
-                    w_block = (block + number) * GROUP + g
-                    right = ws.index(w_block % W_STAGES)
-                    mbarrier.wait(w_full.index(w_block % W_STAGES), w_block // W_STAGES & 1)
-                left = xs.index(slot * LINES + g)._reinterpret(xs.dtype, [BLOCK_M, BLOCK_K], left_layout)
-                acc = warpgroup_mma(left, right.permute((1, 0)), acc, is_async=True)
-                # Once at most one product is under way, the blocks of the one before are free.
-                acc = warpgroup_mma_init(warpgroup_mma_wait(num_outstanding=1, deps=(acc,)))
-                if g == 0:
-                    before = free.index((block + number + STAGES - 1) % STAGES)
-                    mbarrier.arrive(before, count=1, pred=number > 0)
-                if not RESIDENT:
-                    before = w_free.index((w_block + W_STAGES - 1) % W_STAGES)
-                    mbarrier.arrive(before, count=1, pred=(number > 0) | (g > 0))
-        if CONSUMERS == 2:
-            mbarrier.arrive(turn.index(1 - WHICH), count=1)
-        value = warpgroup_mma_wait(num_outstanding=0, deps=(acc,))
+        value = sum_over_taps(
+            xs, ws, full, free, w_full, w_free, turn, block, blocks,
+            BOX, BLOCK_N, BLOCK_K, GROUP, CONSUMERS, STAGES, W_STAGES, RESIDENT, WHICH, WARPS,
+        )  # fmt: skip
         block += blocks
-        mbarrier.arrive(free.index((block + STAGES - 1) % STAGES), count=1)
-        if not RESIDENT:
-            mbarrier.arrive(w_free.index((block * GROUP + W_STAGES - 1) % W_STAGES), count=1)
         slot = WHICH * BUFFERS + count % BUFFERS
         if HANDED:
             mbarrier.wait(handed_full.index(slot), count // BUFFERS & 1)
