@@ -31,7 +31,12 @@ def arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("-o", "--output", metavar="PLAN", required=True, help="file to write")
     precision_arguments(parser)
     parser.add_argument("--target", help="not for this GPU: sm_80, sm_90, sm_100, or several (sm_80,sm_90)")
-    parser.add_argument("--tune", default="60s", help="a time budget, heuristic or exhaustive (default: 60s)")
+    parser.add_argument(
+        "--tune",
+        default="60s",
+        help="the time the build may take (and up to 15 s more, to verify what it uses), heuristic or exhaustive "
+        "(default: 60s)",
+    )
     parser.add_argument(
         "--workspace", type=float, metavar="MIB", help="MiB of scratch memory one kernel may use (default: no limit)"
     )
