@@ -50,7 +50,8 @@ class Request:
     target           None: the GPU here; "reference": numpy; "sm_90", or a list: architectures to cross-build for (the
                      plan file holds a plan each, the one that fits is run).
     tune             the time a build may take ("60s", "2m"), import included, and up to 15 s more to verify what it
-                     uses; a kernel that even then was not is the likeliest one, and reported. Or "heuristic" (no measuring), or "exhaustive".
+                     uses; a kernel that even then was not is the likeliest one, and reported. Or "heuristic" (no
+                     measuring), or "exhaustive".
     calibration      for 8-bit integers, which this version does not have: None.
     dynamic_shapes   a plan has one shape in this version: None.
     outputs          names of results to compute ("logits"; "0" in a tuple), or of values of the graph; None: all the
