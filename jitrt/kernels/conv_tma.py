@@ -48,6 +48,8 @@ _SPLIT_ELEMENTS = 64  # of a thread
 _ALIKE = ("LINES", "IMAGES", "COLUMNS", "STAGES", "W_STAGES", "BUFFERS")
 # pixels, BLOCK_N, CONSUMERS, PROGRAMS, num_warps of a consumer
 _TILES = (
+    *((pixels, 32, consumers, 1, 4) for pixels in (64, 128, 256) for consumers in (1, 2)),
+    *((pixels, 32, 1, 2, 4) for pixels in (64, 128)),
     *((64, bn, 1, 2, 4) for bn in (64, 128)),
     *((64, bn, consumers, 1, 4) for bn in (64, 128, 256) for consumers in (1, 2)),
     *((128, bn, consumers, 1, 4) for bn in (64, 128) for consumers in (1, 2)),
@@ -170,7 +172,9 @@ def _space(shape: Shape, target: Target) -> Iterator[Config]:
     """What fits into shared memory."""
     buffers = (2, 3) if shape.handed is not None else (1, 2)
     for pixels, bn, consumers, programs, warps in _TILES:
-        if bn >= shape.filters + max(64, bn) or (shape.long and pixels * bn // (32 * warps) > _LONG_ELEMENTS):
+        if bn >= shape.filters + 64 or (bn < 64 and not 0 < shape.filters % 64 <= bn):
+            continue  # more than half of a tile would be idle, or none of a larger one
+        if shape.long and pixels * bn // (32 * warps) > _LONG_ELEMENTS:
             continue
         forms = itertools.product(shape.boxes(pixels), _sharing(shape), (False, True), buffers, _SPLITS)
         for box, (group, skip), resident, count, split in forms:

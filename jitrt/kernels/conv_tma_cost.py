@@ -53,11 +53,12 @@ def work_of(shape: Shape, config: Config, target: Target) -> Work:
     x_bytes, w_bytes = x_block(config) / config["GROUP"], 0 if config["RESIDENT"] else w_block(config)
     w_ahead = 0 if config["RESIDENT"] else config["W_STAGES"] * w_block(config)
     result = 2 * pixels * bn
+    paced = max(bn, (bn + 64) // 2)  # with few filters reading both operands takes longer than multiplying them
     read = math.prod(shape.x.sizes) * shape.channels + shape.filters * shape.channels * shape.taps
     return Work(
         tiles=-(-units // programs) * per_sm,
         consumers=config["CONSUMERS"] * per_sm,
-        products=int(pixels * bn * blocks * BLOCK_K),
+        products=int(pixels * paced * blocks * BLOCK_K),
         steps=math.ceil(blocks),
         loaded=int(blocks * (x_bytes + w_bytes)) + (result if handed else 0),
         ahead=config["STAGES"] * x_block(config) + w_ahead,

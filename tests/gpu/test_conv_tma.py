@@ -33,6 +33,7 @@ PROBLEMS = {
     "few tiles, odd sizes, residual": posed((6, 520, 7, 9), 264, residual=True),
     "few tiles, bfloat16": posed((7, 384, 9, 9), 192, dtype=bf16, row_gap=8),
     "odd sizes, residual": posed((17, 96, 35, 33), 72, residual=True),
+    "32 filters": posed((16, 128, 28, 28), 32, row_gap=224),
     "stride 2": posed((16, 256, 28, 28), 256, stride=(2, 2)),
     "stride 2, odd, a slice into a slice": posed((33, 72, 27, 29), 136, stride=(2, 2), row_gap=8, input_gap=24),
     "2x5, uneven padding": posed((32, 64, 27, 27), 128, (2, 5), padding=((1, 0), (2, 1))),

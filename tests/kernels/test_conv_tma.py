@@ -139,6 +139,16 @@ def test_taps_that_meet_a_pixel(name: str, box: tuple[int, int, int]) -> None:
     assert shape.met(box) == pytest.approx(met / (lines * columns))
 
 
+def test_few_filters_have_tiles_of_their_own() -> None:
+    def widths(filters: int) -> list[int]:
+        return [config["BLOCK_N"] for config in TEMPLATE.candidates(posed((128, 128, 28, 28), filters), H200)]
+
+    assert widths(32)[0] == 32
+    assert max(widths(32)) == 64
+    assert 32 in widths(96)
+    assert 32 not in widths(64) + widths(128)
+
+
 def test_rows_that_share_x_need_lines_that_fill_the_swizzle() -> None:
     shape = shape_of(PROBLEMS["128 at 28"])
     assert shape.refuse_group((4, 8, 4)) is None

@@ -85,6 +85,8 @@ CASES: dict[str, tuple[Problem, dict[str, Any]]] = {
         posed((1, 64, 7, 17), 72),
         config((8, 1, 16), 128, group=3, SPLIT=3, consumers=1, num_warps=8),
     ),
+    "32 filters": (posed((2, 64, 9, 9), 32), config((8, 2, 8), 32, group=3, STAGES=2)),
+    "24 filters, w resident": (posed((2, 72, 7, 9), 24), config((4, 4, 8), 32, RESIDENT=True, W_STAGES=1, STAGES=2)),
     "bfloat16": (posed((1, 64, 9, 9), 64, dtype=bf16), config((8, 1, 8), group=3)),
 }
 
