@@ -25,6 +25,10 @@ class JoinRegions:
         """Whether a region around `first` and one around `second`, which reads it, may be worth one kernel."""
         raise NotImplementedError
 
+    def loses(self, first: Node, second: Node) -> str | None:
+        """Why two kernels are faster where both follow, as far as it is known without a try; or None."""
+        return None
+
     def reshaped(self, first: Node, type: TensorType) -> Op | None:
         """What does the work of `first` and results in `type`, that of a view of its result; None if nothing does."""
         return None
@@ -70,7 +74,9 @@ class JoinRegions:
             if wanted and not self._leads(region, first, value):
                 return None
             if wanted:
-                second, _ = wanted[0]
+                second, anchor = wanted[0]
+                if (reason := self.loses(first, anchor)) is not None:
+                    return reason
                 return Match((*values, second.output), f"{self.what} in one kernel")
             if not alone or not value.users[0].has(Trait.VIEW):
                 return None

@@ -55,6 +55,13 @@ def test_a_head_stays_two_kernels_where_one_is_slower() -> None:
     assert refused == ["not done: a mean and the layer that reads it in one kernel: slower"]
 
 
+def test_means_of_many_images_stay() -> None:
+    net = Net(3, 8, 5, 5)
+    kernels, done, refused = net.optimized(net.linear(head(net, net.conv(net.x, 16, 3)), 10))
+    assert "reduce_mean" in kernels and not done
+    assert refused == ["not joined with what follows: of 3 images it is slower than two"]
+
+
 def test_means_that_are_read_twice_or_returned_stay() -> None:
     net = Net(2, 8, 5, 5)
     means = head(net, net.conv(net.x, 16, 3))
