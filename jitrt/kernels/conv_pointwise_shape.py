@@ -127,11 +127,12 @@ def describe(problem: Problem) -> Shape | str:
         stride=(deep.op.stride[0], deep.op.stride[1]),
         padding=(deep.op.padding[0][0], deep.op.padding[1][0]),
         tap_strides=tap_strides,
+        fixed=problem.weights[body.inputs.index(v)],
     )
     rows = [Rows(((first.rows, columns),)) for columns in (width, filters)]
     residual = None if handed is None else rows[1]
     second = GemmShape(point, rows[0], rows[1], residual, handed, epilogue, first.rows, filters, width)
-    fixed = all(problem.weights[body.inputs.index(value)] for value in (v, w))
+    fixed = first.fixed and problem.weights[body.inputs.index(w)]
     place = None if handed is None else Pixels.of(handed.type)
     return Shape(first, second, Pixels.of(problem.output.type), place, fixed)
 

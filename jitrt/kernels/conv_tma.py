@@ -137,7 +137,7 @@ class ConvTma(Template):
             "BUFFERS": config["BUFFERS"],
             "RESIDENT": config["RESIDENT"],
             "HANDED": shape.handed is not None,
-            "FIXED": problem.weights[w_at],
+            "FIXED": shape.fixed,
             "WARPS": config["num_warps"],
             "DEPENDENT": True,
             "FETCH": shape.epilogue.fetch,
@@ -227,7 +227,7 @@ def _column(lists: Iterable[Sequence[Config]], number: int) -> list[Config]:
 def _sharing(shape: Shape) -> list[tuple[int, bool]]:
     """(rows of the filter that share a block of x, whether taps in the padding are left out)."""
     rows = shape.filter[0]
-    return [(1, False), (1, True), *([(rows, False)] if rows > 1 else [])]
+    return [(1, False), *([(1, True)] if shape.fixed else []), *([(rows, False)] if rows > 1 else [])]
 
 
 def _stages(shape: Shape, config: Config, room: int) -> tuple[int, int] | None:

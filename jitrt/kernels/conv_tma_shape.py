@@ -62,6 +62,7 @@ class Shape:
     stride: tuple[int, int]
     padding: tuple[int, int]  # before
     tap_strides: tuple[int, int]  # of w: from filter to filter, and from tap to tap
+    fixed: bool  # w is a constant, and finite as such: what is not would make NaN of padding
 
     @property
     def rows(self) -> int:
@@ -200,6 +201,7 @@ def describe(problem: Problem) -> Shape | str:
         (op.stride[0], op.stride[1]),
         before,
         tap_strides,
+        problem.weights[problem.body.inputs.index(w)],
     )
 
 

@@ -139,6 +139,15 @@ def test_taps_that_meet_a_pixel(name: str, box: tuple[int, int, int]) -> None:
     assert shape.met(box) == pytest.approx(met / (lines * columns))
 
 
+def test_weights_that_may_be_infinite_are_multiplied_by_padding() -> None:
+    """What a tap in the padding adds is NaN then, as in the reference."""
+    problem = PROBLEMS["512 at 7"]
+    live = replace(problem, weights=(False, False, *problem.weights[2:]))
+    assert any(config["SKIP"] for config in TEMPLATE.candidates(problem, H200))
+    assert not any(config["SKIP"] for config in TEMPLATE.candidates(live, H200))
+    assert reason(live) == ""
+
+
 def test_few_filters_have_tiles_of_their_own() -> None:
     def widths(filters: int) -> list[int]:
         return [config["BLOCK_N"] for config in TEMPLATE.candidates(posed((128, 128, 28, 28), filters), H200)]

@@ -162,3 +162,15 @@ def test_a_change_of_the_protocol_is_found(what: str, made: str) -> None:
 def test_a_change_of_what_splits_is_found(what: str, programs: Target) -> None:
     made = text_of("split once", programs)
     assert missed(made, what, lambda machine, text: run("split once", machine, programs, text)) == []
+
+
+def test_an_infinite_weight_makes_nan_of_padding() -> None:
+    problem, chosen = CASES["plain"]
+    arrays = [np.array(array) for array in random_operands(problem)]
+    arrays[1][3, 0, 0, 0] = np.inf
+    with np.errstate(invalid="ignore"):
+        (exact,) = interpret(problem.body, arrays, exact=True)
+        got = compiled.run(problem, ConvTma(), chosen, arrays, TWO, WarpBlock, safe)
+    assert np.isnan(exact).any()
+    np.testing.assert_array_equal(np.isnan(got), np.isnan(exact))
+    np.testing.assert_array_equal(np.isinf(got), np.isinf(exact))
