@@ -152,7 +152,7 @@ def test_there_is_no_table_for_other_architectures() -> None:
 def test_the_shipped_file_is_as_it_would_be_written(tmp_path: Path) -> None:
     write_table(read_table(PATH), tmp_path / "again.json")
     assert (tmp_path / "again.json").read_text() == PATH.read_text()
-    assert PATH.stat().st_size < 400_000
+    assert PATH.stat().st_size < 600_000
 
 
 @pytest.mark.parametrize(
