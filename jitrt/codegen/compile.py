@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 import struct
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
+from jitrt.codegen.overlap import constants_of, least_shared, overlapping, together
 from jitrt.codegen.pointwise import TRITON_TYPES
-from jitrt.codegen.ptx import corrected
+from jitrt.codegen.ptx import safe
 from jitrt.codegen.target import Target
 from jitrt.errors import CompileError
 from jitrt.graph.dtype import DType
@@ -31,40 +33,56 @@ class Binary:
     spills: int
 
 
-def compile_call(call: KernelCall, problem: Problem, target: Target) -> Binary:
-    """Compile one launch of a lowered problem for `target`. Raises CompileError with Triton's own last line."""
+def compile_call(call: KernelCall, problem: Problem, target: Target, *, packed: Container[int] = ()) -> Binary:
+    """Compile one launch of a lowered problem for `target`; `packed` are the operands that `Lowered.pack` changes.
+    Raises CompileError with Triton's own last line."""
     import triton
     from triton.backends.compiler import GPUTarget
-    from triton.compiler.compiler import make_backend
 
-    gpu = GPUTarget("cuda", target.arch, 32)
     descriptors = _descriptors(call, target)
     source = _source(call, problem)
     options = {"num_warps": call.num_warps, "num_stages": call.num_stages, "enable_fp_fusion": True, **call.options}
+    constants = constants_of(call, problem, packed)
+
+    def finish(ptx: str, shared: int) -> str:
+        # What loads by TMA sees to its successor, and to its constants, itself.
+        overlaps = not descriptors and together(call, shared, target)
+        return safe(overlapping(ptx, call.grid, constants) if overlaps else ptx)
+
     try:
-        # Without line information cubins are reproducible and much smaller.
-        with triton.knobs.compilation.scope():
-            triton.knobs.compilation.disable_line_info = True
-            built = triton.compile(source, target=gpu, options=options)
-            backend = make_backend(gpu)
-            cubin = corrected(built, backend, backend.parse_options(dict(options)))
+        with triton.knobs.compilation.scope(), triton.knobs.runtime.scope():
+            triton.knobs.compilation.disable_line_info = True  # cubins are reproducible then and much smaller
+            triton.knobs.compilation.always_compile = True  # Triton's own cache does not know `finish`
+            triton.knobs.runtime.add_stages_inspection_hook = partial(_finish_ptx, finish)
+            built = triton.compile(source, target=GPUTarget("cuda", target.arch, 32), options=options)
     except Exception as error:  # Triton raises whatever its passes, LLVM or ptxas raised
         what = f"{call.function.__name__} for {target}"
         raise CompileError(f"{what}: {type(error).__name__}: {_last_line(error)}") from error
-    meta = built.metadata
+    cubin, meta = built.asm["cubin"], built.metadata
     _check_descriptors(call, descriptors, meta.tensordesc_meta if descriptors else [])
+    count = together(call, meta.shared, target)
     registers, spills = cubin_resources(cubin)
     cluster = getattr(meta, "cluster_dims", None) or (1, 1, 1)
     return Binary(
         cubin=cubin,
         entry=meta.name,
-        shared_bytes=meta.shared,
+        shared_bytes=max(meta.shared, least_shared(count, target)) if count else meta.shared,
         num_warps=meta.num_warps,
         cluster=tuple(cluster),
         scratch_bytes=getattr(meta, "global_scratch_size", 0) or 0,
         registers=registers,
         spills=spills,
     )
+
+
+def _finish_ptx(finish: Callable[[str, int], str], *given: Any) -> tuple[str, str]:
+    """Triton's hook on its stages: PTX goes through `finish`, with the bytes of shared memory, on its way to ptxas.
+    Called without arguments it names what it changes, for Triton's cache, which is not read."""
+    if given:
+        stages = given[1]
+        generate = stages["ptx"]
+        stages["ptx"] = lambda source, metadata: finish(generate(source, metadata), metadata["shared"])
+    return "jitrt", "jitrt"
 
 
 def _last_line(error: Exception) -> str:

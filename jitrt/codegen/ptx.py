@@ -35,7 +35,6 @@ Triton 3.6 and 3.7.0 leave the fence out, which gave wrong numbers on B200s (htt
 from __future__ import annotations
 
 import re
-from typing import Any
 
 _PACKED_ADD = re.compile(r"add\.[su]16x2\s+([^,;]+), *([^,;]+), *([^;]+);")
 _HALVES = (
@@ -111,12 +110,3 @@ def without_short_absolutes(ptx: str) -> str:
     '{ .reg .b16 %less; neg.s16 %less, %rs1; max.s16 %rs2, %rs1, %less; }'
     """
     return _ABSOLUTE.sub(r"{ .reg .b16 %less; neg.s16 %less, \2; max.s16 \1, \2, %less; }", ptx)
-
-
-def corrected(built: Any, backend: Any, options: Any) -> bytes:
-    """The cubin of what `triton.compile` built with these options of this backend, assembled anew if its PTX is of a
-    kind that comes out wrong."""
-    ptx = built.asm["ptx"]
-    text = safe(ptx)
-    cubin: bytes = built.asm["cubin"] if text == ptx else backend.make_cubin(text, {}, options, backend.target.arch)
-    return cubin

@@ -23,7 +23,9 @@ class HopperBlock(Block):
 
     def _execute(self, instruction: Instruction, on: Array) -> None:
         opcode, operands = instruction.opcode, instruction.operands
-        if opcode[:2] == ("cp", "async"):
+        if opcode[:4] == ("cp", "async", "bulk", "prefetch"):
+            self._ask(operands, on)
+        elif opcode[:2] == ("cp", "async"):
             self._copy(opcode, operands, on)
         elif opcode[:2] == ("wgmma", "mma_async"):
             self._product(opcode, operands)
@@ -83,6 +85,12 @@ class HopperBlock(Block):
                 data[: count[thread]] = self.memory[source[thread] : source[thread] + count[thread]]
                 self._copied(int(to[thread]), size, int(thread))
                 self.opened.append((int(to[thread]), data, int(thread)))
+
+    def _ask(self, operands: tuple[str, ...], on: Array) -> None:
+        """Bytes asked for are not loaded yet, but must be there."""
+        at, size = self._address(operands[0])[on], self._read(operands[1], "u32")[on].astype(np.int64)
+        if ((at < 0) | (at + size > self.memory.size) | (at % 16 != 0) | (size % 16 != 0)).any():
+            raise KernelError("a kernel asks for bytes outside its memory, or not aligned")
 
     def _copied(self, place: int, size: int, thread: int) -> None:
         """A thread's copy to a place of shared memory begins, or ends."""

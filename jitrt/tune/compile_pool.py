@@ -152,7 +152,7 @@ class ThisProcess:
 def compile_candidate(problem: Problem, candidate: Candidate, target: Target) -> tuple[Binary, ...] | str:
     """In a worker: the binaries of a candidate's launches, or what the compiler said."""
     try:
-        calls = candidate.lower(problem, target).calls
-        return tuple(compile_call(call, problem, target) for call in calls)
+        lowered = candidate.lower(problem, target)
+        return tuple(compile_call(call, problem, target, packed=lowered.pack) for call in lowered.calls)
     except CompileError as error:
         return str(error)

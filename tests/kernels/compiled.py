@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Container, Sequence
 from typing import Any
 
 import numpy as np
@@ -10,7 +10,6 @@ import pytest
 import triton
 
 from jitrt.codegen.compile import compile_call
-from jitrt.codegen.ptx import safe
 from jitrt.codegen.target import Target
 from jitrt.errors import KernelError
 from jitrt.graph.op import Array
@@ -31,10 +30,10 @@ def run(
     arrays: Sequence[Array],
     target: Target,
     machine: type[Block] = WatchedBlock,
-    edit: Callable[[str], str] = safe,
+    edit: Callable[[str], str] = str,
 ) -> Array:
-    """The result of a candidate's launches, one after the other, their PTX changed by `edit`, as the build does if
-    nothing else is said. Raises KernelError if anything else of it is written, if zeros are not zero at the end of a
+    """The result of a candidate's launches, one after the other, their PTX changed by `edit`.
+    Raises KernelError if anything else of it is written, if zeros are not zero at the end of a
     launch, or if one warp races another."""
     lowered = template.lower(posed, config, target)
     given = zip(posed.body.inputs, posed.alignment, arrays, strict=False)
@@ -63,7 +62,7 @@ def run(
 
     for call in lowered.calls:
         arguments = [plain(argument) for argument in plan_arguments(call, pointer_of)]
-        built = build(call, posed, target)
+        built = build(call, posed, target, lowered.pack)
         run_ptx(edit(built.asm["ptx"]), call.grid, arguments, memory, built.metadata.shared, machine)
         if memory[bases[-3] : bases[-3] + zeros.size].any():
             raise KernelError("the zeros of a launch are not zero when it ends")
@@ -79,7 +78,7 @@ def plain(argument: Argument) -> Any:
     return int(argument.value) if isinstance(argument, Scalar) else argument
 
 
-def build(call: KernelCall, posed: Problem, target: Target) -> Any:
+def build(call: KernelCall, posed: Problem, target: Target, packed: Container[int] = ()) -> Any:
     """Triton's compiled kernel of a call, PTX included."""
     kept = []
     compile_once = triton.compile
@@ -90,5 +89,5 @@ def build(call: KernelCall, posed: Problem, target: Target) -> Any:
 
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(triton, "compile", keep)
-        compile_call(call, posed, target)
+        compile_call(call, posed, target, packed=packed)
     return kept[-1]
