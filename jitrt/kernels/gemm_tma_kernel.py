@@ -68,9 +68,7 @@ def _produce(
     RESIDENT: gl.constexpr, HANDED: gl.constexpr, LINE: gl.constexpr, RUNS: gl.constexpr, FIXED: gl.constexpr,
     DEPENDENT: gl.constexpr,
 ):  # fmt: skip
-    """Loads, all of them, in the order the consumers need them; of w those that need not wait for the launch before,
-    AHEAD blocks of the first unit, before the wait."""
-    AHEAD: gl.constexpr = 0 if RESIDENT or not FIXED else STEPS if STEPS < STAGES else STAGES
+    """Loads, all of them, in the order the consumers need them."""
     first, step, end = _walk(UNITS, SLICES, RESIDENT)
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()  # all programs run at once: nothing of theirs is taken
@@ -82,9 +80,6 @@ def _produce(
         for block in range(PARTS * STEPS):
             place = [filters + block // STEPS * BLOCK_N, block % STEPS * BLOCK_K]
             copy_in(w, place, w_full, ws.index(block))
-    for block in range(AHEAD):
-        mbarrier.expect(full.index(block), x.block_type.nbytes + w.block_type.nbytes)
-        copy_in(w, [first % SLICES * BLOCK_N, block * BLOCK_K], full.index(block), ws.index(block))
     if DEPENDENT and FIXED:
         tl.extra.cuda.gdc_wait()
     block = 0
@@ -96,7 +91,7 @@ def _produce(
             mbarrier.wait(free.index(slot), (block // STAGES & 1) ^ 1)
             if RESIDENT:
                 mbarrier.expect(full.index(slot), x.block_type.nbytes)
-            elif block >= AHEAD:
+            else:
                 mbarrier.expect(full.index(slot), x.block_type.nbytes + w.block_type.nbytes)
                 copy_in(w, [part * BLOCK_N, k * BLOCK_K], full.index(slot), ws.index(slot))
             _load(x, tile, k * BLOCK_K, full.index(slot), xs.index(slot), BLOCK_M, LINE, RUNS)
