@@ -172,9 +172,9 @@ class KernelCall:
     other than constants (`tl.extra.cuda.gdc_wait()`, sm_90 and later). It may then be launched while its predecessor
     still runs: measured on an H200, 0.2 to 0.5 us less a launch. Kernels that are often short let their successor
     launch (`gdc_launch_dependents`) when all that is left is to store: ResNet-50, batch 1, took 202 us instead of 207.
-    Earlier is worse where programs wait for others' places: after the loop and before the epilogue 222 us. Where all run
-    at once it is better: the compiler sees to that (codegen/overlap.py), but for gemm_tma, conv_tma and conv_pointwise,
-    which let it launch as they begin (batch 8: 342 us instead of 372, 354 before the last store).
+    Earlier is worse where programs wait for others' places: after the loop and before the epilogue 222 us. Where all
+    run at once it is better: the compiler sees to that (codegen/overlap.py), but for gemm_tma, conv_tma and
+    conv_pointwise, which let it launch as they begin (batch 8: 342 us instead of 372, 354 before the last store).
 
     The programs of a `cooperative` call may wait for each other: all of them run at the same time, or the launch fails,
     so there is one for each SM at most. Such a call has no `DEPENDENT`, and the interpreter, which runs one program
