@@ -9,7 +9,6 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from jitrt.codegen.barriers import at_once
 from jitrt.codegen.overlap import constants_of, least_shared, overlapping, together
 from jitrt.codegen.pointwise import TRITON_TYPES
 from jitrt.codegen.ptx import safe
@@ -48,7 +47,7 @@ def compile_call(call: KernelCall, problem: Problem, target: Target, *, packed: 
     def finish(ptx: str, shared: int) -> str:
         # What loads by TMA sees to its successor, and to its constants, itself.
         overlaps = not descriptors and together(call, shared, target)
-        return safe(at_once(overlapping(ptx, call.grid, constants) if overlaps else ptx))
+        return safe(overlapping(ptx, call.grid, constants) if overlaps else ptx)
 
     try:
         with triton.knobs.compilation.scope(), triton.knobs.runtime.scope():

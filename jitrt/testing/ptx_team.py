@@ -59,7 +59,6 @@ class Team(HopperBlock):
         self.registers["%tid.x"] += np.uint64(_WARP * warps[0])
         self.ready: Callable[[], bool] = lambda: True
         self._here: Instruction = program.code[0]
-        self._rejoin = -1  # where threads that skip something go on, if they do
         self._asked = not any(each.opcode[:2] == ("griddepcontrol", "wait") for each in program.code)
         self._reading: list[list[tuple[int, Array]]] = [[]]  # products: groups of (warp, words), the open one last
         self._storing: dict[int, list[list[Array]]] = {int(warp): [[]] for warp in self.warps}  # copies out, likewise
@@ -75,8 +74,6 @@ class Team(HopperBlock):
     def run(self) -> Iterator[None]:
         """Yields where others may have their turn; goes on only once `ready()`."""
         while True:
-            if self.at == self._rejoin:
-                self.active, self._rejoin = self.everyone, -1
             self._here = self.program.code[self.at]
             on = self._guarded(self._here)
             kind = self._here.opcode[0]
@@ -113,20 +110,13 @@ class Team(HopperBlock):
             targets = table[self._read(operands[0], "u32")]
         by_warp = targets.reshape(-1, _WARP)
         if (by_warp != by_warp[:, :1]).any():
-            if self._rejoin >= 0 or not self._straight(self.at + 1, int(targets.max())):
-                raise KernelError(f"threads of a warp part ways: {self}")
-            self.active, self._rejoin = ~on, int(targets.max())
-            return self.at + 1
+            raise KernelError(f"threads of a warp part ways: {self}")
         first, *others = np.unique(by_warp[:, 0])
         for target in others:
             self._part(by_warp[:, 0] == target, int(target))
         if others:
             self._keep(by_warp[:, 0] == first)
         return int(first)
-
-    def _straight(self, start: int, end: int) -> bool:
-        """Whether only barriers are initialised from one instruction to another: the others wait for who does."""
-        return start < end and all(each.opcode[:2] == ("mbarrier", "init") for each in self.program.code[start:end])
 
     def _part(self, chosen: Array, at: int) -> None:
         other = object.__new__(type(self))

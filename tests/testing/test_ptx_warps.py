@@ -94,13 +94,3 @@ def test_a_store_by_tma_needs_a_fence(fence: str, why: str) -> None:
 def test_threads_of_a_warp_stay_together() -> None:
     with pytest.raises(KernelError, match="part ways"):
         run("@%first bra LOADS;", "")
-    with pytest.raises(KernelError, match="part ways"):
-        run("@!%first bra ON; st.shared.b32 [%nil], %t;\nON:\n", "")
-
-
-def test_but_for_one_that_initialises_barriers() -> None:
-    """Those that skip it are there again afterwards, and the barriers are there for all."""
-    init = "@!%first bra ON; mbarrier.init.shared::cta.b64 [%nil], 1;\nON:\n"
-    run(f"{init} {ARRIVE}[%nil]; {wait('%nil')} bar.sync 1, 32;", "")
-    with pytest.raises(KernelError, match="all warps wait"):
-        run(f"{init} {wait('%nil')}", "")
