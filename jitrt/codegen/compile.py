@@ -20,8 +20,9 @@ from jitrt.kernels.base import Argument, Descriptor, KernelCall, Number, Operand
 
 @dataclass(frozen=True)
 class Binary:
-    """A cubin and what launching it takes. `scratch_bytes` is global scratch a program; `spills` is the bytes of local
-    memory a thread uses, which is where registers spill to."""
+    """A cubin and what launching it takes. `shared_bytes` may be more than the kernel uses (overlap.py says why);
+    `scratch_bytes` is global scratch a program; `spills` is the bytes of local memory a thread uses, which is where
+    registers spill to."""
 
     cubin: bytes
     entry: str
