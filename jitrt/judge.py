@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 _Key = tuple[str, ...]
 
 _MARGIN = 0.99  # of the time before: less is noise
+_DOUBTFUL = 0.9  # where the rule has its doubts: what a launch alone gains is not all gained in a network
 _MOST = 12  # distinct proposals of one kind that are measured
 
 
@@ -98,7 +99,8 @@ class MeasuredJudge:
             before, after = self._tuner.contest(plans)
         except (OptionError, TuningError) as error:
             return Verdict(0.0, f"could not be timed: {error}")
-        gain = before - after if after < _MARGIN * before else min(0.0, before - after)
+        margin = _DOUBTFUL if proposal.doubt else _MARGIN
+        gain = before - after if after < margin * before else min(0.0, before - after)
         return Verdict(gain, f"{after:.1f} us instead of {before:.1f}")
 
 

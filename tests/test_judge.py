@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import numpy as np
 import pytest
 
@@ -12,6 +14,7 @@ from jitrt.graph.ops import Add, Conv, Region, Relu, Softmax
 from jitrt.judge import MeasuredJudge
 from jitrt.passes import PassContext, optimize
 from jitrt.passes.base import fewer_kernels
+from jitrt.passes.proposal import Match
 from jitrt.planner import Options, problems_of
 from jitrt.tune import tuner as tuner_module
 from jitrt.tune.budget import Clock
@@ -70,6 +73,13 @@ def test_a_rewrite_that_does_not_pay_is_refused_with_both_times(one_kernel):
     convs, _, told = optimized(lambda plan: one_kernel if len(plan.launches) == 1 else 6.0)
     assert convs == 6
     assert told == [f"not done: 2 sibling convolutions in one wide kernel: {one_kernel:.1f} us instead of 6.0"] * 3
+
+
+@pytest.mark.parametrize(("one_kernel", "convs"), [(5.5, 6), (5.3, 3)])
+def test_where_a_rule_has_its_doubts_more_must_be_gained(one_kernel, convs, monkeypatch):
+    monkeypatch.setattr("jitrt.passes.fuse_horizontal.Match", partial(Match, doubt="it may lose"))
+    made, _, _ = optimized(lambda plan: one_kernel if len(plan.launches) == 1 else 6.0)
+    assert made == convs
 
 
 def test_a_contest_that_fails_changes_nothing_and_says_so():

@@ -37,13 +37,15 @@ def any_operands(region: Node) -> str | None:
 class Proposal:
     """A rewrite that rule `rule` could make, in words, with the graph of the regions concerned `before` and `after`.
     Both have the same inputs; the outputs of `after` may hold several of those of `before`. `whole` is the graph that
-    they are part of."""
+    they are part of. `doubt` says why it may be slower, where such places have been: it must be measured then, and
+    gain more."""
 
     rule: str
     text: str
     before: Graph
     after: Graph
     whole: Graph
+    doubt: str | None = None
 
 
 @dataclass(frozen=True)
@@ -67,7 +69,11 @@ def fewer_kernels(proposals: Sequence[Proposal]) -> list[Verdict]:
     verdicts = []
     for proposal in proposals:
         before, after = (sum(n.has(Trait.OPAQUE) for n in g.nodes) for g in (proposal.before, proposal.after))
-        verdicts.append(Verdict(float(before - after), f"{before} kernels become {after} (not measured)"))
+        text = f"{before} kernels become {after} (not measured)"
+        if proposal.doubt is None:
+            verdicts.append(Verdict(float(before - after), text))
+        else:
+            verdicts.append(Verdict(0.0, f"{text}, and {proposal.doubt}"))
     return verdicts
 
 

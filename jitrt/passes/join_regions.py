@@ -29,6 +29,10 @@ class JoinRegions:
         """Why two kernels are faster where both follow, as far as it is known without a try; or None."""
         return None
 
+    def doubts(self, first: Node, second: Node) -> str | None:
+        """Why one kernel may well be slower, so that it must be tried; or None."""
+        return None
+
     def reshaped(self, first: Node, type: TensorType) -> Op | None:
         """What does the work of `first` and results in `type`, that of a view of its result; None if nothing does."""
         return None
@@ -77,7 +81,7 @@ class JoinRegions:
                 second, anchor = wanted[0]
                 if (reason := self.loses(first, anchor)) is not None:
                     return reason
-                return Match((*values, second.output), f"{self.what} in one kernel")
+                return Match((*values, second.output), f"{self.what} in one kernel", self.doubts(first, anchor))
             if not alone or not value.users[0].has(Trait.VIEW):
                 return None
             values.append(value.users[0].output)

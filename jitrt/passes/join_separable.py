@@ -2,6 +2,7 @@
 
 Saves a launch and the trip of the image between them through memory; costs the depthwise part again for every block of
 filters after the first. Not where a squeeze-and-excitation reads the image between: it has to lie in memory then.
+MobileNetV3-L is 4 (batch 1), 14 (8) and 9% (128) faster if every such pair stays two kernels (H200).
 """
 
 from __future__ import annotations
@@ -22,3 +23,6 @@ class JoinSeparable(JoinRegions):
             return False
         deep = 1 < first.op.groups == first.inputs[0].type.shape[1]
         return deep and second.op.groups == 1 and set(second.inputs[1].type.shape[2:]) == {1}
+
+    def doubts(self, first: Node, second: Node) -> str | None:
+        return "two were faster wherever whole networks were measured"

@@ -2,8 +2,8 @@
 
 A rule finds places (`find`) and rewrites one (`rewrite`). For every place the driver cuts out the regions concerned as
 a graph of its own, rewrites a copy of it, and asks the judge which of the two is faster: on a GPU both are built and
-timed (jitrt/judge.py), elsewhere fewer kernels win. Only then is the graph itself rewritten; both times are reported.
-Where matches overlap, the one that gains most goes first.
+timed (jitrt/judge.py), elsewhere fewer kernels win, but where the rule itself has its doubts. Only then is the graph
+itself rewritten; both times are reported. Where matches overlap, the one that gains most goes first.
 """
 
 from __future__ import annotations
@@ -25,10 +25,12 @@ from jitrt.passes.views import view_layout
 
 @dataclass(frozen=True)
 class Match:
-    """A place where a rule could apply: the outputs of the regions it would replace, and in words what it would do."""
+    """A place where a rule could apply: the outputs of the regions it would replace, in words what it would do, and
+    where other such places lost, why this one may."""
 
     values: tuple[Value, ...]
     text: str
+    doubt: str | None = None
 
 
 class Rule(Protocol):
@@ -118,4 +120,4 @@ def _propose(rule: Rule, graph: Graph, match: Match) -> Proposal:
     remove_dead(after)
     # A view cannot be the output of a plan; what it shows can.
     after.outputs = list(dict.fromkeys(root_of(after, value) for value in after.outputs))
-    return Proposal(rule.name, match.text, before, after, graph)
+    return Proposal(rule.name, match.text, before, after, graph, match.doubt)

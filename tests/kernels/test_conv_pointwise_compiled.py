@@ -79,12 +79,14 @@ def test_numbers_whenever_copies_are_done(name: str, machine: type[WarpBlock]) -
 
 @pytest.fixture(scope="module")
 def made() -> dict[str, str]:
-    """PTX by case."""
+    """PTX by case, as Triton makes it: where all products are waited for, as jitrt sees to, more may be missing."""
     texts = {}
-    for name in ("short", "short, residual"):
-        problem, chosen = CASES[name]
-        call = ConvPointwise().lower(problem, chosen, ONE).calls[0]
-        texts[name] = str(compiled.build(call, problem, ONE).asm["ptx"])
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("jitrt.codegen.compile.safe", str)
+        for name in ("short", "short, residual"):
+            problem, chosen = CASES[name]
+            call = ConvPointwise().lower(problem, chosen, ONE).calls[0]
+            texts[name] = str(compiled.build(call, problem, ONE).asm["ptx"])
     return texts
 
 

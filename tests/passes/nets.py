@@ -12,6 +12,7 @@ from jitrt.graph.op import Op
 from jitrt.graph.ops import Add, Conv, Linear, MaxPool, Region, Relu
 from jitrt.kernels.base import accepts, supports
 from jitrt.passes import PassContext, Proposal, Verdict
+from jitrt.passes.base import fewer_kernels
 from jitrt.passes.fuse_pointwise import fuse_pointwise
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.layout import layout
@@ -65,7 +66,7 @@ class Net:
         return self.graph
 
     def optimized(
-        self, *outputs: Value, signed: str, faster: bool = True, tf32: bool = False
+        self, *outputs: Value, signed: str, faster: bool | None = True, tf32: bool = False
     ) -> tuple[list[str], list[str], list[str]]:
         """(the ops of each kernel; what the rules whose names begin with `signed` did; what they did not), the meaning
         being the same."""
@@ -83,7 +84,9 @@ class Net:
         return kernels, [d.text for d in decisions if d.applied], [d.text for d in decisions if not d.applied]
 
 
-def verdict(faster: bool) -> Callable[[Sequence[Proposal]], list[Verdict]]:
-    """A judge that finds every proposal faster, or every one slower."""
+def verdict(faster: bool | None) -> Callable[[Sequence[Proposal]], list[Verdict]]:
+    """A judge that finds every proposal faster, or every one slower, or cannot measure."""
+    if faster is None:
+        return fewer_kernels
     one = Verdict(1.0, "faster") if faster else Verdict(-1.0, "slower")
     return lambda proposals: [one for _ in proposals]

@@ -57,7 +57,7 @@ def test_a_dense_layer_normalises_on_the_way_into_its_convolution() -> None:
 def test_the_region_there_is_then() -> None:
     net = Net()
     net.graph.mark_output(net.conv(net.norm(net.x)))
-    (region,) = optimize(net.graph, PassContext(accepts=accepts)).nodes
+    (region,) = optimize(net.graph, PassContext(accepts=accepts, judge=nets.verdict(True))).nodes
     x, vector = "f32[2,8,6,6]{288,1,48,8}", "f32[8,1,1]{1,1,1}"
     conv = "stride=(1, 1), padding=((0, 0), (0, 0)), dilation=(1, 1), groups=1, tf32=False"
     expected = f"""
@@ -113,6 +113,24 @@ def test_it_stays_two_kernels_where_one_is_slower() -> None:
     kernels, _, refused = net.optimized(net.conv(net.norm(net.x)), faster=False)
     assert kernels == ["mul+add+relu", "conv+add"]
     assert refused == [f"not done: {NORM} computed on the way into conv + add: slower"]
+
+
+def test_a_norm_of_few_pixels_must_be_measured() -> None:
+    net = Net()
+    kernels, _, refused = net.optimized(net.conv(net.norm(net.x)), faster=None)
+    assert kernels == ["mul+add+relu", "conv+add"]
+    assert refused[0].endswith("2 kernels become 1 (not measured), and of 72 pixels two were faster")
+    shape = (1, 8, 65, 65)
+    large = nets.Net(*shape, dtype=f32, declared=Layout(channels_last(shape)))
+    y = large(Relu(), large(Add(), large(Mul(), large.x, large.weight(8, 1, 1)), large.weight(8, 1, 1)))
+    kernels, _, _ = large.optimized(large.conv(y, 8, 1), faster=None, signed="fuse_prologue")
+    assert len(kernels) == 1
+
+
+def test_a_scale_need_not_be() -> None:
+    net = Net()
+    kernels, done, _ = net.optimized(net.conv(net(Mul(), net.x, net.weight(2, 8, 1, 1))), faster=None)
+    assert len(kernels) == len(done) == 1
 
 
 def _refusal(net: Net, *outputs: Value) -> str:

@@ -82,6 +82,21 @@ def test_what_is_not_joined(apply, what):
     assert not any("concat" in kernel for kernel in kernels(outcome.graph))
 
 
+@pytest.mark.parametrize(("images", "size", "alone"), [(1, 35, False), (8, 12, False), (8, 13, True)])
+def test_many_pixels_must_be_measured(images: int, size: int, alone: bool) -> None:
+    net = Net(images, 3, size, size)
+    joined = net(Concat(1), net.conv(net.x, 4, 1), net.conv(net.x, 5, 3))
+    _, _, refused = net.optimized(net(Softmax(1), joined), signed="join_branches", faster=None)
+    assert refused == (
+        [
+            f"not done: 2 branches of a concat in one launch: 2 kernels become 1 (not measured), and of "
+            f"{images * size * size} pixels they were slower together"
+        ]
+        if alone
+        else []
+    )
+
+
 def test_the_judge_has_the_last_word(apply):
     net = _Net()
     joined = net.concat(net.conv(net.x, 4, 1), net.conv(net.x, 5, 3))

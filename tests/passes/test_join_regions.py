@@ -23,7 +23,9 @@ Outcome = tuple[list[str], list[str], list[str]]
 class Net(nets.Net):
     """What the rules of joined regions make of it."""
 
-    def optimized(self, *outputs: Value, faster: bool = True, tf32: bool = False, signed: str = "join") -> Outcome:
+    def optimized(
+        self, *outputs: Value, faster: bool | None = True, tf32: bool = False, signed: str = "join"
+    ) -> Outcome:
         return super().optimized(*outputs, faster=faster, tf32=tf32, signed=signed)
 
 
@@ -176,6 +178,16 @@ def test_a_separable_convolution_is_one_kernel() -> None:
     kernels, done, _ = net.optimized(y)
     assert kernels.count("conv+add+relu+conv+add+relu+add") == 1
     assert done == ["a depthwise convolution and the 1x1 convolution of it in one kernel: faster"]
+
+
+def test_a_separable_convolution_must_be_measured() -> None:
+    net = Net(2, 8, 6, 6)
+    y = net.conv(net.conv(net.conv(net.x, 16, 1), 16, 3, groups=16), 8, 1)
+    kernels, done, refused = net.optimized(y, faster=None, signed="join_separable")
+    assert kernels == ["conv+add+relu"] * 3 and not done
+    assert refused[0].endswith(
+        "2 kernels become 1 (not measured), and two were faster wherever whole networks were measured"
+    )
 
 
 def test_separable_convolutions_with_a_reader_in_between_or_a_large_window_stay() -> None:

@@ -99,3 +99,21 @@ def test_views_inside_what_is_cut_out_show_what_they_showed():
 def test_a_rule_can_be_left_out_by_name():
     with pytest.raises(OptionError, match=r"'nothing'; what can be left out is .*fuse_horizontal"):
         optimize(chain(1), PassContext(without=("nothing",)))
+
+
+def test_where_nothing_is_measured_a_doubt_is_enough() -> None:
+    graph = chain(2)
+    values = tuple(node.output for node in graph.nodes)
+
+    class Doubtful(JoinPairs):
+        def find(self, graph, context):
+            return [Match(values, "join both", "it may lose")]
+
+    context = PassContext()
+    judged(Doubtful())(graph, context)
+    assert len(graph.nodes) == 2
+    assert [d.text for d in context.report] == [
+        "not done: join both: 2 kernels become 1 (not measured), and it may lose"
+    ]
+    judged(Doubtful())(graph, PassContext(judge=gains(1.0)))
+    assert len(graph.nodes) == 1
