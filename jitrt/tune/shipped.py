@@ -72,13 +72,15 @@ class Table:
                 self._alike.setdefault(entry.likeness, []).append(entry)
 
     def advice(self, problem: Problem, target: Target) -> Advice:
-        """What to try first for a problem; nothing, if neither it nor one like it is in the table."""
+        """What to try first for a problem; nothing, if neither it nor one like it is in the table. What the table says
+        of the same with a bias is a first guess, no more."""
         if target.arch != self.arch or not self.entries:
             return Advice()
         itself = self._exact.get(key_of(problem))
-        found = self._alike.get(likeness(problem), []) if itself is None else [itself]
+        near = self._alike.get(likeness(problem), []) if itself is None else [itself]
+        found = near or self._alike.get(likeness(problem, biased=True), [])
         tactics = _in_turns([[tactic for tactic, _ in entry.tactics] for entry in found])
-        searched = {name for entry in found for name in entry.searched if target.name == self.device}
+        searched = {name for entry in near for name in entry.searched if target.name == self.device}
         return Advice(tuple(dict.fromkeys(tactics))[:MOST], frozenset(searched))
 
 
@@ -93,8 +95,9 @@ def key_of(problem: Problem) -> str:
     return digest(problem.key)[:16]
 
 
-def likeness(problem: Problem) -> str:
-    """A digest that problems share if the same tactics should suit them; empty for a problem without an anchor.
+def likeness(problem: Problem, *, biased: bool = False) -> str:
+    """A digest that problems share if the same tactics should suit them; empty for a problem without an anchor. With
+    `biased` that of the problem with a bias, or as it is if it has one.
 
     It is of the anchors, the shapes and types of what they read and give, the order of dimensions in memory, and
     whether 16 bytes can be loaded at a time; further, how many operands of other ops are as large as the result, and
@@ -106,7 +109,7 @@ def likeness(problem: Problem) -> str:
     others = [value.type.numel for value in problem.body.inputs if value in beside]
     full = problem.output.type.numel
     lines = [f"{a.op} {' '.join(_kind(v) for v in (*a.inputs, a.output))}" for a in problem.anchors]
-    large, small = sum(size >= full for size in others), any(size < full for size in others)
+    large, small = sum(size >= full for size in others), biased or any(size < full for size in others)
     lines.append(f"{_kind(problem.output)} {large} {small} {min(problem.alignment)}")
     return digest(*lines)[:16]
 

@@ -74,7 +74,7 @@ def test_names_do_not_matter() -> None:
 
 
 ALIKE = {"activation": {"activation": Sigmoid()}, "dtype at the ends": {"dtype": f32}}
-UNLIKE = {"channels": {"channels": 32}, "residual": {"residual": True}, "no bias": {"bias": False}}
+UNLIKE = {"channels": {"channels": 32}, "residual": {"residual": True}}
 
 
 @pytest.mark.parametrize("options", ALIKE.values(), ids=ALIKE)
@@ -88,6 +88,17 @@ def test_problems_of_one_likeness_share_tactics(options: dict[str, object]) -> N
 @pytest.mark.parametrize("options", UNLIKE.values(), ids=UNLIKE)
 def test_what_decides_the_time_is_missed(options: dict[str, object]) -> None:
     assert table_of(problem_of(), Tactic("conv2d", ())).advice(problem_of(**options), H200) == Advice()
+
+
+def test_what_won_with_a_bias_is_a_first_guess_without_one() -> None:
+    biased, plain, tactic = problem_of(), problem_of(bias=False), Tactic("conv2d", ())
+    assert likeness(biased) != likeness(plain)
+    assert likeness(biased) == likeness(biased, biased=True) == likeness(plain, biased=True)
+    assert table_of(biased, tactic).advice(plain, H200) == Advice((tactic,), frozenset())
+    assert table_of(plain, tactic).advice(biased, H200) == Advice()
+    own = Entry(key_of(plain), likeness(plain), "", (), ((Tactic("conv2d", (("n", 1),)), 1.0),))
+    both = Table(90, H200.name, "", (*table_of(biased, tactic).entries, own))
+    assert both.advice(plain, H200).tactics == own.tactics[0][:1]
 
 
 def test_slices_are_alike_unless_they_spoil_the_loads() -> None:
