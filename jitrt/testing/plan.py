@@ -35,6 +35,7 @@ from jitrt.kernels.base import (
     Zeros,
     templates,
 )
+from jitrt.passes.base import Judge, fewer_kernels
 from jitrt.plan.schema import Plan, PlanFile
 from jitrt.plan.verify import check_plan
 from jitrt.planner import Options
@@ -144,12 +145,14 @@ def plan_interpreted(
     target: Target = TARGETS[90],
     structure: object = None,
     pick: Pick = lambda candidates: candidates[0],
+    judge: Judge = fewer_kernels,
 ) -> Planned:
-    """The plan of a graph with the tactics that `pick` chooses, the likeliest if it is left out; nothing is compiled.
+    """The plan of a graph with the tactics that `pick` chooses, the likeliest if it is left out, and the rewrites that
+    `judge` is for; nothing is compiled.
 
     Raises what a build raises, and PlanError if the runtime would refuse the plan.
     """
-    optimized = compiler.optimize_graph(graph, options, target=target)
+    optimized = compiler.optimize_graph(graph, options, target=target, judge=judge)
     problems = planner.problems_of(optimized.graph)
     choices = []
     for number, problem in enumerate(problems):

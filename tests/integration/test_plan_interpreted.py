@@ -22,6 +22,7 @@ from jitrt.frontend.torch import import_torch
 from jitrt.plan.schema import Plan
 from jitrt.runtime.loaded import nester
 from jitrt.testing import plan_interpreted
+from tests.passes.nets import verdict
 
 BOUNDS = {"fp32": 1e-5, "fp16": 5e-3, "bf16": 4e-2}
 
@@ -330,12 +331,11 @@ def check(
     parallel: bool = True,
     without: tuple[str, ...] = (),
 ) -> Plan:
-    """Run a model's plan and compare every result with PyTorch's in float32."""
+    """Run a model's plan, with all that rules may do, and compare every result with PyTorch's in float32."""
     model.eval()
     imported = import_torch(model, inputs)
-    planned = plan_interpreted(
-        imported.graph, Options(precision, parallel=parallel, without=without), structure=imported.structure
-    )
+    options = Options(precision, parallel=parallel, without=without)
+    planned = plan_interpreted(imported.graph, options, structure=imported.structure, judge=verdict(True))
     outputs = planned.run([tensor.numpy() for tensor in inputs], seed=1)
     with torch.no_grad():
         expected = leaves(model(*inputs))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from jitrt.graph import TensorType, Value, f16, f32
 from jitrt.graph.ops import (
     AdaptiveAvgPool,
@@ -123,6 +125,15 @@ def test_a_convolution_and_its_pool_are_one_kernel() -> None:
     kernels, done, refused = net.optimized(net.conv(net(AvgPool((2, 2), (2, 2), (0, 0)), net.conv(y, 16, 3)), 8, 1))
     assert kernels == ["conv+add+relu+max_pool", "conv+add+relu+avg_pool", "conv+add+relu"]
     assert done == ["a convolution and its pool in one kernel: faster"] * 2 and not refused
+
+
+@pytest.mark.parametrize(("images", "alone"), [(1, False), (2, True), (127, True), (128, False)])
+def test_a_pool_of_some_images_must_be_measured(images: int, alone: bool) -> None:
+    net = Net(images, 3, 4, 4)
+    y = net.conv(net.conv(net.x, 16, 1), 16, 3)
+    kernels, _, refused = net.optimized(net(HALVES, y), faster=None)
+    assert len(kernels) == 2 + alone
+    assert [f"{images} images two were faster" in text for text in refused] == [True] * alone
 
 
 def test_what_follows_the_pool_comes_along() -> None:
