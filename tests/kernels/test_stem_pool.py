@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from jitrt.codegen.overlap import least_shared
 from jitrt.codegen.target import TARGETS
 from jitrt.graph import DType, Graph, Layout, TensorType, bf16, f16, f32
 from jitrt.graph.graph import Node
@@ -121,7 +122,9 @@ def test_compiles_without_spills(batch: int) -> None:
     template, problem = StemPoolTemplate(), stem((batch, 3, 224, 224), 64)
     compiles(problem, template, config(32, 2))
     built = compiles(problem, template, config(64, 14), targets=(90,))[1]
-    assert 2 * 4 * 32 * built.registers <= 65536 and 2 * built.shared_bytes <= TARGETS[90].shared, "two share an SM"
+    two = 2 * 4 * 32 * built.registers <= 65536 and 2 * built.shared_bytes <= TARGETS[90].shared
+    alone = built.shared_bytes == least_shared(1, TARGETS[90])
+    assert alone if batch == 1 else two, "two share an SM, but where all run at once"
 
 
 @pytest.mark.parametrize("size", [224, 227])
