@@ -33,8 +33,8 @@ _PARAMETER = re.compile(r"\.param\s[^,\n]*?(\w+)(?:\[\d+\])?\s*[,\n]")
 
 def together(call: KernelCall, shared: int, target: Target) -> int:
     """How many programs share an SM if all run at once, with `shared` bytes of shared memory each; 0 if some must wait
-    for others, if they are too many, or if the kernel does not wait for its predecessor by itself."""
-    if not call.dependent:
+    for others, if they are too many or clusters, or if the kernel does not wait for its predecessor by itself."""
+    if not call.dependent or call.options.get("num_ctas", 1) > 1:
         return 0
     count = -(-call.grid[0] * call.grid[1] * call.grid[2] // target.sms)
     threads = 32 * call.num_warps * count

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -78,6 +79,7 @@ def _own_cache(tmp_path: Path) -> Iterator[None]:
         (call(264, 8), 0, 0),  # nor if each thread has 255 registers
         (call(265, 4), 0, 0),
         (call(1, dependent=False), 0, 0),
+        (replace(call(1), options={"num_ctas": 2}), 0, 0),
     ],
 )
 def test_programs_that_run_at_once(launch: KernelCall, shared: int, count: int) -> None:
