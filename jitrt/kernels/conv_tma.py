@@ -40,8 +40,7 @@ _KEPT = 24  # candidates
 _WORTH = 1.1  # times conv2d's estimate
 _RESERVED = 2048  # bytes of shared memory for barriers and alignment
 _MOST_STAGES = 12
-_AHEAD = 8 * 64 * 64  # elements of tiles whose blocks, of w and of x, are under way, and the blocks at least
-_LEAST_AHEAD = 6
+_AHEAD, _LEAST_AHEAD = 8 * 64 * 64, 6  # blocks needed under way: times a tile's elements, and at least
 _LONG_ELEMENTS = 64  # of a thread, where the epilogue is long
 _REGISTERS = 65536
 _MOST_EXTENT = 256  # of a box, as a tensor map has it
@@ -165,8 +164,8 @@ def best_seconds(shape: Shape, target: Target) -> float:
 
 
 def _ranked(shape: Shape, target: Target) -> list[tuple[float, Config]]:
-    """(estimated seconds, configuration), cheapest first."""
-    ranked = [(seconds(work_of(shape, config, target), target), config) for config in _space(shape, target)]
+    """(estimated seconds, configuration), cheapest first. The estimate is fitted to as many blocks under way as fit."""
+    ranked = [(seconds(work_of(shape, config, target), target), _needed(config)) for config in _space(shape, target)]
     return sorted(ranked, key=lambda pair: pair[0])
 
 
@@ -233,17 +232,26 @@ def _sharing(shape: Shape) -> list[tuple[int, bool]]:
 
 
 def _stages(shape: Shape, config: Config, room: int) -> tuple[int, int] | None:
-    """Blocks of x and of w under way that fit into `room`: of x for a tap more than of w. More than are needed while
-    others come only delay the first ones: 3 and 8 blocks for 14x14 pixels, not 11 and 12, made ResNet-152, batch 8, 813
-    us instead of 853; 8 and 8 835, 4 and 8 816, 3 and 6 833, 2 and 6 841."""
+    """Blocks of x and of w that fit into `room`, as many as possible of that of which there are fewer."""
     x, w, group = x_block(config), w_block(config), config["GROUP"]
     if config["RESIDENT"]:
         stages = min(_MOST_STAGES, (room - w * shape.taps * steps_of(shape)) // x)
         return (stages, 1) if stages >= 2 else None
-    most = min(_MOST_STAGES, max(_LEAST_AHEAD, group, _AHEAD // (math.prod(box_of(config)) * config["BLOCK_N"])))
-    pairs = ((stages, min(most, (room - stages * x) // w)) for stages in range(2, most + 1))
+    pairs = ((stages, min(_MOST_STAGES, (room - stages * x) // w)) for stages in range(2, _MOST_STAGES + 1))
     fitting = [pair for pair in pairs if pair[1] >= max(2, group)]
-    return max(fitting, key=lambda pair: (min(pair[0] * group - 1, pair[1]), -pair[0]), default=None)
+    return max(fitting, key=lambda pair: (min(pair[0] * group, pair[1]), math.prod(pair)), default=None)
+
+
+def _needed(config: Config) -> Config:
+    """With no more blocks of w, and of x for a tap more, than are needed while others come: the rest would only delay
+    the first ones. 3 and 8 blocks for 14x14 pixels, not 11 and 12, made ResNet-152, batch 8, 813 us instead of 853; 8
+    and 8 835, 4 and 8 816, 3 and 6 833, 2 and 6 841."""
+    if config["RESIDENT"]:
+        return config
+    group, tile = config["GROUP"], math.prod(box_of(config)) * config["BLOCK_N"]
+    most = max(_LEAST_AHEAD, group, _AHEAD // tile)
+    w = min(config["W_STAGES"], most)
+    return {**config, "STAGES": min(config["STAGES"], most, w // group + 1), "W_STAGES": w}
 
 
 @lru_cache(maxsize=256)

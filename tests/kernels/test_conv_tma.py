@@ -21,6 +21,7 @@ from jitrt.kernels.conv_tma_cost import box_of, units_of
 from jitrt.kernels.conv_tma_shape import Pixels, refuse_body, shape_of
 from jitrt.testing import compiles
 from jitrt.tune.candidates import candidates_of
+from jitrt.tune.shipped import shipped
 from tests.kernels.convolutions import conv_problem
 from tests.kernels.pointwise_products import linear_problem, pointwise_problem
 
@@ -235,3 +236,16 @@ def test_what_cannot_be_lowered(monkeypatch: pytest.MonkeyPatch) -> None:
     assert refuse_body(linear_problem((4, 8), 8).body) is not None
     monkeypatch.setattr(conv_tma, "LACKING", "this Triton's Gluon has no warp specialisation")
     assert "no warp specialisation" in reason(problem)
+
+
+def test_no_more_is_under_way_than_is_needed() -> None:
+    """What made ResNet-152 faster is on offer: the estimate does not hold it against a candidate that it loads less."""
+    offered = TEMPLATE.candidates(posed((8, 256, 14, 14), 256), H200)
+    shared = [c for c in offered if (c["GROUP"], c["BLOCK_N"], c["LINES"], c["IMAGES"]) == (3, 64, 8, 8)]
+    assert {(c["STAGES"], c["W_STAGES"]) for c in shared if not c["RESIDENT"]} == {(3, 8)}
+
+
+def test_the_shipped_table_has_stages_that_are_on_offer() -> None:
+    tactics = [tactic for entry in shipped(90).entries for tactic, _ in entry.tactics if tactic.template == "conv_tma"]
+    assert len(tactics) > 50
+    assert [tactic for tactic in tactics if conv_tma._needed(dict(tactic.config)) != dict(tactic.config)] == []
