@@ -23,6 +23,7 @@ from jitrt.kernels.conv_pointwise_load import load_v, load_w, load_x
 from jitrt.kernels.conv_tma_multiply import sum_over_taps
 from jitrt.kernels.conv_tma_walk import place_of
 from jitrt.kernels.gemm_tma_kernel import LACKING
+from jitrt.kernels.x_ring import ring_of
 
 if LACKING is None:
     from jitrt.kernels.gemm_tma_kernel import (
@@ -158,11 +159,9 @@ def conv_pointwise(
     FETCH: gl.constexpr,
     FINISH: gl.constexpr,
 ):  # fmt: skip
-    LINES: gl.constexpr = BOX[0] + GROUP - 1
-    line: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BOX[1] * BOX[2], BLOCK_K], x.dtype)
     right: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_C, BLOCK_K], v.dtype)
     KEPT: gl.constexpr = FILTER[0] * FILTER[1] * STEPS if V_RESIDENT else V_STAGES
-    xs = gl.allocate_shared_memory(x.dtype, [STAGES * LINES, BOX[1] * BOX[2], BLOCK_K], line)
+    xs = ring_of(x, STAGES, BOX, GROUP)
     vs = gl.allocate_shared_memory(v.dtype, [KEPT, BLOCK_C, BLOCK_K], right)
     ws = gl.allocate_shared_memory(w.dtype, [W_STAGES, BLOCK_N, BLOCK_C], w.layout)
     ys = gl.allocate_shared_memory(y.dtype, [CONSUMERS * BUFFERS] + y.block_type.shape, y.layout)  # noqa: RUF005

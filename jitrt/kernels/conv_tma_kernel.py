@@ -26,6 +26,7 @@ from jitrt.kernels.conv_tma_multiply import sum_over_taps
 from jitrt.kernels.conv_tma_sum import hand_in, sum_of
 from jitrt.kernels.conv_tma_walk import unit_of
 from jitrt.kernels.gemm_tma_kernel import LACKING
+from jitrt.kernels.x_ring import ring_of
 
 if LACKING is None:
     from jitrt.kernels.gemm_tma_kernel import (
@@ -154,11 +155,9 @@ def conv_tma(
     FETCH: gl.constexpr,
     FINISH: gl.constexpr,
 ):  # fmt: skip
-    LINES: gl.constexpr = BOX[0] + GROUP - 1
-    line: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BOX[1] * BOX[2], BLOCK_K], x.dtype)
     right: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_N, BLOCK_K], w.dtype)
     HELD: gl.constexpr = FILTER[0] * FILTER[1] * STEPS if RESIDENT else W_STAGES
-    xs = gl.allocate_shared_memory(x.dtype, [STAGES * LINES, BOX[1] * BOX[2], BLOCK_K], line)
+    xs = ring_of(x, STAGES, BOX, GROUP)
     ws = gl.allocate_shared_memory(w.dtype, [HELD, BLOCK_N, BLOCK_K], right)
     ys = gl.allocate_shared_memory(y.dtype, [CONSUMERS * BUFFERS] + y.block_type.shape, y.layout)  # noqa: RUF005
     full = gl.allocate_shared_memory(gl.int64, [STAGES, 1], mbarrier.MBarrierLayout())

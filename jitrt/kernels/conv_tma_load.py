@@ -8,6 +8,7 @@ from triton.experimental.gluon import language as gl
 
 from jitrt.kernels.conv_tma_walk import block_of, unit_of
 from jitrt.kernels.gemm_tma_kernel import LACKING
+from jitrt.kernels.x_ring import load_block
 
 if LACKING is None:
     from jitrt.kernels.gemm_tma_kernel import copy_in, mbarrier
@@ -23,7 +24,6 @@ def load_x(
     DEPENDENT: gl.constexpr,
 ):  # fmt: skip
     """Loads of x and of the residual, in the order the consumers need them."""
-    LINES: gl.constexpr = BOX[0] + GROUP - 1
     if DEPENDENT:
         tl.extra.cuda.gdc_launch_dependents()  # all programs run at once: nothing of theirs is taken
         tl.extra.cuda.gdc_wait()
@@ -37,10 +37,8 @@ def load_x(
             r, s, k = block_of(number, line, column, BOX, SIZE, OUT, FILTER, STRIDE, PADDING, STEPS, GROUP, SKIP)
             slot = block % STAGES
             mbarrier.wait(free.index(slot), (block // STAGES & 1) ^ 1)
-            mbarrier.expect(full.index(slot), x.block_type.nbytes // BOX[0] * LINES)
-            into = xs.index(slot * LINES)._reinterpret(x.dtype, x.block_type.shape, x.layout)
             place = [line * STRIDE[0] + r - PADDING[0], image, column * STRIDE[1] + s - PADDING[1], k * BLOCK_K]
-            copy_in(x, place, full.index(slot), into)
+            load_block(x, place, full, xs, slot, BOX, GROUP)
             block += 1
         if HANDED:
             count = turn // CONSUMERS

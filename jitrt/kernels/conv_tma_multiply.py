@@ -6,6 +6,7 @@ from triton.experimental import gluon
 from triton.experimental.gluon import language as gl
 
 from jitrt.kernels.gemm_tma_kernel import LACKING
+from jitrt.kernels.x_ring import lines_from
 
 if LACKING is None:
     from jitrt.kernels.gemm_tma_kernel import mbarrier, warpgroup_mma, warpgroup_mma_init, warpgroup_mma_wait
@@ -20,11 +21,9 @@ def sum_over_taps(
     """The sum of a tile's `blocks` products from x's block number `block` on, by consumer WHICH whose turn it is: the
     other's turn begins when the last product is under way. GROUP rows of the filter share a block of x."""
     BLOCK_M: gl.constexpr = BOX[0] * BOX[1] * BOX[2]
-    LINES: gl.constexpr = BOX[0] + GROUP - 1
     mma: gl.constexpr = gl.NVMMADistributedLayout(
         version=[3, 0], warps_per_cta=[WARPS, 1], instr_shape=[16, BLOCK_N, 16]
     )
-    left_layout: gl.constexpr = gl.NVMMASharedLayout.get_default_for([BLOCK_M, BLOCK_K], xs.dtype)
     acc = warpgroup_mma_init(gl.zeros([BLOCK_M, BLOCK_N], gl.float32, mma))
     for number in range(blocks):
         slot = (block + number) % STAGES
@@ -36,7 +35,7 @@ def sum_over_taps(
                 w_block = (block + number) * GROUP + g
                 right = ws.index(w_block % W_STAGES)
                 mbarrier.wait(w_full.index(w_block % W_STAGES), w_block // W_STAGES & 1)
-            left = xs.index(slot * LINES + g)._reinterpret(xs.dtype, [BLOCK_M, BLOCK_K], left_layout)
+            left = lines_from(xs, slot, g, BOX, GROUP)
             acc = warpgroup_mma(left, right.permute((1, 0)), acc, is_async=True)
             # Once at most one product is under way, the blocks of the one before are free.
             acc = warpgroup_mma_init(warpgroup_mma_wait(num_outstanding=1, deps=(acc,)))

@@ -15,6 +15,7 @@ from jitrt.graph.ops import Conv
 from jitrt.graph.types import TensorType
 from jitrt.kernels.base import Problem, anchor_of
 from jitrt.kernels.conv_shape import output_space, refuse_conv
+from jitrt.kernels.gemm_tma_kernel import ANY_VIEW
 from jitrt.kernels.gemm_tma_shape import epilogue_of, is_long
 
 _DTYPES = (DType.f16, DType.bf16)
@@ -123,6 +124,8 @@ class Shape:
         """Why the rows of the filter cannot share blocks of x, or None."""
         if self.stride[0] != 1:
             return "lines that are left out are not there for other rows of the filter"
+        if not ANY_VIEW:
+            return "since Triton 3.8 Gluon lets a kernel see no more lines of a block than it was made of"
         if box[1] * box[2] % _ROW:
             return f"a line of {box[1] * box[2]} pixels ends inside the swizzle of shared memory"
         return None

@@ -31,6 +31,9 @@ try:
 except (ImportError, AttributeError) as error:
     LACKING = f"this Triton's Gluon has no warp specialisation as the kernel needs it: {error}"
 
+ANY_VIEW = LACKING is None and not hasattr(tma, "async_load")
+"""Whether a kernel may see any part of shared memory in any shape, as before Triton 3.8."""
+
 
 @gluon.jit
 def _walk(UNITS: gl.constexpr, SLICES: gl.constexpr, RESIDENT: gl.constexpr):

@@ -14,7 +14,7 @@ import pytest
 from jitrt.codegen.target import TARGETS
 from jitrt.errors import KernelError
 from jitrt.graph import f32
-from jitrt.kernels import conv_tma
+from jitrt.kernels import conv_tma, conv_tma_shape
 from jitrt.kernels.base import Descriptor, Problem, templates
 from jitrt.kernels.conv_tma import ConvTma, refuse_split
 from jitrt.kernels.conv_tma_cost import box_of, units_of
@@ -164,6 +164,13 @@ def test_rows_that_share_x_need_lines_that_fill_the_swizzle() -> None:
     assert shape.refuse_group((4, 8, 4)) is None
     assert "ends inside the swizzle" in (shape.refuse_group((16, 1, 4)) or "")
     assert "left out" in (shape_of(PROBLEMS["stride 2"]).refuse_group((4, 8, 4)) or "")
+
+
+def test_since_triton_3_8_rows_share_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(conv_tma_shape, "ANY_VIEW", False)
+    assert "since Triton 3.8" in (shape_of(PROBLEMS["128 at 28"]).refuse_group((4, 8, 4)) or "")
+    candidates = ConvTma().candidates(PROBLEMS["128 at 28"], TARGETS[90])
+    assert candidates and {config["GROUP"] for config in candidates} == {1}
 
 
 def test_what_is_loaded() -> None:
