@@ -103,6 +103,7 @@ class _Child:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 env=environment({"TRITON_INTERPRET": "1", "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)}),
+                start_new_session=True,  # Ctrl-C is for the parent
             )
         assert self._process.stdin is not None and self._process.stdout is not None
         try:
@@ -112,6 +113,10 @@ class _Child:
             answer: tuple[bool, Any] = pickle.load(self._process.stdout)
         except (EOFError, OSError):
             return False, f"the interpreter process died with exit status {self._process.wait()}"
+        except BaseException:  # Ctrl-C: an answer that is late must not be taken for the next one's
+            self._process.kill()
+            self._process.wait()
+            raise
         return answer
 
     def close(self) -> None:

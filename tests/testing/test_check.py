@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import threading
 from collections.abc import Sequence
 from dataclasses import replace
 
@@ -17,7 +19,7 @@ from jitrt.graph import Graph, TensorType, bf16, f16, f32, i32, interpret
 from jitrt.graph.ops import Add, Relu
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Tactic, Template, Workspace, Zeros
 from jitrt.kernels.pointwise import Pointwise
-from jitrt.testing import check_problem, compiles, make_problem, random_operands, run_interpreted
+from jitrt.testing import check_problem, compiles, interpreter, make_problem, random_operands, run_interpreted
 
 
 @triton.jit
@@ -148,6 +150,24 @@ def test_run_interpreted_returns_the_output() -> None:
     config = Pointwise().candidates(problem, TARGETS[90])[0]
     got = run_interpreted(problem, Tactic.make(Pointwise(), config), arrays)
     np.testing.assert_array_equal(got, interpret(g, arrays)[0])
+
+
+def test_an_interrupted_run_is_not_the_answer_to_the_next() -> None:
+    """After Ctrl-C, as in a notebook: what the interpreter would have answered is not taken for something else's."""
+    g = Graph()
+    g.mark_output(g.add(Relu(), g.add_input("x", TensorType(f32, (2, 3)))))
+    problem = make_problem(g)
+    tactic = Tactic.make(Pointwise(), Pointwise().candidates(problem, TARGETS[90])[0])
+    ones, twos = (np.full((2, 3), n, np.float32) for n in (1, 2))
+    run_interpreted(problem, tactic, [ones])
+    process = interpreter._child()._process
+    assert process is not None and os.getpgid(process.pid) != os.getpgid(0)
+    process.send_signal(signal.SIGSTOP)  # so that it answers late
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        run_interpreted(problem, tactic, [ones])
+    process.send_signal(signal.SIGCONT)
+    np.testing.assert_array_equal(run_interpreted(problem, tactic, [twos]), twos)
 
 
 def test_operands_of_stride_zero_repeat_one_element() -> None:

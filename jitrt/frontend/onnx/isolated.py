@@ -60,6 +60,9 @@ class _Worker:
                 reply = read(process.stdout) if ready else None
             except BrokenPipeError:
                 reply = None
+            except BaseException:  # Ctrl-C: an answer that is late must not be taken for the next one's
+                self.stop()
+                raise
             if reply is None:
                 self.stop()
                 raise Unsupported("ONNX's own code crashes on it, or does not come to an end")
@@ -75,6 +78,7 @@ class _Worker:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.DEVNULL,
+                start_new_session=True,  # Ctrl-C is for the parent
             )
             self.owner = os.getpid()
         return self.process

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import os
+import signal
+import threading
 from collections.abc import Iterator
 from contextlib import suppress
 
@@ -85,6 +87,22 @@ def test_a_process_that_died_meanwhile(fresh: isolated._Worker) -> None:
     with pytest.raises(Unsupported, match="crashes on it"):
         fresh.ask(bytes(1 << 20))
     assert fresh.started().pid != process.pid
+
+
+def test_an_interrupted_question_is_not_answered_to_the_next(
+    fresh: isolated._Worker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(isolated, "_WORKER", fresh)
+    os.kill(fresh.started().pid, signal.SIGSTOP)  # so that it answers late
+    threading.Timer(0.1, os.kill, (os.getpid(), signal.SIGINT)).start()
+    with pytest.raises(KeyboardInterrupt):
+        isolated.inferred(layer_norm(0))
+    assert fresh.process is None
+    test_types_are_inferred()
+
+
+def test_ctrl_c_is_for_the_process_that_asks(fresh: isolated._Worker) -> None:
+    assert os.getpgid(fresh.started().pid) != os.getpgid(0)
 
 
 def test_a_forked_process_starts_its_own(fresh: isolated._Worker, monkeypatch: pytest.MonkeyPatch) -> None:
