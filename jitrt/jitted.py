@@ -19,6 +19,7 @@ from torch import nn
 from jitrt.errors import GradientError, JitrtWarning, NoGpuError, OptionError
 from jitrt.frontend.torch import import_torch
 from jitrt.frontend.torch.arrays import as_tensor, is_tensor
+from jitrt.frontend.torch.autocast import ambient
 from jitrt.frontend.torch.capture import is_tracing
 from jitrt.frontend.tree import Call, flatten
 from jitrt.request import Request
@@ -68,7 +69,7 @@ class Specialisations:
             leaves, nesting = tree.leaves, tree.key
         if torch.is_grad_enabled():
             _refuse_gradients(leaves)
-        key = (nesting, tuple(map(signature, leaves)), getattr(subject, "training", None))
+        key = (nesting, tuple(map(signature, leaves)), getattr(subject, "training", None), ambient())
         entry = self._find(key)
         if entry is None:
             if self._must_run_original(subject, leaves):

@@ -39,6 +39,7 @@ from jitrt.errors import (
     TrainingModeError,
     UnsupportedOpError,
 )
+from jitrt.frontend.torch.autocast import ambient, enter, leave
 from jitrt.frontend.torch.capture import capture
 from jitrt.frontend.torch.importer import import_capture
 from jitrt.graph import Graph
@@ -112,7 +113,8 @@ class _Compiled:
         if torch.is_grad_enabled():
             self._refuse_gradients(args)
         weights = [args[i] for i in self._weights]
-        key = (_identity(weights), tuple(_part_of_key(self._roles[i], args[i]) for i in self._others))
+        others = tuple(_part_of_key(self._roles[i], args[i]) for i in self._others)
+        key = (_identity(weights), others, ambient())
         with self._lock:
             if key in self._runs:
                 self._runs.move_to_end(key)
@@ -237,8 +239,13 @@ def specialise(module: fx.GraphModule, roles: Sequence[Role], args: Sequence[Any
         elif _is_item(node) and not isinstance(values[node.args[0]], fx.Node):
             values[node] = values[node.args[0]]
         elif node.op != "placeholder":
-            values[node] = graph.node_copy(node, values.__getitem__)
+            values[node] = copy = graph.node_copy(node, values.__getitem__)
+            copy.target = _TRACEABLE.get(copy.target, copy.target)
     return fx.GraphModule(root, graph), indices
+
+
+# Dynamo writes a region's begin and end as calls that torch.export would only note down, and not do.
+_TRACEABLE: dict[Any, Any] = {torch.amp._enter_autocast: enter, torch.amp._exit_autocast: leave}
 
 
 def _weight_name(node: fx.Node) -> str:

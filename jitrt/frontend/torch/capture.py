@@ -20,6 +20,7 @@ from torch import nn
 
 from jitrt.errors import ImportFailure
 from jitrt.frontend.torch.arrays import as_tensor, is_tensor
+from jitrt.frontend.torch.autocast import ambient, entered
 from jitrt.frontend.torch.locations import recording, run_user_code, users_line
 from jitrt.frontend.tree import Call, Tree, flatten
 
@@ -52,7 +53,7 @@ def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     tensors = tuple(_on_device(as_tensor(leaf), leaf, traced.device) for leaf in inputs.leaves)
     _same_device(traced, tensors, model)
     try:
-        with _as_tracing(), torch.no_grad(), recording(), _quiet():
+        with _as_tracing(), torch.no_grad(), entered({}), recording(), _quiet():
             program = torch.export.export(traced, tensors, strict=False)
     except ImportFailure:
         raise
@@ -109,6 +110,7 @@ class _Traced(nn.Module):
         self.training = False
         self.results = _Results()
         self._inputs = inputs
+        self._autocast = dict(ambient())  # as a region inside the trace, where it leaves its mark
         # Interpreted, a graph module's nodes pass on the source lines they know. (And nothing here may be the model
         # itself: it would become a submodule of that name.)
         call = torch.fx.Interpreter(model).run if isinstance(model, torch.fx.GraphModule) else model
@@ -129,7 +131,8 @@ class _Traced(nn.Module):
 
     def forward(self, *tensors: torch.Tensor) -> tuple[torch.Tensor, ...]:
         args, kwargs = self._inputs.build(tensors)
-        result = self._call(args, kwargs)
+        with entered(self._autocast):
+            result = self._call(args, kwargs)
         outputs = flatten(result, lambda x: isinstance(x, torch.Tensor))
         self.results.append(replace(outputs, leaves=()))
         return outputs.leaves

@@ -12,10 +12,12 @@ from torch._decomp import decomposition_table
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from jitrt.frontend.torch.autocast import Regions, entered
 
-def decompose(node: torch.fx.Node) -> torch.fx.GraphModule | None:
-    """The graph of an operator node, from its input nodes (`node.all_input_nodes`, in order) to its results; None if
-    PyTorch does not say what the operator is made of."""
+
+def decompose(node: torch.fx.Node, regions: Regions) -> torch.fx.GraphModule | None:
+    """The graph of an operator node, from its input nodes (`node.all_input_nodes`, in order) to its results, with the
+    casts of the autocast regions it lies in; None if PyTorch does not say what the operator is made of."""
     target, operands = node.target, node.all_input_nodes
     if not isinstance(target, torch._ops.OpOverload):
         return None
@@ -36,7 +38,7 @@ def decompose(node: torch.fx.Node) -> torch.fx.GraphModule | None:
 
     # This operator alone: those it is made of may have importers.
     table = {target: decomposition_table[target]} if target in decomposition_table else {}
-    with torch.no_grad(), mode:
+    with torch.no_grad(), entered(regions), mode:
         graph: torch.fx.GraphModule = make_fx(call, decomposition_table=table)(*examples)
     if any(inner.target is target for inner in graph.graph.nodes):
         return None  # it is made of itself

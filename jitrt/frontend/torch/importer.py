@@ -16,6 +16,7 @@ import torch
 
 from jitrt.errors import ImportFailure, UnsupportedOpError
 from jitrt.frontend.torch.arrays import DTYPES, dtype_of, is_tensor, to_numpy
+from jitrt.frontend.torch.autocast import Regions, cast_to
 from jitrt.frontend.torch.capture import Capture, capture
 from jitrt.frontend.torch.context import Context, type_of
 from jitrt.frontend.torch.decompose import decompose
@@ -23,11 +24,11 @@ from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
 from jitrt.frontend.torch.scope import Scope
 from jitrt.frontend.tree import Tree, flatten
-from jitrt.graph import Graph, Layout, TensorType, Value, f32, verify
+from jitrt.graph import Graph, Layout, TensorType, Value, bf16, f16, f32, verify
 from jitrt.graph.graph import is_name
 from jitrt.graph.types import channels_last
 
-_SET_GRAD = "wrap_with_set_grad_enabled"
+_SET_GRAD, _AUTOCAST = "wrap_with_set_grad_enabled", "wrap_with_autocast"
 
 
 @dataclass(frozen=True)
@@ -156,6 +157,7 @@ class Importer:
         self.graph = graph
         self.ctx = Context(graph)
         self._outer = ""  # where the operator stands that is being taken apart
+        self._regions: Regions = {}  # of autocast
         self._constants: dict[object, Value] = {}
         self.unsupported: list[Stranger] = []
         self._refusals: list[str] = []
@@ -233,15 +235,17 @@ class Importer:
         if node.target is operator.getitem:
             scope.bind(node, self._item(node, *cast(tuple[Sequence[Any], int], args)))
             return
-        if getattr(node.target, "__name__", "") == _SET_GRAD:
-            scope.bind(node, self._inline(scope, node))
+        block = str(getattr(node.target, "__name__", ""))
+        if block in (_SET_GRAD, _AUTOCAST):
+            inlined = self._inline(scope, node, 1) if block == _SET_GRAD else self._inline_autocast(scope, node)
+            scope.bind(node, inlined)
             return
         if any(_depends_on_values(read.meta.get("val")) for read in node.all_input_nodes):
             self.unsupported.append(Stranger(node, str(node.target), ctx.loc, follows=True))
             scope.bind(node, _stand_in(node.meta.get("val")))
             return
         importer = importer_of(node.target)
-        if importer is None and (made_of := decompose(node)) is not None:
+        if importer is None and (made_of := decompose(node, self._regions)) is not None:
             scope.bind(node, self._take_apart(scope, node, made_of))
             return
         try:
@@ -249,7 +253,7 @@ class Importer:
                 raise Unsupported("")
             if ctx.out is not None and ctx.out.dtype not in DTYPES:
                 raise Unsupported(f"making {ctx.out.dtype}")
-            result = importer(ctx, *args, **kwargs)
+            result = importer(ctx, *self._autocast(node, args), **self._autocast(node, kwargs))
             if writes_first_operand(node.target) and not _only_relabels(node.target):
                 result = self._write(scope, node, result)
         except Unsupported as reason:
@@ -271,17 +275,40 @@ class Importer:
     def _take_apart(self, scope: Scope, node: torch.fx.Node, made_of: torch.fx.GraphModule) -> Any:
         """The results of an operator without an importer: those of the operators it is made of."""
         arguments = [(self._resolve(scope, x), scope.storage(x)) for x in node.all_input_nodes]
-        strangers, outer, self._outer = len(self.unsupported), self._outer, self.ctx.loc
+        strangers, outer, regions = len(self.unsupported), self._outer, self._regions
+        self._outer, self._regions = self.ctx.loc, {}  # casts are among the parts
         results = self.run(made_of, arguments, scope)
-        where, self._outer = self._outer, outer
+        where, self._outer, self._regions = self._outer, outer, regions
         if len(self.unsupported) > strangers:
             parts = ", ".join(dict.fromkeys(found.operator for found in self.unsupported[strangers:]))
             self.unsupported[strangers:] = [Stranger(node, f"{node.target} (made of {parts})", where)]
         return results if isinstance(node.meta.get("val"), (tuple, list)) else results[0]
 
-    def _inline(self, scope: Scope, node: torch.fx.Node) -> list[Any]:
-        """A `with torch.no_grad():` block: its nodes, as if they stood here."""
-        _, submodule, *operands = node.args
+    def _inline_autocast(self, scope: Scope, node: torch.fx.Node) -> list[Any]:
+        """A `with torch.autocast(...):` block, its casts made explicit."""
+        device, dtype, enabled = cast(tuple[str, torch.dtype, bool], node.args[:3])
+        outer = self._regions
+        others = {other: chosen for other, chosen in outer.items() if other != device}
+        self._regions = {**others, device: dtype} if enabled else others
+        results = self._inline(scope, node, 4)
+        self._regions = outer
+        return results
+
+    def _autocast(self, node: torch.fx.Node, operands: Any) -> Any:
+        """The operands of an operator as the autocast region around it casts them."""
+        dtype = cast_to(node, self._regions) if self._regions else None
+        if dtype is None:
+            return operands
+
+        def one(x: Any) -> Any:
+            floating = isinstance(x, Value) and x.type.dtype in _AUTOCAST_FROM
+            return self.ctx.operand(x, DTYPES[dtype]) if floating else x
+
+        return torch.fx.node.map_aggregate(operands, one)
+
+    def _inline(self, scope: Scope, node: torch.fx.Node, options: int) -> list[Any]:
+        """A block such as `with torch.no_grad():`, its nodes as if they stood here; its options come first."""
+        submodule, *operands = node.args[options:]
         body = self._resolve(scope, submodule)  # type: ignore[arg-type]
         arguments = [(self._resolve(scope, x), scope.storage(x)) for x in operands]  # type: ignore[arg-type]
         return self.run(body, arguments, scope)
@@ -321,6 +348,7 @@ def _only_relabels(target: object) -> bool:
     return str(target).split(".")[1].removesuffix("_") in _RELABELS
 
 
+_AUTOCAST_FROM = (f32, f16, bf16)
 _RELABELS = ("detach", "squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims")
 
 

@@ -366,18 +366,12 @@ REFUSED = {
     "threshold=1": lambda x: F.softplus(x, 1, 1),
     "antialias=True": lambda x: F.interpolate(x, size=(7, 7), mode="bilinear", antialias=True),
     "fewer elements than its correction": lambda x: x[:1].var(0),
-    "wrap_with_autocast": lambda x: in_autocast(x),
     "step=2": lambda x: torch.slice_scatter(x, x[:, :, ::2], 2, 0, 6, 2),
     "scatter.src of rank 0": lambda x: x[0, 0, 0, 0].scatter(0, torch.tensor([0]), x[0, 0, 0, :1]),
     "by mean": lambda x: x.scatter_reduce(0, x.long() * 0, x, "mean"),
     "by sum without what was there": lambda x: x.scatter_reduce(0, x.long() * 0, x, "sum", include_self=False),
     "other than with one value for all": lambda x: torch.ops.aten.index_put(x, [x > 0], x[0, 0, 0, :1], True),
 }
-
-
-def in_autocast(x: torch.Tensor) -> torch.Tensor:
-    with torch.autocast("cpu", dtype=torch.bfloat16):
-        return x + 1
 
 
 @pytest.mark.parametrize("reason", REFUSED)
