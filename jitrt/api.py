@@ -145,7 +145,10 @@ def jit(function: Any = None, *, specialisations: int = 8, **options: Any) -> An
     ... def predict(x): return model(x)
     >>> fast = jitrt.jit(model, precision="fp16")                  # doctest: +SKIP
     """
-    from jitrt.jitted import Jitted, jit_class
+    from torch import nn
+
+    from jitrt.jitted import Jitted
+    from jitrt.jitted_module import jit_class, jit_module
 
     request = _request(options, specialisations)
     if function is None:
@@ -154,7 +157,8 @@ def jit(function: Any = None, *, specialisations: int = 8, **options: Any) -> An
         return jit_class(function, request, specialisations)
     if not callable(function):
         raise OptionError(f"jitrt.jit takes a function, a module or a module class, not a {type(function).__name__}")
-    return Jitted(function, request, specialisations)
+    make = jit_module if isinstance(function, nn.Module) else Jitted
+    return make(function, request, specialisations)
 
 
 def _request(options: Mapping[str, Any], specialisations: int) -> Request:

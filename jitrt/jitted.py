@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import functools
+import inspect
+import sys
 import threading
 import types
 import warnings
@@ -14,7 +16,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch._subclasses.fake_tensor import is_fake
 
 from jitrt.errors import GradientError, JitrtWarning, NoGpuError, OptionError
 from jitrt.frontend.torch import import_torch
@@ -56,10 +58,15 @@ class Specialisations:
         with self._lock:
             self._entries.clear()
 
+    def __reduce__(self) -> Any:
+        """A copy builds engines of its own: what is copied with it may have other weights soon."""
+        return Specialisations, (self.request, self.limit)
+
     def call(self, subject: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run `subject(*args, **kwargs)` through its engine. `original` is the same, uncompiled: what runs inside a
         trace, and on a machine without a GPU."""
-        if is_tracing() or torch.compiler.is_compiling():
+        # Dynamo reads no further than the question whether it does.
+        if torch.compiler.is_dynamo_compiling() or is_tracing() or torch.jit.is_tracing():
             return original(*args, **kwargs)
         if not kwargs and all(type(arg) is torch.Tensor for arg in args):
             leaves: Sequence[Any] = args
@@ -67,6 +74,8 @@ class Specialisations:
         else:
             tree = flatten(Call(args, kwargs), is_tensor)
             leaves, nesting = tree.leaves, tree.key
+        if torch.compiler.is_compiling() and any(map(is_fake, leaves)):  # in torch.export, and not in another thread's
+            return original(*args, **kwargs)
         if torch.is_grad_enabled():
             _refuse_gradients(leaves)
         key = (nesting, tuple(map(signature, leaves)), getattr(subject, "training", None), ambient())
@@ -92,7 +101,10 @@ class Specialisations:
             # The engine returns a list; tuples and dataclasses, which a plan does not know, are put around it here.
             flat = [{"output": index} for index in range(len(imported.graph.outputs))]
             if self.request.outputs is None:
-                entry = Specialisation(self.request.engine(imported.graph, flat), imported.outputs.build)
+                build = imported.outputs.build
+                if not imported.graph.inputs:  # no input says in what kind the outputs are to be
+                    build = of_tensors(build, imported.device)
+                entry = Specialisation(self.request.engine(imported.graph, flat), build)
             else:  # some of the results, or values of the graph: as an engine returns them, in lists and dicts
                 request, structure = self.request.selecting(imported.graph, imported.outputs)
                 entry = Specialisation(request.engine(imported.graph, structure), lambda result: result)
@@ -128,6 +140,11 @@ def _refuse_gradients(leaves: Sequence[Any]) -> None:
             )
 
 
+def of_tensors(build: Callable[[Any], Any], device: torch.device | None) -> Callable[[Any], Any]:
+    """`build` around torch tensors on `device`, whatever kind it is given."""
+    return lambda outputs: build([as_tensor(x).to(device) for x in outputs])
+
+
 def signature(leaf: Any) -> Hashable:
     """What of a tensor decides which engine runs it: shape, dtype, device, and whether it is channels-last."""
     if isinstance(leaf, torch.Tensor):
@@ -141,12 +158,40 @@ def signature(leaf: Any) -> Hashable:
 
 _LAST = {4: torch.channels_last, 5: torch.channels_last_3d}
 
-# What a module is told through its jitted self and then no longer is what the engines were built from.
-_CHANGES_WEIGHTS = {"to", "cuda", "cpu", "half", "float", "double", "bfloat16", "type", "load_state_dict", "apply"}
+
+class ByInstance:
+    """Engines of instances, each its own, however they compare. They hold no reference to it, so that it can go."""
+
+    def __init__(self, prototype: Specialisations):
+        self.prototype = prototype
+        self._table: dict[int, tuple[weakref.ref[Any], Specialisations]] = {}
+
+    def of(self, instance: Any) -> Specialisations:
+        """Raises OptionError for an instance that nothing can refer to weakly."""
+        key = id(instance)
+        found = self._table.get(key)
+        if found is None:
+            try:
+                gone = weakref.ref(instance, lambda _: self._table.pop(key, None))
+            except TypeError:
+                raise OptionError(
+                    f"a jitted method keeps engines for each instance, which a {type(instance).__name__} has no room "
+                    "for: add '__weakref__' to its __slots__, or decorate a function"
+                ) from None
+            found = self._table.setdefault(key, (gone, Specialisations(self.prototype.request, self.prototype.limit)))
+        return found[1]
+
+    def clear(self) -> None:
+        """Forget all engines."""
+        for _, engines in list(self._table.values()):
+            engines.clear()
+
+    def __reduce__(self) -> Any:
+        return ByInstance, (self.prototype,)
 
 
 class Jitted:
-    """A function or module that runs compiled. Attributes are those of the original.
+    """A function that runs compiled. Attributes are those of the original.
 
     `specialisations` are its engines (`len(f.specialisations)`, `f.specialisations.engines`); `clear()` forgets them.
     In a class body it makes a method, with engines of its own for each instance.
@@ -155,9 +200,8 @@ class Jitted:
     def __init__(self, function: Callable[..., Any], request: Request, limit: int):
         self.original = function
         self.specialisations = Specialisations(request, limit)
-        self._instances: weakref.WeakKeyDictionary[Any, Specialisations] = weakref.WeakKeyDictionary()
-        if not isinstance(function, nn.Module):
-            functools.update_wrapper(self, function)
+        self._instances = ByInstance(self.specialisations)
+        functools.update_wrapper(self, function)
 
     def __call__(self, *args: Any, **kwargs: Any) -> Any:
         return self.specialisations.call(self.original, self.original, args, kwargs)
@@ -165,31 +209,29 @@ class Jitted:
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
         if instance is None:
             return self
-        bound = types.MethodType(self.original, instance)
-        engines = _of_instance(self._instances, instance, self.specialisations)
-        return _BoundJitted(bound, engines)
+        return _BoundJitted(types.MethodType(self.original, instance), self._instances.of(instance))
 
     def __getattr__(self, name: str) -> Any:
         if name in ("original", "specialisations", "_instances"):  # not set yet: being copied or unpickled
             raise AttributeError(name)
-        value = getattr(self.original, name)
-        if not isinstance(self.original, nn.Module) or not isinstance(value, types.MethodType):
-            return value
+        return getattr(self.original, name)
 
-        @functools.wraps(value)
-        def told(*args: Any, **kwargs: Any) -> Any:
-            result = value(*args, **kwargs)
-            if name in _CHANGES_WEIGHTS:
-                self.clear()
-            return self if result is self.original else result
-
-        return told
+    def __reduce__(self) -> Any:
+        """By its name where it stands in for the original there, as functions are; else anew, without engines."""
+        path = getattr(self, "__qualname__", "")
+        found: Any = sys.modules.get(getattr(self, "__module__", ""))
+        for part in path.split("."):
+            found = inspect.getattr_static(found, part, None)
+        return (
+            path
+            if found is self
+            else (Jitted, (self.original, self.specialisations.request, self.specialisations.limit))
+        )
 
     def clear(self) -> None:
         """Forget all engines; the next call builds anew, with the weights of then."""
         self.specialisations.clear()
-        for engines in self._instances.values():
-            engines.clear()
+        self._instances.clear()
 
     def __repr__(self) -> str:
         name = getattr(self.original, "__qualname__", type(self.original).__name__)
@@ -210,31 +252,3 @@ class _BoundJitted:
     def clear(self) -> None:
         """Forget this instance's engines."""
         self.specialisations.clear()
-
-
-def _of_instance(
-    table: weakref.WeakKeyDictionary[Any, Specialisations], instance: Any, like: Specialisations
-) -> Specialisations:
-    """The engines of one instance. They hold no reference to it, so that it can go."""
-    found = table.get(instance)
-    if found is None:
-        found = table.setdefault(instance, Specialisations(like.request, like.limit))
-    return found
-
-
-def jit_class(kind: type, request: Request, limit: int) -> type:
-    """Let every instance of a module class run compiled when called. The class itself is changed and returned, so that
-    `super()`, pickling and isinstance work as before. Raises OptionError for a class that is no module."""
-    if not issubclass(kind, nn.Module):
-        raise OptionError(f"jitrt.jit on a class takes a subclass of torch.nn.Module; {kind.__name__} is none")
-    original = kind.__call__
-    prototype = Specialisations(request, limit)
-    table: weakref.WeakKeyDictionary[Any, Specialisations] = weakref.WeakKeyDictionary()
-
-    @functools.wraps(original)
-    def __call__(self: nn.Module, *args: Any, **kwargs: Any) -> Any:
-        engines = _of_instance(table, self, prototype)
-        return engines.call(self, types.MethodType(original, self), args, kwargs)
-
-    kind.__call__ = __call__  # type: ignore[method-assign]
-    return kind

@@ -24,6 +24,7 @@ FLOORS = (  # top to bottom; a module imports its own room and the floors below 
     ("__init__", "testing"),
     ("explanation", "onnx"),
     ("api",),
+    ("jitted_module",),
     ("jitted",),
     ("request",),
     ("hybrid",),

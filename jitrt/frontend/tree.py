@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -62,7 +63,7 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
         if isinstance(item, (list, tuple)):
             names = getattr(item, "_fields", range(len(item)))
             parts = [walk(child, join(path, name)) for name, child in zip(names, item, strict=True)]
-            make = getattr(type(item), "_make", type(item))
+            make = getattr(type(item), "_make", type(item)) if isinstance(item, tuple) else _refill(item, "extend")
             key = (type(item), tuple(part[1] for part in parts))
             return [part[0] for part in parts], key, lambda out: make([part[2](out) for part in parts])
         try:
@@ -72,18 +73,38 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
                 f"argument {path or 'value'} is a {type(item).__name__}, which is no tensor and cannot be compared by "
                 "value; pass tensors, numbers, strings, or lists, tuples, dicts and dataclasses of them"
             ) from None
-        return item, (type(item), item), lambda out: item
+        # Of floats 0 is -0, which is another number, and NaN is not NaN.
+        return item, (type(item), repr(item) if isinstance(item, float | complex) else item), lambda out: item
 
     def branch(item: Any, children: Mapping[Any, Any], path: str) -> _Part:
         parts = {name: walk(child, join(path, name)) for name, child in children.items()}
         key = (type(item), tuple((name, part[1]) for name, part in parts.items()))
         is_record = dataclasses.is_dataclass(item)
+        make: Callable[..., Any] = (
+            type(item) if is_record or not isinstance(item, MutableMapping) else _refill(item, "update")
+        )
 
         def build(out: Sequence[Any]) -> Any:
             built = {name: part[2](out) for name, part in parts.items()}
-            return type(item)(**built) if is_record else type(item)(built)
+            return make(**built) if is_record else make(built)
 
         return {str(name): part[0] for name, part in parts.items()}, key, build
 
     structure, key, build = walk(value, root)
     return Tree(tuple(leaves), tuple(paths), structure, key, build)
+
+
+def _refill(item: Any, fill: str) -> Callable[[Any], Any]:
+    """What makes another list or mapping like `item` of other contents: copied empty, since a class may be made from
+    anything (a defaultdict is)."""
+    if type(item) in (dict, list):
+        return type(item)
+    empty = copy.copy(item)
+    empty.clear()
+
+    def make(contents: Any) -> Any:
+        made = copy.copy(empty)
+        getattr(made, fill)(contents)
+        return made
+
+    return make

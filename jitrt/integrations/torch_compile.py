@@ -44,7 +44,7 @@ from jitrt.frontend.torch.capture import capture
 from jitrt.frontend.torch.importer import import_capture
 from jitrt.graph import Graph
 from jitrt.integrations.partition import Report, Stayed, operators, partition
-from jitrt.jitted import signature
+from jitrt.jitted import of_tensors, signature
 from jitrt.request import Request
 
 Role = Literal["weight", "number", "input"]
@@ -157,6 +157,8 @@ class _Compiled:
 
         captured = capture(module, inputs, {})
         nest = captured.outputs.build
+        if not inputs:
+            nest = of_tensors(nest, captured.device)
         try:
             graph = import_capture(captured, module, name=name).graph
         except UnsupportedOpError:

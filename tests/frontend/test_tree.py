@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections import OrderedDict, namedtuple
+from collections import OrderedDict, defaultdict, namedtuple
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,6 +22,12 @@ class Record:
     hidden: Any = None
 
 
+class Named(list[Any]):
+    def __init__(self, name: str, values: list[Any]):
+        super().__init__(values)
+        self.name = name
+
+
 def arrays(value: Any, root: str = "") -> Tree:
     return flatten(value, lambda x: isinstance(x, np.ndarray), root)
 
@@ -35,6 +41,8 @@ VALUES = [
     Pair(A, [B]),
     Record(A, Pair(B, C)),
     OrderedDict(b=A, a=B),
+    defaultdict(list, {"x": [A]}),
+    Named("made of a name", [A, B]),
     (A, None, 3, "same", True, 2.5),
     (),
 ]

@@ -17,6 +17,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch._dynamo.convert_frame import compile_lock  # tracing changes modules and torch itself: one thread at a time
 
 from jitrt.errors import ImportFailure
 from jitrt.frontend.torch.arrays import as_tensor, is_tensor
@@ -41,6 +42,13 @@ class Capture:
     inputs: Tree
     outputs: Tree
 
+    @property
+    def device(self) -> torch.device | None:
+        """Where the first result lies; None if there is none."""
+        results = self.program.graph.output_node().args[0]
+        examples = [node.meta.get("val") for node in results if isinstance(node, torch.fx.Node)]
+        return next((x.device for x in examples if isinstance(x, torch.Tensor)), None)
+
 
 def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str, Any]) -> Capture:
     """Trace `model(*args, **kwargs)` without decomposing operators. Values of tensors do not matter, only their types.
@@ -53,7 +61,7 @@ def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     tensors = tuple(_on_device(as_tensor(leaf), leaf, traced.device) for leaf in inputs.leaves)
     _same_device(traced, tensors, model)
     try:
-        with _as_tracing(), torch.no_grad(), entered({}), recording(), _quiet():
+        with compile_lock, _as_tracing(), torch.no_grad(), entered({}), recording(), _quiet():
             program = torch.export.export(traced, tensors, strict=False)
     except ImportFailure:
         raise

@@ -36,12 +36,13 @@ class Imported:
     """A graph, and how the model's arguments and results nest around its flat inputs and outputs.
 
     `inputs.leaves` are the example tensors in the order of `graph.inputs`; `outputs.build(tensors)` makes the model's
-    own result; `structure` is the same as JSON, for a plan.
+    own result; `structure` is the same as JSON, for a plan. `device` is where PyTorch has the first of them.
     """
 
     graph: Graph
     inputs: Tree
     outputs: Tree
+    device: torch.device | None
 
     @property
     def structure(self) -> Any:
@@ -75,7 +76,7 @@ def import_capture(captured: Capture, model: Callable[..., Any], *, name: str | 
     arguments = arguments_of(importer, captured.program, _input_names(captured.inputs, model))
     importer.outputs(importer.run(captured.program.graph_module, arguments))
     _name_outputs(graph, captured.outputs.paths)
-    return Imported(graph, captured.inputs, captured.outputs)
+    return Imported(graph, captured.inputs, captured.outputs, captured.device)
 
 
 def arguments_of(importer: Importer, program: torch.export.ExportedProgram, names: Sequence[str]) -> list[Argument]:
