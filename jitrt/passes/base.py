@@ -123,10 +123,12 @@ class PassContext:
 
 @dataclass(frozen=True)
 class Pass:
-    """A function that edits a graph in place, and the stage it belongs to. Its name is the function's."""
+    """A function that edits a graph in place, and the stage it belongs to. Its name is the function's. What is
+    `optional` a user may leave out, to see what it gains."""
 
     stage: Stage
     run: Callable[[Graph, PassContext], None]
+    optional: bool = False
 
     @property
     def name(self) -> str:

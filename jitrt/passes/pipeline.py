@@ -41,6 +41,7 @@ from jitrt.passes.raise_group_norms import raise_group_norms
 from jitrt.passes.raise_linears import raise_linears
 from jitrt.passes.raise_norms import raise_norms
 from jitrt.passes.regroup_views import regroup_views
+from jitrt.passes.reorder_pools import reorder_pools
 from jitrt.passes.schedule import schedule
 from jitrt.passes.simplify import simplify
 from jitrt.passes.sink_views import sink_views
@@ -73,6 +74,7 @@ PIPELINE: tuple[Pass, ...] = (
     Pass("normalize", untranspose),
     Pass("normalize", fold_batch_norm),
     Pass("normalize", absorb_padding),
+    Pass("normalize", reorder_pools, optional=True),
     Pass("normalize", eliminate_common),
     Pass("normalize", apply_rules),
     Pass("specialize", precision),
@@ -94,8 +96,9 @@ PIPELINE: tuple[Pass, ...] = (
 def optimize(graph: Graph, context: PassContext | None = None, *, passes: Sequence[Pass] = PIPELINE) -> Graph:
     """An optimised copy of `graph`; what was done and what was not is in `context.report`.
 
-    Rules named in `context.without` are left out. The graph is verified after every pass. Raises PassError naming the
-    pass that broke it and those that ran before; OptionError if an option does not fit the graph, or names no rule.
+    Rules and optional passes named in `context.without` are left out. The graph is verified after every pass. Raises
+    PassError naming the pass that broke it and those that ran before; OptionError if an option does not fit the graph,
+    or names no rule.
 
     >>> from jitrt.graph import Graph, TensorType, f32
     >>> from jitrt.graph.ops import Dropout, Relu
@@ -134,5 +137,6 @@ def check_without(names: Sequence[str]) -> None:
 
 
 def rule_names() -> list[str]:
-    """The rules that can be left out: jitrt's, and those that users registered."""
-    return [*(rule.name for rule in RULES), *(rule.name for rule in registered())]
+    """What can be left out: jitrt's rules, optional passes, and the rules that users registered."""
+    rules, passes = (rule.name for rule in RULES), (step.name for step in PIPELINE if step.optional)
+    return [*rules, *passes, *(rule.name for rule in registered())]
