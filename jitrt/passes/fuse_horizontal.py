@@ -2,7 +2,8 @@
 
 Siblings are regions around a dense convolution (same filter size, stride, padding, dilation) or a linear, with the same
 epilogue up to their weights: any number of them. Their weights and per-channel operands are joined along the output
-channels; each gets its channels of the wide result as a view, so nothing is copied.
+channels; each gets its channels of the wide result as a view, so nothing is copied. Epilogues of at most a bias and a
+ReLU are made the same: a bias of 0, and the larger of the sum and a number of the channel's own, 0 or -inf.
 
 A sibling that goes on into a concat has to lie there already when the wide kernel writes it. It does if it is the first
 operand: the wide result then lies across the concat's edge, in a storage that begins with the channels of the other
@@ -14,36 +15,48 @@ siblings, and the concat is a view of the rest of it.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Hashable, Iterator, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 
+from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node, Value
-from jitrt.graph.ops import Concat, Conv, Linear, Region, Slice
+from jitrt.graph.op import Op
+from jitrt.graph.ops import Add, Concat, Conv, Linear, Maximum, Region, Relu, Slice
 from jitrt.graph.rebuild import rebuild
 from jitrt.graph.types import Layout, TensorType, strides_in_order
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import readers
 from jitrt.passes.proposal import Match
-from jitrt.passes.region import only_anchor, relaid
+from jitrt.passes.region import only_anchor, relaid, supersede
 from jitrt.passes.storage import moved_types, owns_storage
 
 
 @dataclass(frozen=True)
 class _Sibling:
     """A region that could be one of several. `alike` is what its siblings must share to read the input together, `key`
-    what they must share to be merged; `axes` is the channel axis of each operand, None for the shared input."""
+    what they must share to be merged as they are; `axes` is the channel axis of each operand, None for the shared
+    input. `end` is its epilogue if that is at most a bias and a ReLU."""
 
     node: Node
     alike: Hashable
     key: Hashable
     axis: int
     axes: tuple[int | None, ...]
+    end: _End | None
 
     @property
     def channels(self) -> int:
         return self.node.output.type.shape[self.axis]
+
+
+@dataclass(frozen=True)
+class _End:
+    """An epilogue: perhaps a bias, one number a channel, and perhaps a ReLU."""
+
+    bias: Value | None
+    relu: bool
 
 
 class FuseHorizontal:
@@ -62,16 +75,30 @@ class FuseHorizontal:
                 context.refused(sibling.node, "not merged with its siblings: its result is an output of the graph")
         matches: list[Match] = []
         for by_key in groups.values():
-            if len(by_key) > 1:
-                first = next(iter(by_key.values()))[0]
-                context.refused(first.node, f"{len(by_key)} kinds of siblings are not merged: their epilogues differ")
-            for siblings in by_key.values():
+            kinds = _kinds(by_key.values())
+            if len(kinds) > 1:
+                context.refused(
+                    kinds[0][0].node, f"{len(kinds)} kinds of siblings are not merged: their epilogues differ"
+                )
+            for siblings in kinds:
                 matches += _matches(graph, siblings, context)
         return matches
 
     def rewrite(self, graph: Graph, values: Sequence[Value]) -> None:
         siblings = [_sibling(value.producer) for value in values if value.producer is not None]
         _merge(graph, [sibling for sibling in siblings if sibling is not None])
+
+
+def _kinds(by_key: Iterable[list[_Sibling]]) -> list[list[_Sibling]]:
+    """Siblings that can be merged: of the same key, or with epilogues that can be made the same."""
+    plain: dict[DType, list[_Sibling]] = {}
+    others = []
+    for siblings in by_key:
+        if siblings[0].end is None:
+            others.append(siblings)
+        else:
+            plain.setdefault(siblings[0].node.output.type.dtype, []).extend(siblings)
+    return [*plain.values(), *others]
 
 
 def _sibling(node: Node) -> _Sibling | None:
@@ -102,7 +129,24 @@ def _sibling(node: Node) -> _Sibling | None:
             axes.append(at)
     filter = anchor.inputs[1].type.shape[2:] if isinstance(anchor.op, Conv) else ()
     alike = (live[0].name, anchor.op, filter)
-    return _Sibling(node, alike, _key(body, anchor, axis, axes), axis, tuple(axes))
+    return _Sibling(node, alike, _key(body, anchor, axis, axes), axis, tuple(axes), _end(node, anchor, axis))
+
+
+def _end(region: Node, anchor: Node, axis: int) -> _End | None:
+    assert isinstance(region.op, Region)
+    body = region.op.body
+    outer = dict(zip(body.inputs, region.inputs, strict=True))
+    if body.nodes[0] is not anchor or anchor.output.type.dtype != region.output.type.dtype:
+        return None
+    number = (anchor.output.type.shape[axis], *[1] * (anchor.output.type.rank - axis - 1))
+    steps, bias = body.nodes[1:], None
+    if steps and isinstance(steps[0].op, Add):
+        value = next((v for v in steps[0].inputs if v is not anchor.output), None)
+        if value not in outer or value.type.shape != number or not outer[value].is_constant:
+            return None
+        bias, steps = outer[value], steps[1:]
+    relu = [isinstance(step.op, Relu) for step in steps]
+    return _End(bias, bool(relu)) if relu in ([], [True]) else None
 
 
 def _feeds(value: Value, anchor: Node) -> bool:
@@ -221,7 +265,42 @@ def _wide_type(siblings: Sequence[_Sibling]) -> TensorType:
     return _with_channels(first.node.output.type, first.axis, sum(s.channels for s in siblings))
 
 
+def _levelled(graph: Graph, siblings: list[_Sibling]) -> list[_Sibling]:
+    """The same siblings, with one kind of epilogue."""
+    if len({sibling.key for sibling in siblings}) == 1:
+        return siblings
+    ends = [sibling.end for sibling in siblings]
+    biased, bounded = any(end and end.bias for end in ends), any(end and end.relu for end in ends)
+    return [_with_end(graph, sibling, biased=biased, bounded=bounded) for sibling in siblings]
+
+
+def _with_end(graph: Graph, sibling: _Sibling, *, biased: bool, bounded: bool) -> _Sibling:
+    """The sibling with a bias, if it has to be, and bounded from below."""
+    node, end, anchor = sibling.node, sibling.end, only_anchor(sibling.node)
+    assert end is not None and anchor is not None and isinstance(node.op, Region)
+    operands = [node.inputs[node.op.body.inputs.index(value)] for value in anchor.inputs]
+    made = [graph.append(anchor.op, operands, loc=node.loc, types=[anchor.output.type], before=node)]
+
+    def then(op: Op, each: Value) -> None:
+        last = made[-1].output
+        made.append(graph.append(op, [last, each], loc=node.loc, types=[last.type], before=node))
+
+    def numbers(number: float) -> Value:
+        shape = (sibling.channels, *[1] * (node.output.type.rank - sibling.axis - 1))
+        return graph.add_constant(np.full(shape, number, node.output.type.dtype.numpy))
+
+    if biased:
+        then(Add(), numbers(0.0) if end.bias is None else end.bias)
+    if bounded:
+        then(Maximum(), numbers(0.0 if end.relu else -np.inf))
+    made[-1].output.type = node.output.type
+    levelled = _sibling(supersede(graph, node, made, made[-1].output))
+    assert levelled is not None
+    return levelled
+
+
 def _merge(graph: Graph, siblings: list[_Sibling]) -> None:
+    siblings = _levelled(graph, siblings)
     edge = _edge(siblings)
     leading = [] if edge is None else edge.siblings
     ordered = [*(s for s in siblings if s not in leading), *leading]

@@ -4,15 +4,16 @@
 
 One sums over pixels, the other over channels; what a window lacks at an edge it lacks for all channels. Inception-v3's
 branches pool up to 2048 channels and keep 192: convolved first, a tenth is pooled, by a kernel that adds the bias on
-its way out, and the convolution reads what its siblings read. DenseNet's transitions convolve four times the pixels
-that they keep.
+its way out, and the convolution reads what its siblings read. The other way round fewer pixels are convolved, unless
+the convolution computes its input while it loads that (DenseNet's norms), which pools do not.
 """
 
 from __future__ import annotations
 
 import math
 
-from jitrt.graph.graph import Graph, Node
+from jitrt.graph.graph import Graph, Node, Value
+from jitrt.graph.op import Trait
 from jitrt.graph.ops import AvgPool, Conv
 from jitrt.graph.types import TensorType
 from jitrt.passes.base import PassContext
@@ -27,6 +28,9 @@ def reorder_pools(graph: Graph, context: PassContext) -> None:
             continue
         text = f"{second.op.name} before {first.op.name}"
         between, multiplied = _work(first, second)
+        if isinstance(first.op, Conv) and _is_computed(graph, first.inputs[0]):
+            context.refused(second, f"no {text}: what the convolution reads is computed on the way into it")
+            continue
         if not all(then <= now for now, then in (between, multiplied)) or between[0] == between[1]:
             context.refused(second, f"no {text}: {_told(between, multiplied)}")
             continue
@@ -47,6 +51,12 @@ def _commute(first: Node, second: Node) -> bool:
     if not isinstance(op, Conv) or op.groups != 1 or math.prod(node.inputs[1].type.shape[2:]) != 1:
         return False
     return all(step == 1 for step in op.stride) and not any(margin for pair in op.padding for margin in pair)
+
+
+def _is_computed(graph: Graph, x: Value) -> bool:
+    """Whether `fuse_prologue` may have it computed while its only reader loads it."""
+    node = x.producer
+    return node is not None and node.has(Trait.ELEMENTWISE) and only_reader(graph, x) is not None
 
 
 def _work(first: Node, second: Node) -> tuple[tuple[int, int], tuple[int, int]]:

@@ -8,7 +8,7 @@ import numpy as np
 from jitrt.compiler import Options
 from jitrt.graph import Graph, TensorType, Value, f32, interpret
 from jitrt.graph.op import Op
-from jitrt.graph.ops import Add, Concat, Conv, MaxPool, Relu, Slice
+from jitrt.graph.ops import Add, AvgPool, Concat, Conv, MaxPool, Relu, Slice
 from jitrt.passes.pipeline import RULES
 from jitrt.testing import plan_interpreted
 from jitrt.testing.plan import Planned
@@ -108,3 +108,19 @@ def test_half_of_a_value_in_a_concat() -> None:
     net.graph.mark_output(net.conv(net(Concat(1), net.channels(y, 4, 8), worked), 6, 1, "out"))
     planned = check(net.graph)
     assert waits(planned) == {"y": set(), "worked": {"y"}, "out": {"worked"}}
+
+
+def test_a_pooled_branch_is_convolved_with_its_siblings() -> None:
+    """Inception-v3's module: the bare convolution that is pooled afterwards belongs to the wide kernel, and the pool
+    writes its part of the concat."""
+    net = Net()
+    one, reduced = net.conv(net.x, 6, 1, "one"), net.conv(net.x, 5, 1, "reduced")
+    pooled = net(AvgPool((3, 3), (1, 1), (1, 1)), net.x)
+    joined = net(Concat(1), one, net.conv(reduced, 7, 3, "three"), net.conv(pooled, 4, 1, "right"))
+    net.graph.mark_output(net.conv(joined, 6, 1, "out"))
+    planned = plan_interpreted(net.graph, Options("fp32"))
+    (expected,) = interpret(net.graph, [X], exact=True)
+    for seed in range(3):
+        np.testing.assert_allclose(planned.run([X], seed=seed)[0], expected, rtol=1e-4, atol=1e-4)
+
+    assert len(planned.plan.launches) == 4, [layer.text for layer in planned.plan.layers]

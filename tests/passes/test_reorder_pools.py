@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from jitrt.graph import Graph, TensorType, Value, f32
-from jitrt.graph.ops import AvgPool, Conv, MaxPool, Relu
+from jitrt.graph.ops import AvgPool, Conv, MaxPool, Mul, Relu
 from jitrt.passes.reorder_pools import reorder_pools
 from tests.passes.nets import Net
 
@@ -82,7 +82,6 @@ def test_in_one_and_three_dimensions(apply):
 
 
 def test_fewer_pixels_are_convolved(apply):
-    """DenseNet's transition."""
     outcome = apply(reorder_pools, _Net(2, 8, 6, 6).pair(4, HALVED))
     assert order(outcome.graph) == ["avg_pool", "conv"]
     assert outcome.done == [
@@ -103,6 +102,14 @@ def test_fewer_pixels_are_convolved(apply):
 def test_not_where_it_is_more_work(rewrites, first, second):
     outcome = rewrites(reorder_pools, _Net(2, 8, 6, 6).pair(first, second))
     assert outcome.refused[0].startswith("no ")
+
+
+def test_a_norm_stays_where_it_is_computed_on_the_way(rewrites):
+    """DenseNet's transition."""
+    net = _Net(2, 8, 6, 6)
+    normed = net(Relu(), net(Mul(), net.x, net.weight(8, 1, 1)))
+    net.graph.mark_output(net(HALVED, net.convolved(normed, 4)))
+    assert "on the way into it" in rewrites(reorder_pools, net.graph).refused[0]
 
 
 def test_only_what_commutes(rewrites):
