@@ -65,8 +65,7 @@ class Specialisations:
     def call(self, subject: Any, original: Callable[..., Any], args: tuple[Any, ...], kwargs: dict[str, Any]) -> Any:
         """Run `subject(*args, **kwargs)` through its engine. `original` is the same, uncompiled: what runs inside a
         trace, and on a machine without a GPU."""
-        # Dynamo reads no further than the question whether it does.
-        if torch.compiler.is_dynamo_compiling() or is_tracing() or torch.jit.is_tracing():
+        if torch.compiler.is_dynamo_compiling() or _inside_a_trace():  # Dynamo cannot read on
             return original(*args, **kwargs)
         if not kwargs and all(type(arg) is torch.Tensor for arg in args):
             leaves: Sequence[Any] = args
@@ -131,6 +130,11 @@ class Specialisations:
         return True
 
 
+def _inside_a_trace() -> bool:
+    """Whether this thread is inside jitrt's own trace, torch.jit.trace, torch.vmap or another transform."""
+    return is_tracing() or torch.jit.is_tracing() or torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def _refuse_gradients(leaves: Sequence[Any]) -> None:
     for index, leaf in enumerate(leaves):
         if isinstance(leaf, torch.Tensor) and leaf.requires_grad:
@@ -148,6 +152,8 @@ def of_tensors(build: Callable[[Any], Any], device: torch.device | None) -> Call
 def signature(leaf: Any) -> Hashable:
     """What of a tensor decides which engine runs it: shape, dtype, device, and whether it is channels-last."""
     if isinstance(leaf, torch.Tensor):
+        if leaf.is_nested:
+            as_tensor(leaf)  # which refuses it
         last = leaf.dim() in (4, 5) and not leaf.is_contiguous() and leaf.is_contiguous(memory_format=_LAST[leaf.dim()])
         return leaf.shape, leaf.dtype, leaf.device, last
     if isinstance(leaf, np.ndarray):

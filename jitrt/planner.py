@@ -171,7 +171,8 @@ def _check_covered(problems: Sequence[Any], locations: Sequence[str], target: Ta
         ops = "+".join(node.op.name for node in problem.body.nodes)
         lines.append(f"  {ops} at {location or 'unknown location'}: {reason}")
     if lines:
-        raise CompileError(f"{len(lines)} region(s) have no kernel for {target}:\n" + "\n".join(lines))
+        advice = "Compute them in another type, or use torch.compile(model, backend='jitrt'), which falls back."
+        raise CompileError("\n".join([f"{len(lines)} region(s) have no kernel for {target}:", *lines, advice]))
 
 
 def _check_workspace(chosen: Mapping[Node, tuple[Tactic, Lowered]], limit: int | None) -> None:

@@ -39,10 +39,10 @@ class Call(NamedTuple):
 _Part = tuple[Any, Hashable, Callable[[Sequence[Any]], Any]]
 
 
-def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
+def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "", what: str = "argument") -> Tree:
     """Take `value` apart: lists, tuples, named tuples, mappings and dataclasses are nodes, `is_leaf` finds the tensors.
 
-    Raises InputError for any other value that has no hash.
+    Raises InputError, which calls `value` a `what`, for any other value that has no hash.
     """
     leaves: list[Any] = []
     paths: list[str] = []
@@ -70,8 +70,8 @@ def flatten(value: Any, is_leaf: Callable[[Any], bool], root: str = "") -> Tree:
             hash(item)
         except TypeError:
             raise InputError(
-                f"argument {path or 'value'} is a {type(item).__name__}, which is no tensor and cannot be compared by "
-                "value; pass tensors, numbers, strings, or lists, tuples, dicts and dataclasses of them"
+                f"{what}{path and ' '}{path} is a {type(item).__name__}, which is no tensor and cannot be compared by "
+                "value; use tensors, numbers, strings, or lists, tuples, dicts and dataclasses of them"
             ) from None
         # Of floats 0 is -0, which is another number, and NaN is not NaN.
         return item, (type(item), repr(item) if isinstance(item, float | complex) else item), lambda out: item

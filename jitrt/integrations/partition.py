@@ -17,11 +17,13 @@ from typing import Any
 
 import torch
 from torch import fx, nn
+from torch._dynamo.convert_frame import compile_lock
 from torch.export import ExportedProgram
 from torch.fx.passes.infra.partitioner import CapabilityBasedPartitioner
 from torch.fx.passes.operator_support import OperatorSupportBase
 
 from jitrt.errors import ImportFailure
+from jitrt.frontend.torch.arrays import as_tensor
 from jitrt.frontend.torch.importer import Importer, Weight, arguments_of
 from jitrt.frontend.torch.locations import location
 from jitrt.graph import Graph, Trait, Value
@@ -113,7 +115,7 @@ def partition(program: ExportedProgram, build: Build, inputs: Sequence[torch.Ten
 
     Raises ImportFailure if the program writes to its inputs or buffers.
     """
-    with warnings.catch_warnings():
+    with compile_lock, warnings.catch_warnings():
         warnings.simplefilter("ignore", FutureWarning)  # torch's, about its own pytrees
         program = program.run_decompositions({})
     signature = program.graph_signature
@@ -171,20 +173,21 @@ class _EngineModule(nn.Module):
         super().__init__()
         self._engine = engine
         self._inputs = tuple(inputs)
-        self._strides = [example.stride() for example in examples]
+        self._examples = [(example.stride(), example.device) for example in examples]
         self._single = single
 
     def forward(self, *args: torch.Tensor) -> Any:
         outputs = self._engine(*(args[i].detach() for i in self._inputs))
         # PyTorch's operators come next: a view among them may count on the strides it was traced with.
-        laid_out = [_with_strides(x, strides) for x, strides in zip(outputs, self._strides, strict=True)]
+        tensors = outputs if self._inputs else map(as_tensor, outputs)  # numpy's, where no input says otherwise
+        laid_out = [_as_traced(x, *traced) for x, traced in zip(tensors, self._examples, strict=True)]
         return laid_out[0] if self._single else tuple(laid_out)
 
 
-def _with_strides(tensor: torch.Tensor, strides: tuple[int, ...]) -> torch.Tensor:
-    if tensor.stride() == strides:
+def _as_traced(tensor: torch.Tensor, strides: tuple[int, ...], device: torch.device) -> torch.Tensor:
+    if tensor.stride() == strides and tensor.device == device:
         return tensor
-    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=tensor.device).copy_(tensor)
+    return torch.empty_strided(tensor.shape, strides, dtype=tensor.dtype, device=device).copy_(tensor)
 
 
 def _compile(

@@ -29,10 +29,13 @@ from typing import Any, Literal
 
 import torch
 from torch import fx
+from torch.export import ExportedProgram
 
 from jitrt.errors import (
+    CompileError,
     GradientError,
     ImportFailure,
+    JitrtError,
     JitrtWarning,
     NoGpuError,
     OptionError,
@@ -43,7 +46,7 @@ from jitrt.frontend.torch.autocast import ambient, enter, leave
 from jitrt.frontend.torch.capture import capture
 from jitrt.frontend.torch.importer import import_capture
 from jitrt.graph import Graph
-from jitrt.integrations.partition import Report, Stayed, operators, partition
+from jitrt.integrations.partition import Build, Partitioned, Report, Stayed, operators, partition
 from jitrt.jitted import of_tensors, signature
 from jitrt.request import Request
 
@@ -142,7 +145,7 @@ class _Compiled:
             return self._compiled(args, request, name)
         except TrainingModeError:
             raise
-        except ImportFailure as failure:
+        except (ImportFailure, CompileError) as failure:  # an operator without an importer, or without a kernel
             if request.strict:
                 raise
             return self._left_whole(name, failure)
@@ -164,7 +167,7 @@ class _Compiled:
         except UnsupportedOpError:
             if request.strict:
                 raise
-            parts = partition(captured.program, build, inputs, name)
+            parts = _taken_apart(captured.program, build, inputs, name)
             _reports.append(parts.report)
             warnings.warn(f"backend='jitrt': {parts.report}", JitrtWarning, stacklevel=2)
             return lambda *args: nest(parts([args[i].detach() for i in indices]))
@@ -172,12 +175,12 @@ class _Compiled:
         _reports.append(Report(name, 1, len(list(operators(captured.program.graph)))))
         return lambda *args: nest(engine(*(args[i].detach() for i in indices)))
 
-    def _left_whole(self, name: str, failure: ImportFailure) -> Run:
+    def _left_whole(self, name: str, failure: JitrtError) -> Run:
         """The graph as it is, in PyTorch."""
         count = sum(node.op.startswith("call") for node in self._module.graph.nodes)
-        reason = str(failure).splitlines()[0]
+        reason = _cause(failure).splitlines()[0]
         _reports.append(Report(name, 0, 0, (Stayed("everything", reason, count, "", 0.0),)))
-        warnings.warn(f"backend='jitrt' leaves a graph to PyTorch: {failure}", JitrtWarning, stacklevel=2)
+        warnings.warn(f"backend='jitrt' leaves a graph to PyTorch: {_cause(failure)}", JitrtWarning, stacklevel=2)
         return self._module.forward
 
     def _without_gpu(self, request: Request) -> Run:
@@ -187,6 +190,21 @@ class _Compiled:
         text = f"{reason}, so PyTorch runs the model as it is; options={{'target': 'reference'}} runs it in numpy."
         warnings.warn(text, JitrtWarning, stacklevel=2)
         return self._module.forward
+
+
+def _cause(failure: JitrtError) -> str:
+    """What a failure says, without its advice to come here."""
+    return "\n".join(line for line in str(failure).splitlines() if "backend='jitrt'" not in line)
+
+
+def _taken_apart(program: ExportedProgram, build: Build, inputs: Sequence[torch.Tensor], name: str) -> Partitioned:
+    """The program with engines in it. Raises ImportFailure if PyTorch cannot take it apart (torch.vmap, for one)."""
+    try:
+        return partition(program, build, inputs, name)
+    except JitrtError:
+        raise
+    except Exception as error:
+        raise ImportFailure(f"PyTorch cannot take this graph apart: {type(error).__name__}: {error}") from error
 
 
 def role_of(placeholder: fx.Node, example: Any) -> Role:

@@ -103,11 +103,37 @@ class Others(nn.Module):
         return odd, unbatched, F.conv_transpose1d(x[:, :, 0], w[:, :, :, 0])
 
 
+class Modulated(nn.Module):
+    """StyleGAN 2's convolutions: filters of their own for each image, which makes the images groups."""
+
+    def forward(self, x: torch.Tensor, w: torch.Tensor, style: torch.Tensor) -> torch.Tensor:
+        n, c, *size = x.shape
+        each = w * style[:, None, :, None, None]
+        y = F.conv2d(x.reshape(1, n * c, *size), each.flatten(0, 1), padding=1, groups=n)
+        return F.conv_transpose2d(F.relu(y), each.flatten(0, 1), stride=2, groups=n)
+
+
+class Double(nn.Module):
+    """float64, whose convolutions and linear layers are plain products."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv, self.up = nn.Conv2d(4, 6, 3, 2, (1, 2), (1, 2), groups=2), nn.Linear(6, 5)
+        self.sound = nn.Conv1d(6, 3, 2, bias=False)
+        self.double()
+
+    def forward(self, x: torch.Tensor) -> object:
+        x = F.relu(self.conv(x.double()))
+        return self.up(x.mean((2, 3))).float(), self.sound(x.flatten(2)).float()
+
+
 NETWORKS = {
     "unet": (UNet, ((1, 3, 8, 6),)),
     "generator": (Generator, ((2, 10, 1, 1),)),
     "sound": (Sound, ((2, 1, 60),)),
     "video": (Video, ((1, 3, 3, 12, 8),)),
+    "modulated": (Modulated, ((2, 3, 5, 4), (4, 3, 3, 3), (2, 3))),
+    "double": (Double, ((2, 4, 7, 6),)),
     "others": (Others, ((1, 6, 4, 5), (6, 4, 3, 2))),
 }
 

@@ -12,7 +12,15 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jitrt.errors import GradientError, JitrtWarning, NoGpuError, OptionError, TrainingModeError, UnsupportedOpError
+from jitrt.errors import (
+    CompileError,
+    GradientError,
+    JitrtWarning,
+    NoGpuError,
+    OptionError,
+    TrainingModeError,
+    UnsupportedOpError,
+)
 from jitrt.integrations.torch_compile import jitrt_backend, last_report, reports
 
 X = torch.randn(2, 3, 8, 8, generator=torch.Generator().manual_seed(0))
@@ -317,3 +325,24 @@ def test_training_mode_is_refused() -> None:
     with pytest.raises(TrainingModeError, match=r"model\.eval\(\)") as caught:
         compiled(Small().train())(X)
     assert isinstance(caught.value, GradientError)
+
+
+def test_a_layer_without_a_kernel_leaves_the_graph_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    def no_kernel(*args: Any, **options: Any) -> Any:
+        raise CompileError("1 region(s) have no kernel\nUse torch.compile(model, backend='jitrt').")
+
+    monkeypatch.setattr("jitrt.request.Request.engine", no_kernel)
+    x = torch.randn(2, 3, 8, 8)
+    with pytest.warns(JitrtWarning, match=r"leaves a graph to PyTorch: 1 region\(s\) have no kernel$"):
+        close(compiled(small())(x), small()(x))
+    with pytest.raises(CompileError):
+        compiled(small(), strict=True)(x)
+
+
+def test_a_part_without_inputs_is_of_tensors() -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.logcumsumexp(torch.arange(6).float().reshape(2, 3) * 2, 0) + x
+
+    x = torch.randn(2, 3)
+    with pytest.warns(JitrtWarning, match="logcumsumexp"):
+        close(compiled(model)(x), model(x))

@@ -25,6 +25,16 @@ def batch_norm(
     return b.add(g.BatchNorm(eps), x, _or_full(b, weight, 1, x, k), _or_full(b, bias, 0, x, k), mean, var)
 
 
+def batch_statistics_norm(b: Builder, x: Value, weight: Value | None, bias: Value | None, eps: float) -> Value:
+    """By the statistics that each channel (dimension 1) has in this batch: a group norm of one image, whose groups are
+    the channels."""
+    n, c, *spatial = x.type.shape
+    order = (1, 0, *range(2, x.type.rank))
+    one = b.reshape(b.permute(x, order), (1, c, n, *spatial))
+    y = group_norm(b, one, c, weight, bias, eps)
+    return b.permute(b.reshape(y, (c, n, *spatial)), order)
+
+
 def layer_norm(b: Builder, x: Value, dims: int, weight: Value | None, bias: Value | None, eps: float) -> Value:
     """Over the last `dims` dimensions, whose shape the parameters have."""
     shape = x.type.shape[x.type.rank - dims :]

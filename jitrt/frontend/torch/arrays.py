@@ -8,7 +8,7 @@ import ml_dtypes
 import numpy as np
 import torch
 
-from jitrt.errors import ImportFailure
+from jitrt.errors import ImportFailure, InputError
 from jitrt.graph.dtype import DType
 from jitrt.graph.op import Array
 
@@ -46,9 +46,22 @@ def is_tensor(value: Any) -> bool:
 
 
 def as_tensor(value: Any) -> torch.Tensor:
-    """A torch tensor over a tensor of any kind, without a copy where DLPack allows it."""
+    """A torch tensor over a tensor of any kind, without a copy where DLPack allows it. Raises InputError for what is no
+    dense array of numbers."""
     if isinstance(value, torch.Tensor):
+        if value.is_nested or value.layout is not torch.strided:
+            raise InputError(
+                f"an input is a {_layout(value)} tensor, and jitrt takes dense ones; {_DENSE[value.is_nested]}"
+            )
         return value
-    if isinstance(value, np.ndarray):
-        return from_numpy(value)
-    return torch.from_dlpack(value)
+    try:
+        return from_numpy(value) if isinstance(value, np.ndarray) else torch.from_dlpack(value)
+    except (TypeError, ValueError, RuntimeError, BufferError) as error:
+        raise InputError(f"an input, a {type(value).__name__}, cannot become a tensor: {error}") from error
+
+
+_DENSE = {False: "pass x.to_dense()", True: "pass torch.nested.to_padded_tensor(x, 0.0)"}
+
+
+def _layout(tensor: torch.Tensor) -> str:
+    return "nested" if tensor.is_nested else str(tensor.layout).removeprefix("torch.")

@@ -19,7 +19,7 @@ import torch
 from torch import nn
 from torch._dynamo.convert_frame import compile_lock  # tracing changes modules and torch itself: one thread at a time
 
-from jitrt.errors import ImportFailure
+from jitrt.errors import ImportFailure, InputError
 from jitrt.frontend.torch.arrays import as_tensor, is_tensor
 from jitrt.frontend.torch.autocast import ambient, entered
 from jitrt.frontend.torch.locations import recording, run_user_code, users_line
@@ -56,6 +56,8 @@ def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     A function's modules (its closure's, its globals', its `self`) give their parameters their names. Raises
     ImportFailure with the user's line if the model cannot be traced.
     """
+    if isinstance(model, torch.export.ExportedProgram):
+        model = model.module()
     inputs = flatten(Call(tuple(args), dict(kwargs)), is_tensor)
     traced = _Traced(model, inputs)
     tensors = tuple(_on_device(as_tensor(leaf), leaf, traced.device) for leaf in inputs.leaves)
@@ -63,11 +65,18 @@ def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     try:
         with compile_lock, _as_tracing(), torch.no_grad(), entered({}), recording(), _quiet():
             program = torch.export.export(traced, tensors, strict=False)
+            if any(_is_transform(node) for node in program.graph.nodes):  # what it does to operators is below them
+                program = program.run_decompositions({})
     except ImportFailure:
         raise
     except Exception as error:
         raise ImportFailure(_explain(error, model)) from error
     return Capture(program, inputs, traced.results[-1])
+
+
+def _is_transform(node: torch.fx.Node) -> bool:
+    """Whether a node begins or ends a torch.vmap, or another of torch.func."""
+    return getattr(node.target, "__module__", "") == "torch._functorch.predispatch"
 
 
 @contextmanager
@@ -141,7 +150,10 @@ class _Traced(nn.Module):
         args, kwargs = self._inputs.build(tensors)
         with entered(self._autocast):
             result = self._call(args, kwargs)
-        outputs = flatten(result, lambda x: isinstance(x, torch.Tensor))
+        try:
+            outputs = flatten(result, lambda x: isinstance(x, torch.Tensor), what="the model's result")
+        except InputError as error:
+            raise ImportFailure(str(error)) from None
         self.results.append(replace(outputs, leaves=()))
         return outputs.leaves
 
@@ -198,8 +210,15 @@ def _explain(error: Exception, model: object) -> str:
         )
     elif "data-dependent" in reason:
         lines.append("A plan has no branches on values: use torch.where, or decide outside the compiled code.")
+    elif isinstance(model, torch.jit.ScriptModule):
+        lines.append("A TorchScript module hides what it is made of: give the Python module that it was made from.")
+    elif not where:  # nothing of the model's had begun
+        lines.append("Do the arguments fit the model? It is called with the example inputs, in their order.")
     else:
-        lines.append("Change that line, or leave it to PyTorch with torch.compile(model, backend='jitrt').")
+        lines.append(
+            "If PyTorch runs the model with these inputs, change that line, or leave it to PyTorch with "
+            "torch.compile(model, backend='jitrt')."
+        )
     return "\n".join(lines)
 
 

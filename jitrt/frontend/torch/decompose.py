@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch._decomp import decomposition_table
+from torch._dynamo.convert_frame import compile_lock
 from torch._guards import detect_fake_mode
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -38,7 +39,7 @@ def decompose(node: torch.fx.Node, regions: Regions) -> torch.fx.GraphModule | N
 
     # This operator alone: those it is made of may have importers.
     table = {target: decomposition_table[target]} if target in decomposition_table else {}
-    with torch.no_grad(), entered(regions), mode:
+    with compile_lock, torch.no_grad(), entered(regions), mode:
         graph: torch.fx.GraphModule = make_fx(call, decomposition_table=table)(*examples)
     if any(inner.target is target for inner in graph.graph.nodes):
         return None  # it is made of itself

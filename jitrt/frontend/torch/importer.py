@@ -14,7 +14,7 @@ from typing import Any, cast
 import numpy as np
 import torch
 
-from jitrt.errors import ImportFailure, UnsupportedOpError
+from jitrt.errors import GraphError, ImportFailure, UnsupportedOpError
 from jitrt.frontend.torch.arrays import DTYPES, dtype_of, is_tensor, to_numpy
 from jitrt.frontend.torch.autocast import Regions, cast_to
 from jitrt.frontend.torch.capture import Capture, capture
@@ -242,7 +242,7 @@ class Importer:
             scope.bind(node, inlined)
             return
         if any(_depends_on_values(read.meta.get("val")) for read in node.all_input_nodes):
-            self.unsupported.append(Stranger(node, str(node.target), ctx.loc, follows=True))
+            self.unsupported.append(Stranger(node, _operator(node), ctx.loc, follows=True))
             scope.bind(node, _stand_in(node.meta.get("val")))
             return
         importer = importer_of(node.target)
@@ -254,17 +254,36 @@ class Importer:
                 raise Unsupported("")
             if ctx.out is not None and ctx.out.dtype not in DTYPES:
                 raise Unsupported(f"making {ctx.out.dtype}")
-            result = importer(ctx, *self._autocast(node, args), **self._autocast(node, kwargs))
+            result = self._import(importer, node, args, kwargs)
             if writes_first_operand(node.target) and not _only_relabels(node.target):
                 result = self._write(scope, node, result)
         except Unsupported as reason:
-            self.unsupported.append(Stranger(node, f"{node.target} {reason}".strip(), ctx.loc))
+            self.unsupported.append(Stranger(node, f"{_operator(node)} {reason}".strip(), ctx.loc))
             scope.bind(node, _stand_in(node.meta.get("val")))
             return
         self._check(node, result)
         if isinstance(result, Value) and result.producer is not None and result.name.isdigit():
             self.graph.rename(result, node.name)
         scope.bind(node, result)
+
+    def _import(self, importer: Callable[..., Any], node: torch.fx.Node, args: Any, kwargs: Any) -> Any:
+        """What an importer makes of a node. Whatever goes wrong there names the node and the line."""
+        args, kwargs = self._autocast(node, args), self._autocast(node, kwargs)
+        try:
+            return importer(self.ctx, *args, **kwargs)
+        except (Unsupported, ImportFailure):
+            raise
+        except GraphError as error:
+            raise ImportFailure(f"{node.target} at {self._where}: {error}{_of_two_types(args)}") from error
+        except Exception as error:
+            raise ImportFailure(
+                f"the importer of {node.target} at {self._where} failed with {type(error).__name__}: {error}; this is "
+                "a bug in jitrt, please report it with this line."
+            ) from error
+
+    @property
+    def _where(self) -> str:
+        return self.ctx.loc or "unknown location"
 
     def _item(self, node: torch.fx.Node, values: Sequence[Any], index: int) -> Any:
         if values[index] is None and node.users:
@@ -322,7 +341,7 @@ class Importer:
         if isinstance(storage, tuple) and storage[0] == "external":
             # Said at the end: batch norm in training mode does this too, and has a better explanation.
             self._refusals.append(
-                f"{node.target} at {self.ctx.loc or 'unknown location'} changes a model input or a buffer in place; "
+                f"{node.target} at {self._where} changes a model input or a buffer in place; "
                 "a plan never writes to its inputs or weights. Work on a copy (x = x.clone()), or call model.eval() if "
                 "it is a training statistic."
             )
@@ -342,6 +361,23 @@ class Importer:
                 f"the importer of {node.target} made {result.type} where PyTorch has {expected} (at {self.ctx.loc}); "
                 "this is a bug in jitrt, please report it with this line."
             )
+
+
+def _operator(node: torch.fx.Node) -> str:
+    """An operator's name: aten.add.Tensor, wrap_with_autocast, torch._functorch.predispatch._add_batch_dim."""
+    target = node.target
+    return f"{target.__module__}.{target.__qualname__}" if inspect.isfunction(target) else str(target)
+
+
+def _of_two_types(operands: Sequence[Any]) -> str:
+    """What to do about floating-point operands of an operator that takes one type."""
+    types = {x.type.dtype.value for x in operands if isinstance(x, Value) and x.type.dtype.is_float}
+    if len(types) < 2:
+        return ""
+    return (
+        f". PyTorch takes no {' with '.join(sorted(types))} there either: convert the inputs or the model, as with "
+        "x.float() or model.half(). A build with precision='fp16' or 'bf16' takes float32 models and inputs."
+    )
 
 
 def _only_relabels(target: object) -> bool:

@@ -102,7 +102,12 @@ class Scope:
 
 def storage_key(node: torch.fx.Node) -> int | None:
     value = node.meta.get("val")
-    return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
+    if not isinstance(value, torch.Tensor):
+        return None
+    try:
+        return value.untyped_storage()._cdata
+    except NotImplementedError:  # a sparse tensor, or one inside torch.func
+        return None
 
 
 def replay(ctx: Context, path: list[Node], value: Value) -> Value:

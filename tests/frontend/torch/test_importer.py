@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from jitrt.errors import GradientError, ImportFailure, TrainingModeError, UnsupportedOpError
+from jitrt.errors import GradientError, ImportFailure, InputError, TrainingModeError, UnsupportedOpError
 from jitrt.frontend.torch import Imported, import_torch
 from jitrt.frontend.torch.arrays import from_numpy, to_numpy
 from jitrt.frontend.torch.capture import captured_modules, is_tracing
@@ -386,10 +386,9 @@ def test_a_variant_that_is_not_supported_says_which(reason: str) -> None:
     [
         Small().train(),
         nn.Sequential(nn.Linear(6, 6), nn.Dropout(0.5)).train(),
-        nn.BatchNorm2d(3, track_running_stats=False).eval(),
         lambda x: F.dropout(x, 0.5),
     ],
-    ids=["batch norm", "dropout", "no statistics", "functional"],
+    ids=["batch norm", "dropout", "functional"],
 )
 def test_training_mode_is_refused(model: Any) -> None:
     with pytest.raises(TrainingModeError, match=r"model\.eval\(\)") as caught:
@@ -465,3 +464,58 @@ def test_an_object_that_is_no_tensor_cannot_become_a_constant() -> None:
     generator = torch.Generator().manual_seed(0)
     with pytest.raises(ImportFailure, match="a Generator: only tensors"):
         import_torch(lambda x: x + torch.rand(6, generator=generator), (X,))
+
+
+def test_an_exported_program_is_a_model() -> None:
+    model = small()
+    program = torch.export.export(model, (X,))
+    torch.testing.assert_close(evaluate(import_torch(program, (X,)), X), model(X))
+
+
+def test_transforms_of_functions() -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        return torch.vmap(lambda row: row * row.sum())(x) + torch.func.jvp(torch.sin, (x,), (x,))[1]
+
+    torch.testing.assert_close(evaluate(import_torch(model, (X,)), X), model(X))
+
+
+@pytest.mark.parametrize(
+    ("model", "inputs", "message"),
+    [
+        (lambda x: x, (X.to_sparse(),), "sparse_coo tensor.*to_dense"),
+        (lambda x: x, (torch.nested.nested_tensor([X[0], X[1]]),), "nested tensor.*to_padded_tensor"),
+        (lambda x: x, (np.ones(2, ">f4"),), "byte order"),
+        (lambda x: x, (np.array(["a"]),), "an input, a ndarray, cannot become a tensor"),
+    ],
+    ids=["sparse", "nested", "byte order", "strings"],
+)
+def test_inputs_that_are_no_dense_arrays_of_numbers(model: Any, inputs: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        import_torch(model, inputs)
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (lambda x: {1, 2}, "the model's result is a set"),
+        (nn.Linear(6, 3).eval().double(), r"x is f32, w is f64.*convert the inputs or the model.*precision='fp16'"),
+        (lambda x, y: x, "Do the arguments fit the model"),
+        (torch.jit.script(nn.Linear(6, 3).eval()), "TorchScript.*give the Python module"),
+        (lambda x: x.to_sparse().to_dense(), "aten.to_sparse"),
+    ],
+    ids=["set", "two types", "missing argument", "script", "sparse inside"],
+)
+def test_what_is_wrong_with_the_model_is_said(model: Any, message: str) -> None:
+    with pytest.raises((ImportFailure, UnsupportedOpError), match=f"(?s){message}"):
+        import_torch(model, (X,))
+
+
+def test_a_bug_in_an_importer_names_the_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    def broken(*args: Any) -> None:
+        raise IndexError("7")
+
+    monkeypatch.setattr("jitrt.frontend.torch.importer.importer_of", lambda target: broken)
+    with pytest.raises(
+        ImportFailure, match=r"aten\.add\.Tensor at test_importer\.py:\d+ failed with IndexError: 7.*bug"
+    ):
+        import_torch(lambda x: x + 1, (X,))

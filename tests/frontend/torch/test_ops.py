@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from jitrt.frontend.torch import import_torch
 from jitrt.frontend.torch import registry as registry_module
@@ -273,6 +274,10 @@ NORM: Functions = {
     "batch_norm native": lambda x, y, i, m: aten._native_batch_norm_legit_no_training(
         x, None, None, y[0, :, 0, 0], y[0, :, 1, 0].abs(), 0.1, 1e-5
     )[0],
+    "batch_norm by the batch": lambda x, y, i, m: (
+        F.batch_norm(x, None, None, y[0, :, 0, 0], y[0, :, 1, 0], training=True),
+        nn.BatchNorm1d(4, track_running_stats=False).eval()(x[:, :, 0, 0]),
+    ),
     "layer_norm": lambda x, y, i, m: (
         F.layer_norm(x, (5,)),
         F.layer_norm(x, (6, 5), y[0, 0], y[1, 0]),

@@ -10,16 +10,13 @@ import math
 
 import numpy as np
 
-from jitrt.frontend.builder import fixed
-from jitrt.frontend.layers.conv import convolve, convolve_transposed
-from jitrt.frontend.layers.index import take
+from jitrt.frontend.layers.conv import as_product, convolve, convolve_transposed
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.ops.quantize import centred, rescaled
 from jitrt.frontend.onnx.registry import onnx_op
-from jitrt.frontend.onnx.windows import Windows, numbers, paddings, split_padding, windows_of
+from jitrt.frontend.onnx.windows import numbers, paddings, split_padding, windows_of
 from jitrt.graph import DType, Value
 from jitrt.graph import ops as g
-from jitrt.graph.op import Array
 
 
 @onnx_op("Conv")
@@ -27,35 +24,8 @@ def conv(n: Call, x: Value, w: Value, bias: Value | None = None) -> Value:
     windows = windows_of(n, x, w.type.shape[2:])
     _check_groups(n, x, w, w.type.shape[1])
     if x.type.dtype == DType.f64:
-        y = _product(n, x, w, windows)
-        return y if bias is None else n.add(g.Add(), y, n.b.per_channel(bias, y.type.rank))
-    stride, padding, dilation = windows.stride, windows.padding, windows.dilation
-    depthwise = w.type.shape[1] == 1  # whose kernel takes any filters
-    parts = [(x, w)] if depthwise else _groups(n, x, w)
-    if len(parts) == 1:
-        return convolve(n.b, x, w, bias, stride, padding, dilation, n.attribute("group", 1))
-    y = n.add(g.Concat(1), *(convolve(n.b, *part, None, stride, padding, dilation, 1) for part in parts))
-    return y if bias is None else n.add(g.Add(), y, n.b.per_channel(bias, y.type.rank))
-
-
-def _product(n: Call, x: Value, w: Value, windows: Windows) -> Value:
-    """The convolution as filters (g, k / g, c * taps) times columns (n, g, c * taps, pixels)."""
-    groups, (batch, channels), filters = n.attribute("group", 1), x.type.shape[:2], w.type.shape[0]
-    padding = ((0, 0), (0, 0), *windows.padding)
-    padded = n.add(g.Pad(padding), x) if any(map(any, padding)) else x
-    size = padded.type.shape[2:]
-    n.claim(*windows.out, *windows.kernel)
-    place: Array = np.zeros((), np.int64)
-    for d, (out, taps) in enumerate(zip(windows.out, windows.kernel, strict=True)):
-        line = np.arange(taps)[:, None] * windows.dilation[d] + np.arange(out) * windows.stride[d]
-        place = place[..., None, None] * size[d] + line  # (taps, out, taps, out, ...)
-    dims = len(size)
-    place = place.transpose(*range(0, 2 * dims, 2), *range(1, 2 * dims, 2)).reshape(-1)
-    columns = take(n.b, n.b.reshape(padded, (batch, channels, math.prod(size))), n.constant(place), 2)
-    rows = math.prod(w.type.shape[1:])
-    columns = n.b.reshape(columns, (batch, groups, rows, math.prod(windows.out)))
-    y = n.add(g.Matmul(), n.b.reshape(w, (groups, filters // groups, rows)), columns)
-    return n.b.reshape(y, (batch, filters, *windows.out))
+        n.claim(*windows.out, *windows.kernel)
+    return convolve(n.b, x, w, bias, windows.stride, windows.padding, windows.dilation, n.attribute("group", 1))
 
 
 @onnx_op("ConvInteger", since=10)
@@ -68,7 +38,9 @@ def conv_integer(n: Call, x: Value, w: Value, x_zero: Value | None = None, w_zer
     n.claim(w.type.shape[1], 256)  # what is counted a channel takes time as well
     groups, cuts = n.attribute("group", 1), _exact_channels(filters)
     if not cuts or (groups > 1 and len(cuts) > 1):
-        return _product(n, n.b.operand(values, DType.i32), n.b.operand(filters, DType.i32), windows)
+        n.claim(*windows.out, *windows.kernel)
+        op = g.Conv(windows.stride, windows.padding, windows.dilation, groups)
+        return as_product(n.b, n.b.operand(values, DType.i32), n.b.operand(filters, DType.i32), op)
     op = g.ExactConv(windows.stride, windows.padding, windows.dilation, groups)
     if len(cuts) == 1:
         return n.b.operand(n.add(op, values, filters), DType.i32)
@@ -146,13 +118,7 @@ def conv_transpose(n: Call, x: Value, w: Value, bias: Value | None = None) -> Va
             full = (size[d] - 1) * stride[d] + dilation[d] * (w.type.shape[2 + d] - 1) + 1 + extra[d]
             extra[d] += max(0, wanted - full)  # longer than the filters reach: more of the bias behind them
             padding.append(split_padding(max(0, full - wanted), auto == "SAME_UPPER"))
-    parts = _groups(n, x, w)
-    if len(parts) == 1:
-        return convolve_transposed(n.b, x, w, bias, stride, padding, extra, dilation, n.attribute("group", 1))
-    y = n.add(
-        g.Concat(1), *(convolve_transposed(n.b, *part, None, stride, padding, extra, dilation, 1) for part in parts)
-    )
-    return y if bias is None else n.add(g.Add(), y, n.b.per_channel(bias, y.type.rank))
+    return convolve_transposed(n.b, x, w, bias, stride, padding, extra, dilation, n.attribute("group", 1))
 
 
 def _check_groups(n: Call, x: Value, w: Value, channels: int) -> None:
@@ -161,16 +127,3 @@ def _check_groups(n: Call, x: Value, w: Value, channels: int) -> None:
         n.refuse(f"{groups} groups of {channels} channels of {x.type}")
     if (kernel := n.attribute("kernel_shape")) and tuple(kernel) != w.type.shape[2:]:
         n.refuse(f"kernel_shape {list(kernel)} of filters {w.type}")
-
-
-def _groups(n: Call, x: Value, w: Value) -> list[tuple[Value, Value]]:
-    """(x, w) of every group that has to be a convolution of its own: all of them if the filters are computed while
-    the model runs, for kernels pack grouped filters when a plan is built. One pair of all if not."""
-    groups = n.attribute("group", 1)
-    if groups == 1 or fixed(w):
-        return [(x, w)]
-    each, filters = x.type.shape[1] // groups, w.type.shape[0] // groups
-    return [
-        (n.b.slice(x, 1, i * each, (i + 1) * each), n.b.slice(w, 0, i * filters, (i + 1) * filters))
-        for i in range(groups)
-    ]

@@ -26,12 +26,11 @@ def batch_norm(
     eps: float,
     cudnn_enabled: bool = True,
 ) -> Value:
-    if training or mean is None or var is None:
-        kept = " (this layer keeps none of its own: track_running_stats=False)" if mean is None else ""
+    if mean is None or var is None:
+        return layers.batch_statistics_norm(ctx, x, weight, bias, eps)
+    if training:
         where = ctx.loc or "unknown location"
-        raise TrainingModeError(
-            f"batch norm at {where} takes its statistics from the batch{kept}. Call model.eval() first."
-        )
+        raise TrainingModeError(f"batch norm at {where} takes its statistics from the batch. Call model.eval() first.")
     return layers.batch_norm(ctx, x, weight, bias, mean, var, eps)
 
 
@@ -107,7 +106,10 @@ _DROPOUTS = ("dropout", "feature_dropout", "alpha_dropout", "feature_alpha_dropo
 def dropout(ctx: Context, x: Value, p: float, train: bool) -> Value:
     if train and p > 0:
         where = ctx.loc or "unknown location"
-        raise TrainingModeError(f"dropout at {where} is in training mode. Call model.eval() first.")
+        raise TrainingModeError(
+            f"dropout at {where} is in training mode. Call model.eval() first; F.dropout always is, unless it is told "
+            "training=False."
+        )
     return ctx.add(g.Dropout(), x)
 
 
