@@ -346,3 +346,13 @@ def test_a_part_without_inputs_is_of_tensors() -> None:
     x = torch.randn(2, 3)
     with pytest.warns(JitrtWarning, match="logcumsumexp"):
         close(compiled(model)(x), model(x))
+
+
+def test_an_encoder_layer_is_known_as_the_one_operator_that_it_is_at_inference() -> None:
+    layer = nn.TransformerEncoderLayer(16, 4, 32, batch_first=True).eval()
+    x, padding = torch.randn(2, 5, 16), torch.arange(5).expand(2, 5) >= torch.tensor([[3], [4]])
+    with torch.no_grad():
+        close(compiled(layer)(x, src_key_padding_mask=padding), layer(x, src_key_padding_mask=padding))
+    report = last_report()
+    assert report is not None
+    assert (report.engines, report.stayed) == (1, ())

@@ -301,6 +301,48 @@ NORM: Functions = {
     "dropout of nothing": lambda x, y, i, m: F.dropout(x, 0.0, True),
 }
 
+
+def encoder_layer(x: torch.Tensor, *, gelu: bool = False, norm_first: bool = False, **mask: Any) -> torch.Tensor:
+    """As nn.TransformerEncoderLayer calls it; x is (batch, 6, 8)."""
+    numbers = iter(torch.linspace(-1, 1, 8 * 100).reshape(100, 8).sin().unbind())
+    rows = [torch.stack([next(numbers) for _ in range(n)]) for n in (24, 8, 12)]
+    vectors = [next(numbers) for _ in range(6)]
+    weights = rows[0], rows[0][:, 0], rows[1], vectors[0]
+    feed = rows[2], rows[2][:, 0], rows[2].t().contiguous(), vectors[1]
+    settings = 8, 2, *weights, gelu, norm_first, 1e-5, *vectors[2:6], *feed
+    return aten._transformer_encoder_layer_fwd(x, *settings, **mask)
+
+
+def native_attention(x: torch.Tensor, y: torch.Tensor, z: torch.Tensor, **options: Any) -> Any:
+    w = torch.linspace(-1, 1, 24 * 8).reshape(24, 8).sin()
+    results = aten._native_multi_head_attention(x, y, z, 8, 2, w, w[:, 0], w[:8], w[0], **options)
+    return results[: 1 + options.get("need_weights", True)]
+
+
+def tokens(x: torch.Tensor) -> torch.Tensor:
+    """(2, 6, 8)."""
+    return x.flatten()[:96].reshape(2, 6, 8)
+
+
+def hidden(x: torch.Tensor) -> torch.Tensor:
+    """Which of 6 tokens not to look at: never all."""
+    return torch.cat([x[:, 0, :5, 0] > 0.2, x[:, 0, :1, 0] > 1e9], 1)
+
+
+FAST_PATHS: Functions = {
+    "encoder layer": lambda x, y, i, m: (
+        encoder_layer(tokens(x)),
+        encoder_layer(tokens(x), gelu=True, norm_first=True, mask=hidden(x), mask_type=1),
+        encoder_layer(tokens(x), mask=torch.ones(6, 6).triu(1) > 0, mask_type=0),
+    ),
+    "attention": lambda x, y, i, m: (
+        native_attention(tokens(x), tokens(x), tokens(x)),
+        native_attention(tokens(x), tokens(y), tokens(y), average_attn_weights=False),
+        native_attention(tokens(x), tokens(y), tokens(x), need_weights=False),
+        native_attention(tokens(x), tokens(x), tokens(x), mask=hidden(x), mask_type=1),
+    ),
+}
+
 POOL: Functions = {
     "max_pool": lambda x, y, i, m: (
         F.max_pool2d(x, 2),
@@ -390,6 +432,7 @@ PRODUCTS: Functions = {
 }
 
 FAMILIES = {
+    "fast paths": FAST_PATHS,
     "elementwise": ELEMENTWISE,
     "shape": SHAPE,
     "reduce": REDUCE,
