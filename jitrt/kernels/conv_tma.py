@@ -31,7 +31,7 @@ from jitrt.kernels.conv_tma_kernel import LACKING, conv_tma
 from jitrt.kernels.conv_tma_shape import Shape, describe, refuse_body, shape_of
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
 from jitrt.kernels.gemm_tma_cost import seconds
-from jitrt.kernels.tma_maps import BLOCK_K, input_map, loaded_box, pixel_map, tensor_map
+from jitrt.kernels.tma_maps import input_map, loaded_box, pixel_map, tensor_map
 
 __all__ = ["ConvTma", "refuse_split"]
 
@@ -40,7 +40,7 @@ _KEPT = 24  # candidates
 _WORTH = 1.1  # times conv2d's estimate
 _RESERVED = 2048  # bytes of shared memory for barriers and alignment
 _MOST_STAGES = 12
-_AHEAD, _LEAST_AHEAD = 8 * 64 * 64, 6  # blocks needed under way: times a tile's elements, and at least
+_AHEAD, _LEAST_AHEAD = 8 * 64 * 64 * 64, 6  # blocks needed under way: times a block's products, and at least
 _LONG_ELEMENTS = 64  # of a thread, where the epilogue is long
 _REGISTERS = 65536
 _MOST_EXTENT = 256  # of a box, as a tensor map has it
@@ -109,8 +109,10 @@ class ConvTma(Template):
             handed = pixel_map(place, out.dtype, shape.residual, shape.filters, (*box, bn))
         group = config["GROUP"]
         arguments: dict[str, Any] = {
-            "x": input_map(Operand(x_at), x.type.dtype, shape.x, shape.channels, box, group, shape.stride),
-            "w": tensor_map(Operand(w_at), w.type.dtype, taps, shape.tap_strides, (bn, 1, BLOCK_K)),
+            "x": input_map(
+                Operand(x_at), x.type.dtype, shape.x, shape.channels, box, group, shape.stride, shape.block_k
+            ),
+            "w": tensor_map(Operand(w_at), w.type.dtype, taps, shape.tap_strides, (bn, 1, shape.block_k)),
             "handed": handed,
             "y": y,
             "aux": tuple(Operand(i) for i in shape.epilogue.operands),
@@ -127,7 +129,7 @@ class ConvTma(Template):
             "STRIDE": shape.stride,
             "PADDING": shape.padding,
             "BLOCK_N": bn,
-            "BLOCK_K": BLOCK_K,
+            "BLOCK_K": shape.block_k,
             "STEPS": steps_of(shape),
             "GROUP": group,
             "SKIP": config["SKIP"],
@@ -165,7 +167,10 @@ def best_seconds(shape: Shape, target: Target) -> float:
 
 def _ranked(shape: Shape, target: Target) -> list[tuple[float, Config]]:
     """(estimated seconds, configuration), cheapest first. The estimate is fitted to as many blocks under way as fit."""
-    ranked = [(seconds(work_of(shape, config, target), target), _needed(config)) for config in _space(shape, target)]
+    ranked = [
+        (seconds(work_of(shape, config, target), target), _needed(config, shape.block_k))
+        for config in _space(shape, target)
+    ]
     return sorted(ranked, key=lambda pair: pair[0])
 
 
@@ -195,7 +200,7 @@ def _space(shape: Shape, target: Target) -> Iterator[Config]:
             }
             if group > 1 and shape.refuse_group(box):
                 continue
-            if max(loaded_box(box, group, shape.stride)[0]) > _MOST_EXTENT:
+            if max(loaded_box(box, group, shape.stride, shape.block_k)[0]) > _MOST_EXTENT:
                 continue
             if skip and shape.met(box) == shape.taps:
                 continue
@@ -233,7 +238,7 @@ def _sharing(shape: Shape) -> list[tuple[int, bool]]:
 
 def _stages(shape: Shape, config: Config, room: int) -> tuple[int, int] | None:
     """Blocks of x and of w that fit into `room`, as many as possible of that of which there are fewer."""
-    x, w, group = x_block(config), w_block(config), config["GROUP"]
+    x, w, group = x_block(config, shape.block_k), w_block(config, shape.block_k), config["GROUP"]
     if config["RESIDENT"]:
         stages = min(_MOST_STAGES, (room - w * shape.taps * steps_of(shape)) // x)
         return (stages, 1) if stages >= 2 else None
@@ -242,14 +247,14 @@ def _stages(shape: Shape, config: Config, room: int) -> tuple[int, int] | None:
     return max(fitting, key=lambda pair: (min(pair[0] * group, pair[1]), math.prod(pair)), default=None)
 
 
-def _needed(config: Config) -> Config:
+def _needed(config: Config, block_k: int) -> Config:
     """With no more blocks of w, and of x for a tap more, than are needed while others come: the rest would only delay
     the first ones. 3 and 8 blocks for 14x14 pixels, not 11 and 12, made ResNet-152, batch 8, 813 us instead of 853; 8
     and 8 835, 4 and 8 816, 3 and 6 833, 2 and 6 841."""
     if config["RESIDENT"]:
         return config
     group, tile = config["GROUP"], math.prod(box_of(config)) * config["BLOCK_N"]
-    most = max(_LEAST_AHEAD, group, _AHEAD // tile)
+    most = max(_LEAST_AHEAD, group, _AHEAD // (tile * block_k))
     w = min(config["W_STAGES"], most)
     return {**config, "STAGES": min(config["STAGES"], most, w // group + 1), "W_STAGES": w}
 

@@ -21,7 +21,7 @@ def box_of(config: Config) -> Box:
 
 def steps_of(shape: Shape) -> int:
     """Blocks of channels."""
-    return -(-shape.channels // BLOCK_K)
+    return -(-shape.channels // shape.block_k)
 
 
 def units_of(shape: Shape, config: Config) -> int:
@@ -33,15 +33,15 @@ def slices_of(shape: Shape, config: Config) -> int:
     return -(-shape.filters // config["BLOCK_N"])
 
 
-def x_block(config: Config) -> int:
+def x_block(config: Config, block_k: int = BLOCK_K) -> int:
     """Bytes of a block of x."""
     box = box_of(config)
-    return 2 * BLOCK_K * lines_of(box, config["GROUP"]) * box[1] * box[2]
+    return 2 * block_k * lines_of(box, config["GROUP"]) * box[1] * box[2]
 
 
-def w_block(config: Config) -> int:
+def w_block(config: Config, block_k: int) -> int:
     """Bytes of a block of w."""
-    return int(2 * BLOCK_K * config["BLOCK_N"])
+    return int(2 * block_k * config["BLOCK_N"])
 
 
 def work_of(shape: Shape, config: Config, target: Target) -> Work:
@@ -50,22 +50,22 @@ def work_of(shape: Shape, config: Config, target: Target) -> Work:
     pixels, units, handed, split = math.prod(box), units_of(shape, config), shape.handed is not None, config["SPLIT"]
     programs = min(target.sms * per_sm, units)
     blocks = (shape.met(box) if config["SKIP"] else shape.taps) * steps_of(shape) / split
-    x_bytes, w_bytes = x_block(config) / config["GROUP"], 0 if config["RESIDENT"] else w_block(config)
-    w_ahead = 0 if config["RESIDENT"] else config["W_STAGES"] * w_block(config)
+    x, w = x_block(config, shape.block_k), w_block(config, shape.block_k)
+    x_bytes, w_bytes = x / config["GROUP"], 0 if config["RESIDENT"] else w
     result = 2 * pixels * bn
     paced = max(bn, (bn + 64) // 2)  # with few filters reading both operands takes longer than multiplying them
     read = math.prod(shape.x.sizes) * shape.channels + shape.filters * shape.channels * shape.taps
     return Work(
         tiles=-(-units // programs) * per_sm,
         consumers=config["CONSUMERS"] * per_sm,
-        products=int(pixels * paced * blocks * BLOCK_K),
+        products=int(pixels * paced * blocks * shape.block_k),
         steps=math.ceil(blocks),
         loaded=int(blocks * (x_bytes + w_bytes)) + (result if handed else 0),
-        ahead=config["STAGES"] * x_block(config) + w_ahead,
+        ahead=config["STAGES"] * x + (0 if config["RESIDENT"] else config["W_STAGES"] * w),
         stored=result,
         elements=pixels * bn // (32 * config["num_warps"]),
         handed=handed,
-        kept=w_block(config) * shape.taps * steps_of(shape) * per_sm if config["RESIDENT"] else 0,
+        kept=w * shape.taps * steps_of(shape) * per_sm if config["RESIDENT"] else 0,
         moved=2 * (read + shape.rows * shape.filters * (2 if handed else 1)),
         added=4 * pixels * bn * split if split > 1 else 0,
     )

@@ -11,7 +11,7 @@ from jitrt.graph.dtype import DType
 from jitrt.kernels.base import Descriptor, Operand, Result
 from jitrt.kernels.conv_tma_shape import Box, Pixels, lines_of
 
-BLOCK_K = 64  # channels: 128 bytes, by which shared memory is swizzled
+BLOCK_K = 64  # channels, at most: 128 bytes, by which shared memory is swizzled
 
 _TYPES = {DType.f16: "float16", DType.bf16: "bfloat16"}
 
@@ -33,11 +33,13 @@ def pixel_map(base: Operand | Result, dtype: DType, pixels: Pixels, columns: int
     return tensor_map(base, dtype, (*pixels.sizes, columns), pixels.strides, block)
 
 
-def loaded_box(box: Box, group: int, stride: tuple[int, int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+def loaded_box(
+    box: Box, group: int, stride: tuple[int, int], block_k: int = BLOCK_K
+) -> tuple[tuple[int, ...], tuple[int, ...]]:
     """What a load of x spans for a tile and the rows of a filter that share it, and its steps: of each line and column
     that the result leaves out, but counts."""
     steps = (stride[0], 1, stride[1], 1)
-    extents = (lines_of(box, group), box[1], box[2], BLOCK_K)
+    extents = (lines_of(box, group), box[1], box[2], block_k)
     return tuple(extent * step for extent, step in zip(extents, steps, strict=True)), steps
 
 
@@ -49,8 +51,9 @@ def input_map(
     box: Box,
     group: int,
     stride: tuple[int, int],
+    block_k: int = BLOCK_K,
 ) -> Descriptor:
     """A map over the x of a convolution, of which a load brings every `stride`-th line and column of a tile."""
-    loaded, steps = loaded_box(box, group, stride)
-    plain = pixel_map(base, dtype, pixels, channels, (*box, BLOCK_K))
+    loaded, steps = loaded_box(box, group, stride, block_k)
+    plain = pixel_map(base, dtype, pixels, channels, (*box, block_k))
     return replace(plain, box=loaded, steps=steps if any(step != 1 for step in steps) else ())

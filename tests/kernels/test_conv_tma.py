@@ -4,8 +4,10 @@ checked as compiled (test_conv_tma_compiled.py) and on the GPU (tests/gpu/test_c
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from dataclasses import replace
+from importlib.resources import files
 from typing import Any
 
 import numpy as np
@@ -21,7 +23,6 @@ from jitrt.kernels.conv_tma_cost import box_of, units_of
 from jitrt.kernels.conv_tma_shape import Pixels, refuse_body, shape_of
 from jitrt.testing import compiles
 from jitrt.tune.candidates import candidates_of
-from jitrt.tune.shipped import shipped
 from tests.kernels.convolutions import conv_problem
 from tests.kernels.pointwise_products import linear_problem, pointwise_problem
 
@@ -253,6 +254,19 @@ def test_no_more_is_under_way_than_is_needed() -> None:
 
 
 def test_the_shipped_table_has_stages_that_are_on_offer() -> None:
-    tactics = [tactic for entry in shipped(90).entries for tactic, _ in entry.tactics if tactic.template == "conv_tma"]
-    assert len(tactics) > 50
-    assert [tactic for tactic in tactics if conv_tma._needed(dict(tactic.config)) != dict(tactic.config)] == []
+    held = json.loads((files("jitrt.tune") / "tables" / "sm_90.json").read_text())["problems"]
+    used = [(line["problem"], config) for line in held for _, name, config in line["tactics"] if name == "conv_tma"]
+    assert len(used) > 50
+    for problem, config in used:
+        channels = int(problem.split("f16[")[1].split(",")[1])
+        block_k = replace(shape_of(PROBLEMS["128 at 28"]), channels=channels).block_k
+        assert conv_tma._needed(config, block_k) == config, problem
+
+
+@pytest.mark.parametrize(("channels", "block"), [(8, 16), (16, 16), (24, 32), (32, 32), (40, 64), (72, 64), (256, 64)])
+def test_few_channels_are_multiplied_without_many_zeros(channels: int, block: int) -> None:
+    problem = posed((128, channels, 28, 28), 64)
+    lowered = ConvTma().lower(problem, ConvTma().candidates(problem, H200)[0], H200)
+    x, w = (lowered.calls[0].arguments[name] for name in ("x", "w"))
+    assert (x.block[-1], w.block[-1], lowered.calls[0].constexprs["BLOCK_K"]) == (block, block, block)
+    assert x.swizzle == w.swizzle == 2 * block

@@ -87,6 +87,19 @@ CASES: dict[str, tuple[Problem, dict[str, Any]]] = {
     ),
     "32 filters": (posed((2, 64, 9, 9), 32), config((8, 2, 8), 32, group=3, STAGES=2)),
     "24 filters, w resident": (posed((2, 72, 7, 9), 24), config((4, 4, 8), 32, RESIDENT=True, W_STAGES=1, STAGES=2)),
+    "32 channels, rows share x, w resident": (
+        posed((2, 32, 9, 9), 32),
+        config((8, 2, 8), 32, group=3, STAGES=2, RESIDENT=True, W_STAGES=1),
+    ),
+    "24 channels, rows share x, residual": (
+        posed((1, 24, 5, 9), 64, residual=True),
+        config((2, 1, 32), group=3, STAGES=4, BUFFERS=2),
+    ),
+    "16 channels, five rows share x": (
+        posed((1, 16, 9, 8), 32, (5, 5), padding=((2, 2), (2, 2))),
+        config((8, 1, 8), 32, group=5, W_STAGES=6),
+    ),
+    "8 channels, stride 2": (posed((2, 8, 9, 14), 72, stride=(2, 2)), config((2, 2, 16))),
     "bfloat16": (posed((1, 64, 9, 9), 64, dtype=bf16), config((8, 1, 8), group=3)),
 }
 
