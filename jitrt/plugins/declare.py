@@ -15,7 +15,7 @@ from jitrt.plugins import registry
 from jitrt.plugins.definition import Place
 from jitrt.plugins.function import Configs, FunctionTemplate
 from jitrt.plugins.offered import Offered
-from jitrt.plugins.op import define_op
+from jitrt.plugins.op import checked_dtype, define_op
 from jitrt.plugins.registry import Plugin
 
 _Kind = TypeVar("_Kind", bound=type[Template])
@@ -67,6 +67,8 @@ def plugin(
         place = Place.above(1)
         _check(name, kernel, elementwise, grid, dtypes)
         _check_functions(name, shape=shape, grid=grid, sizes=sizes, flops=flops)
+        if isinstance(dtype, str):
+            checked_dtype(name, dtype)
         _check_configs(name, configs)
         operands, attributes = _signature(name, reference)
         is_class = isinstance(kernel, type)

@@ -14,7 +14,7 @@ others      compile-time constants: attributes, the entries of a configuration, 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from jitrt.codegen.epilogue import make_epilogue, refuse_epilogue
@@ -117,6 +117,8 @@ class FunctionTemplate(Template):
     def lower(self, problem: Problem, config: Config, target: Target) -> Lowered:
         given = {**self._given(problem), **config}
         sizes = {} if self._sizes is None else call(f"sizes of {self.name}", self._sizes, given)
+        if not isinstance(sizes, Mapping):
+            raise PluginError(f"sizes of {self.name} gives {sizes!r}; a dict of compile-time constants is wanted")
         grid = call(f"grid of {self.name}", self._grid, {**given, **sizes})
         anchor = problem.anchor
         assert anchor is not None
@@ -147,7 +149,7 @@ class FunctionTemplate(Template):
         return {**types, "out": anchor.output.type, **attributes}
 
     def _programs(self, grid: Any) -> tuple[int, int, int]:
-        sizes = (grid,) if isinstance(grid, int) else tuple(grid)
+        sizes = tuple(grid) if isinstance(grid, Iterable) else (grid,)
         if not 1 <= len(sizes) <= 3 or any(not isinstance(size, int) or size < 1 for size in sizes):
             raise PluginError(f"grid of {self.name} gives {grid!r}; one to three whole numbers, at least 1, are wanted")
         x, y, z = (*sizes, 1, 1)[:3]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
@@ -19,6 +19,8 @@ from jitrt.plugins.registry import call, restored
 
 if TYPE_CHECKING:
     from jitrt.plugins.registry import Plugin
+
+_KINDS = {bool: "a bool", int: "a whole number", float: "a number", str: "a str"}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -123,12 +125,24 @@ def make_op(plugin: Plugin, attributes: Mapping[str, Any]) -> Op:
     if unknown:
         known = ", ".join(plugin.attributes) or "none"
         raise PluginError(f"{plugin.name} has no attribute {', '.join(sorted(unknown))}; it has: {known}")
-    values = {name: type(plugin.attributes[name])(value) for name, value in attributes.items()}
+    values = {name: _attribute(plugin, name, value) for name, value in attributes.items()}
     kind: Any = OPS[plugin.name]
     if kind.plugin is not plugin:
         raise PluginError(f"{plugin.name} was defined anew; use the one that jitrt.plugins.find({plugin.name!r}) gives")
     op: Op = kind(**values)
     return op
+
+
+def _attribute(plugin: Plugin, name: str, value: Any) -> Any:
+    """`value` in the type that the attribute's default has. Raises PluginError if that would make another of it."""
+    default = plugin.attributes[name]
+    try:
+        made = type(default)(value)
+        if made == value or (made != made and value != value):  # NaN is NaN
+            return made
+    except (TypeError, ValueError):
+        pass
+    raise PluginError(f"{plugin.name}: {name} is {value!r}; by its default, {default!r}, it is {_KINDS[type(default)]}")
 
 
 def result_type(plugin: Plugin, types: Mapping[str, TensorType], attributes: Mapping[str, Any]) -> TensorType:
@@ -143,7 +157,14 @@ def result_type(plugin: Plugin, types: Mapping[str, TensorType], attributes: Map
             raise PluginError(f"{plugin.name}: shapes {[list(t.shape) for t in types.values()]} do not broadcast")
     else:
         shape = next(iter(types.values())).shape
-    return TensorType(_dtype(plugin, types, given), tuple(shape))
+    sizes = tuple(shape) if isinstance(shape, Iterable) else None
+    if sizes is None or not all(map(_is_size, sizes)):
+        raise PluginError(f"shape of {plugin.name} gives {shape!r}; a tuple of whole numbers, none negative, is wanted")
+    return TensorType(_dtype(plugin, types, given), sizes)
+
+
+def _is_size(size: Any) -> bool:
+    return size >= 0 if isinstance(size, int) else hasattr(size, "__index__")  # which PyTorch's symbols have too
 
 
 def _dtype(plugin: Plugin, types: Mapping[str, TensorType], given: Mapping[str, Any]) -> DType:
@@ -153,12 +174,20 @@ def _dtype(plugin: Plugin, types: Mapping[str, TensorType], given: Mapping[str, 
     if isinstance(wanted, DType):
         return wanted
     if wanted is not None:
-        return DType(wanted)
+        return checked_dtype(plugin.name, wanted)
     dtype, *others = (type.dtype for type in types.values())
     if plugin.elementwise:
         for other in others:
             dtype = promote(dtype, other)
     return dtype
+
+
+def checked_dtype(name: str, given: Any) -> DType:
+    """A dtype that a plugin names as its result's. Raises PluginError, with those there are, for another."""
+    known = [dtype.value for dtype in DType]
+    if given not in known:
+        raise PluginError(f"dtype of {name} gives {given!r}; dtypes are {', '.join(map(repr, known))}")
+    return DType(given)
 
 
 def _expression(op: Any, *operands: str) -> str:

@@ -21,7 +21,7 @@ from jitrt.graph.types import Layout, TensorType
 from jitrt.kernels.base import Config, Problem, Tactic, Template
 from jitrt.testing.interpreter import run_interpreted
 from jitrt.tune.tolerance import disagreement
-from jitrt.tune.verify import bound_of
+from jitrt.tune.verify import UNSTEADY, bound_of, is_steady
 
 _EXTREMES = (np.nan, np.inf, -np.inf, 300.0, -300.0, 1e-7, 0.0, -0.0)
 
@@ -102,6 +102,8 @@ def disagrees(problem: Problem, arrays: Sequence[Array], got: Array) -> str | No
     """None if `got` is what the problem's body makes of `arrays`, by the table in `jitrt.tune.tolerance`."""
     body, dtype = problem.body, problem.output.type.dtype
     (exact,) = interpret(body, arrays, exact=True)
+    if not is_steady(body, arrays, exact):
+        return UNSTEADY
     bound = bound_of(problem)
     if not dtype.is_float:
         return disagreement(got, exact, dtype, bound)

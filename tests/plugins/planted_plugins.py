@@ -176,6 +176,15 @@ def stray(x, out, N: tl.constexpr, BLOCK: tl.constexpr):
     tl.store(far + i, tl.load(x + i, mask=i < N, other=0) * 2, mask=i < N)
 
 
+jitrt.plugin(
+    "planted::random",
+    reference=lambda x: 2 * torch.nn.functional.dropout(x, 0.1),  # which trains unless told otherwise
+    configs=CONFIGS,
+    grid=lambda x, BLOCK: triton.cdiv(x.numel, BLOCK),
+    sizes=lambda x: {"N": x.numel},
+)(double.kernel)
+
+
 @jitrt.plugin("planted::bends", reference=lambda x: x[:1], elementwise=True)
 @triton.jit
 def bends(x):

@@ -20,6 +20,7 @@ from jitrt.graph.ops import Add, Relu
 from jitrt.graph.text import parse, to_text
 from jitrt.kernels.base import Template, accepts, templates
 from jitrt.testing import check_plugin, check_problem, compiles, make_problem, plan_interpreted
+from jitrt.tune.verify import make_trial
 
 
 @triton.jit
@@ -223,6 +224,7 @@ def test_operands_that_do_not_fit_are_shape_errors() -> None:
         ({"reference": lambda: 1}, nothing, "takes no tensor"),
         ({"reference": lambda x, out: x}, nothing, "a parameter out; rename"),
         ({"reference": lambda x, source=1: x}, nothing, "cannot be called source"),
+        ({"dtype": "float32"}, nothing, "dtype of test::bad gives 'float32'; dtypes are 'f64', 'f32'"),
     ],
 )
 def test_declarations_that_do_not_hold_together(options: dict[str, Any], kernel: Any, complaint: str) -> None:
@@ -240,6 +242,8 @@ def test_declarations_that_do_not_hold_together(options: dict[str, Any], kernel:
         ({"grid": lambda x: x.shape[9]}, "grid of test::late raises IndexError"),
         ({"sizes": lambda x: {"M": 1}}, "parameters SIZE; nothing gives them"),
         ({"configs": lambda x: []}, "has no configurations"),
+        ({"grid": lambda x: 2.5}, "gives 2.5; one to three whole numbers"),
+        ({"sizes": lambda x: 4}, "sizes of test::late gives 4; a dict"),
     ],
 )
 def test_declarations_that_fail_when_used(options: dict[str, Any], complaint: str) -> None:
@@ -247,6 +251,45 @@ def test_declarations_that_fail_when_used(options: dict[str, Any], complaint: st
     jitrt.plugin("test::late", reference=lambda x: x, **given)(stranger)
     with pytest.raises(PluginError, match=complaint):
         check_plugin("test::late", (4,))
+
+
+@pytest.mark.parametrize("shape", [3, (-1,), (2.5,), "ab", None])
+def test_a_shape_that_is_none_is_refused(shape: Any) -> None:
+    jitrt.plugin("test::shaped", reference=lambda x: x, shape=lambda x: shape, elementwise=True)(nothing)
+    with pytest.raises(ShapeError, match=r"shape of test::shaped gives .*; a tuple of whole numbers, none negative"):
+        one({"x": TensorType(f32, (4,))}, "test::shaped")
+
+
+def test_a_dtype_that_is_none_is_refused() -> None:
+    jitrt.plugin("test::typed", reference=lambda x: x, dtype=lambda x: "half", elementwise=True)(nothing)
+    with pytest.raises(ShapeError, match="dtype of test::typed gives 'half'; dtypes are"):
+        one({"x": TensorType(f32, (4,))}, "test::typed")
+
+
+@pytest.mark.parametrize(
+    ("default", "right", "wrong"),
+    [
+        (1, [2, np.int64(2), 2.0], [1.5, "2", None, [2]]),
+        (1.0, [2, np.float32(0.5)], ["2", None]),
+        (False, [True, 1, 0], ["False", 2, None]),
+        ("a", ["b"], [1, None]),
+    ],
+)
+def test_an_attribute_keeps_its_type_and_its_value(default: Any, right: list[Any], wrong: list[Any]) -> None:
+    plugin = jitrt.plugin("test::attributed", reference=lambda x, how=default: x, elementwise=True)(nothing)
+    for value in right:
+        made = plugin.op(how=value).attributes["how"]
+        assert made == value and type(made) is type(default)
+    for value in wrong:
+        with pytest.raises(PluginError, match=r"test::attributed: how is .+; by its default, "):
+            plugin.op(how=value)
+
+
+def test_a_reference_that_is_not_the_same_every_time_excuses_no_kernel() -> None:
+    with pytest.raises(KernelError, match="the reference gives other numbers each time"):
+        check_plugin("planted::random", (300,))
+    trial = make_trial(make_problem(one({"x": TensorType(f32, (300,))}, "planted::random")))
+    assert "the reference gives other numbers each time" in (trial.check(2 * trial.operands[0]) or "")
 
 
 def test_a_number_is_no_operand_of_a_kernel() -> None:
