@@ -78,7 +78,7 @@ def _consume(
         middle_held = MIDDLE_FETCH(middle_aux, 0, c, True, c < WIDTH)
         value = sum_over_taps(
             xs, vs, full, free, v_full, v_free, turn, block, BLOCKS,
-            BOX, BLOCK_C, BLOCK_K, GROUP, CONSUMERS, STAGES, V_STAGES, V_RESIDENT, WHICH, WARPS,
+            BOX, BLOCK_C, BLOCK_K, BLOCK_K, STEPS, GROUP, CONSUMERS, STAGES, V_STAGES, V_RESIDENT, WHICH, WARPS,
         )  # fmt: skip
         block += BLOCKS * CONSUMERS
 

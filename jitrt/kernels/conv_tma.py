@@ -26,7 +26,7 @@ from jitrt.codegen.target import Target
 from jitrt.graph.graph import Graph
 from jitrt.kernels.base import Config, KernelCall, Lowered, Operand, Problem, Result, Template, Workspace, Zeros
 from jitrt.kernels.conv2d import Conv2d, product_of
-from jitrt.kernels.conv_tma_cost import box_of, slices_of, steps_of, units_of, w_block, work_of, x_block
+from jitrt.kernels.conv_tma_cost import box_of, depth_of, slices_of, steps_of, units_of, w_block, work_of, x_block
 from jitrt.kernels.conv_tma_kernel import LACKING, conv_tma
 from jitrt.kernels.conv_tma_shape import Shape, describe, refuse_body, shape_of
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
@@ -130,6 +130,7 @@ class ConvTma(Template):
             "PADDING": shape.padding,
             "BLOCK_N": bn,
             "BLOCK_K": shape.block_k,
+            "LAST": depth_of(shape, config)[1],
             "STEPS": steps_of(shape),
             "GROUP": group,
             "SKIP": config["SKIP"],

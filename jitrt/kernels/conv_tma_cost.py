@@ -24,6 +24,13 @@ def steps_of(shape: Shape) -> int:
     return -(-shape.channels // shape.block_k)
 
 
+def depth_of(shape: Shape, config: Config) -> tuple[int, int]:
+    """Channels multiplied for a tap, and those of them in its last block. Who takes some blocks of a tap takes all of
+    each."""
+    last = shape.last if config["SPLIT"] == 1 else shape.block_k
+    return (steps_of(shape) - 1) * shape.block_k + last, last
+
+
 def units_of(shape: Shape, config: Config) -> int:
     """Tiles of pixels times slices of filters times the parts of their sums."""
     return math.prod(shape.tiles(box_of(config))) * slices_of(shape, config) * int(config["SPLIT"])
@@ -49,7 +56,8 @@ def work_of(shape: Shape, config: Config, target: Target) -> Work:
     box, bn, per_sm = box_of(config), config["BLOCK_N"], config["PROGRAMS"]
     pixels, units, handed, split = math.prod(box), units_of(shape, config), shape.handed is not None, config["SPLIT"]
     programs = min(target.sms * per_sm, units)
-    blocks = (shape.met(box) if config["SKIP"] else shape.taps) * steps_of(shape) / split
+    taps = (shape.met(box) if config["SKIP"] else shape.taps) / split
+    blocks = taps * steps_of(shape)
     x, w = x_block(config, shape.block_k), w_block(config, shape.block_k)
     x_bytes, w_bytes = x / config["GROUP"], 0 if config["RESIDENT"] else w
     result = 2 * pixels * bn
@@ -58,7 +66,7 @@ def work_of(shape: Shape, config: Config, target: Target) -> Work:
     return Work(
         tiles=-(-units // programs) * per_sm,
         consumers=config["CONSUMERS"] * per_sm,
-        products=int(pixels * paced * blocks * shape.block_k),
+        products=int(pixels * paced * taps * depth_of(shape, config)[0]),
         steps=math.ceil(blocks),
         loaded=int(blocks * (x_bytes + w_bytes)) + (result if handed else 0),
         ahead=config["STAGES"] * x + (0 if config["RESIDENT"] else config["W_STAGES"] * w),

@@ -60,8 +60,8 @@ def _consume(
     xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials, counters,
     UNITS: gl.constexpr, SLICES: gl.constexpr, FILTERS: gl.constexpr, BOX: gl.constexpr, TILES: gl.constexpr,
     SIZE: gl.constexpr, OUT: gl.constexpr, FILTER: gl.constexpr, STRIDE: gl.constexpr, PADDING: gl.constexpr,
-    BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, STEPS: gl.constexpr, GROUP: gl.constexpr, SKIP: gl.constexpr,
-    SPLIT: gl.constexpr, CONSUMERS: gl.constexpr, STAGES: gl.constexpr, W_STAGES: gl.constexpr,
+    BLOCK_N: gl.constexpr, BLOCK_K: gl.constexpr, LAST: gl.constexpr, STEPS: gl.constexpr, GROUP: gl.constexpr,
+    SKIP: gl.constexpr, SPLIT: gl.constexpr, CONSUMERS: gl.constexpr, STAGES: gl.constexpr, W_STAGES: gl.constexpr,
     BUFFERS: gl.constexpr, RESIDENT: gl.constexpr, HANDED: gl.constexpr, DEPENDENT: gl.constexpr,
     FETCH: gl.constexpr, FINISH: gl.constexpr, WHICH: gl.constexpr, WARPS: gl.constexpr,
 ):  # fmt: skip
@@ -93,7 +93,7 @@ def _consume(
         held = FETCH(aux, 0, k, True, k < FILTERS)
         value = sum_over_taps(
             xs, ws, full, free, w_full, w_free, turn, block, blocks,
-            BOX, BLOCK_N, BLOCK_K, GROUP, CONSUMERS, STAGES, W_STAGES, RESIDENT, WHICH, WARPS,
+            BOX, BLOCK_N, BLOCK_K, LAST, STEPS, GROUP, CONSUMERS, STAGES, W_STAGES, RESIDENT, WHICH, WARPS,
         )  # fmt: skip
         block += blocks
         slot = WHICH * BUFFERS + count % BUFFERS
@@ -139,6 +139,7 @@ def conv_tma(
     PADDING: gl.constexpr,  # before
     BLOCK_N: gl.constexpr,
     BLOCK_K: gl.constexpr,
+    LAST: gl.constexpr,  # channels multiplied of the last block
     STEPS: gl.constexpr,  # blocks of the channels
     GROUP: gl.constexpr,  # rows of the filter that share a block of x: 1 or all
     SKIP: gl.constexpr,  # taps of a tile that meet nothing but padding
@@ -185,8 +186,8 @@ def conv_tma(
             [
                 (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials,
                             counters, UNITS, SLICES, FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N,
-                            BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED,
-                            DEPENDENT, FETCH, FINISH, 0, WARPS)),
+                            BLOCK_K, LAST, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT,
+                            HANDED, DEPENDENT, FETCH, FINISH, 0, WARPS)),
                 (load_x, (x, handed, xs, ys, full, free, handed_full, ys_free, UNITS, SLICES, BOX, TILES, SIZE, OUT,
                           FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES,
                           BUFFERS, HANDED, DEPENDENT)),
@@ -201,12 +202,12 @@ def conv_tma(
             [
                 (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials,
                             counters, UNITS, SLICES, FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N,
-                            BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED,
-                            DEPENDENT, FETCH, FINISH, 0, WARPS)),
+                            BLOCK_K, LAST, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT,
+                            HANDED, DEPENDENT, FETCH, FINISH, 0, WARPS)),
                 (_consume, (xs, ws, ys, full, free, w_full, w_free, handed_full, ys_free, turn, aux, y, partials,
                             counters, UNITS, SLICES, FILTERS, BOX, TILES, SIZE, OUT, FILTER, STRIDE, PADDING, BLOCK_N,
-                            BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT, HANDED,
-                            DEPENDENT, FETCH, FINISH, 1, WARPS)),
+                            BLOCK_K, LAST, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES, W_STAGES, BUFFERS, RESIDENT,
+                            HANDED, DEPENDENT, FETCH, FINISH, 1, WARPS)),
                 (load_x, (x, handed, xs, ys, full, free, handed_full, ys_free, UNITS, SLICES, BOX, TILES, SIZE, OUT,
                           FILTER, STRIDE, PADDING, BLOCK_N, BLOCK_K, STEPS, GROUP, SKIP, SPLIT, CONSUMERS, STAGES,
                           BUFFERS, HANDED, DEPENDENT)),

@@ -88,6 +88,12 @@ class Shape:
         return min(_MOST_CHANNELS, max(_LEAST_CHANNELS, 1 << (self.channels - 1).bit_length()))
 
     @property
+    def last(self) -> int:
+        """The same of the last block, where it has fewer."""
+        rest = self.channels % self.block_k or self.block_k
+        return min(self.block_k, max(_LEAST_CHANNELS, 1 << (rest - 1).bit_length()))
+
+    @property
     def long(self) -> bool:
         return is_long(self.epilogue)
 

@@ -263,10 +263,21 @@ def test_the_shipped_table_has_stages_that_are_on_offer() -> None:
         assert conv_tma._needed(config, block_k) == config, problem
 
 
-@pytest.mark.parametrize(("channels", "block"), [(8, 16), (16, 16), (24, 32), (32, 32), (40, 64), (72, 64), (256, 64)])
-def test_few_channels_are_multiplied_without_many_zeros(channels: int, block: int) -> None:
+@pytest.mark.parametrize(
+    ("channels", "block", "last"),
+    [(8, 16, 16), (16, 16, 16), (24, 32, 32), (32, 32, 32), (40, 64, 64), (72, 64, 16), (96, 64, 32), (256, 64, 64)],
+)
+def test_no_more_zeros_are_multiplied_than_a_power_of_two_needs(channels: int, block: int, last: int) -> None:
     problem = posed((128, channels, 28, 28), 64)
-    lowered = ConvTma().lower(problem, ConvTma().candidates(problem, H200)[0], H200)
-    x, w = (lowered.calls[0].arguments[name] for name in ("x", "w"))
-    assert (x.block[-1], w.block[-1], lowered.calls[0].constexprs["BLOCK_K"]) == (block, block, block)
+    chosen = ConvTma().candidates(problem, H200)[0]
+    (call,) = ConvTma().lower(problem, {**chosen, "SPLIT": 1}, H200).calls
+    x, w = (call.arguments[name] for name in ("x", "w"))
+    assert (x.block[-1], w.block[-1], call.constexprs["BLOCK_K"], call.constexprs["LAST"]) == (
+        block,
+        block,
+        block,
+        last,
+    )
     assert x.swizzle == w.swizzle == 2 * block
+    (call,) = ConvTma().lower(problem, {**chosen, "SPLIT": 2}, H200).calls
+    assert call.constexprs["LAST"] == block  # a unit may begin within a tap

@@ -99,6 +99,11 @@ CASES: dict[str, tuple[Problem, dict[str, Any]]] = {
         posed((1, 16, 9, 8), 32, (5, 5), padding=((2, 2), (2, 2))),
         config((8, 1, 8), 32, group=5, W_STAGES=6),
     ),
+    "80 channels, rows share x, residual": (
+        posed((1, 80, 5, 9), 64, residual=True),
+        config((2, 1, 32), group=3, STAGES=4, BUFFERS=2),
+    ),
+    "160 channels, padding is skipped": (posed((33, 160, 3, 3), 64), config((1, 32, 2), SKIP=True)),
     "8 channels, stride 2": (posed((2, 8, 9, 14), 72, stride=(2, 2)), config((2, 2, 16))),
     "bfloat16": (posed((1, 64, 9, 9), 64, dtype=bf16), config((8, 1, 8), group=3)),
 }
