@@ -20,6 +20,7 @@ from jitrt.frontend.torch.autocast import Regions, cast_to
 from jitrt.frontend.torch.capture import Capture, capture
 from jitrt.frontend.torch.context import Context, type_of
 from jitrt.frontend.torch.decompose import decompose
+from jitrt.frontend.torch.known import compute
 from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
 from jitrt.frontend.torch.scope import Scope
@@ -246,6 +247,9 @@ class Importer:
             scope.bind(node, _stand_in(node.meta.get("val")))
             return
         importer = importer_of(node.target)
+        if importer is None and (known := compute(ctx, node, args, kwargs)) is not None:
+            scope.bind(node, known)
+            return
         if importer is None and (made_of := decompose(node, self._regions)) is not None:
             scope.bind(node, self._take_apart(scope, node, made_of))
             return
@@ -258,6 +262,9 @@ class Importer:
             if writes_first_operand(node.target) and not _only_relabels(node.target):
                 result = self._write(scope, node, result)
         except Unsupported as reason:
+            if (known := compute(ctx, node, args, kwargs)) is not None:
+                scope.bind(node, known)
+                return
             self.unsupported.append(Stranger(node, f"{_operator(node)} {reason}".strip(), ctx.loc))
             scope.bind(node, _stand_in(node.meta.get("val")))
             return

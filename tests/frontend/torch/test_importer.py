@@ -466,6 +466,29 @@ def test_an_object_that_is_no_tensor_cannot_become_a_constant() -> None:
         import_torch(lambda x: x + torch.rand(6, generator=generator), (X,))
 
 
+class Parametrised(nn.Module):
+    """Whose weights are computed by operators without importers, of weights and of nothing."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.turn = nn.utils.parametrizations.orthogonal(nn.Linear(6, 6))
+
+    def forward(self, x: torch.Tensor) -> Any:
+        window = torch.hann_window(6, device=x.device)
+        order = (window * 10).long().sort(descending=True)[1]  # of 64-bit integers, whose sort has no kernel
+        return self.turn(x * window), x[..., order], torch.logcumsumexp(window.view(2, 3), 0)
+
+
+def test_what_depends_on_no_input_is_computed_at_import() -> None:
+    model = Parametrised().eval()
+    imported = import_torch(model, (X,))
+    got = imported.outputs.build([from_numpy(a) for a in interpret(imported.graph, [X.numpy()])])
+    torch.testing.assert_close(got, model(X))
+    with pytest.raises(UnsupportedOpError, match=r"aten\.rand\.default"):
+        import_torch(lambda x: x + torch.rand(6), (X,))
+
+
 def test_an_exported_program_is_a_model() -> None:
     model = small()
     program = torch.export.export(model, (X,))

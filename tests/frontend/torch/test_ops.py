@@ -253,6 +253,7 @@ REDUCE: Functions = {
         torch.linalg.vector_norm(x, 1, dim=(2, 3), keepdim=True),
     ),
     "logsumexp": lambda x, y, i, m: (torch.logsumexp(x, 1), torch.logsumexp(x, (2, 3), keepdim=True)),
+    "logsumexp of infinities": lambda x, y, i, m: torch.logsumexp(torch.where(x > 2, x / 0, -x.abs() / 0), (1, 2)),
     "softmax": lambda x, y, i, m: (
         x.softmax(1),
         x.log_softmax(-1),

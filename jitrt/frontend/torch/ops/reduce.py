@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from jitrt.frontend.layers import reduce as layers
-from jitrt.frontend.layers.arithmetic import binary
+from jitrt.frontend.layers.arithmetic import binary, choose
 from jitrt.frontend.layers.reduce import Dims, Reduction
 from jitrt.frontend.torch.context import Context, Number
 from jitrt.frontend.torch.ops.index import position
@@ -212,6 +212,9 @@ def vector_norm(
 @register("aten.logsumexp.default")
 def logsumexp(ctx: Context, x: Value, dim: Dims, keepdim: bool = False) -> Value:
     high = reduced(ctx, g.ReduceMax, x, dim, True)
+    # Of infinities it is left where it is: -inf less -inf is no number.
+    dtype = high.type.dtype
+    high = choose(ctx, binary(ctx, g.Equal(), ctx.add(g.Abs(), high), math.inf, dtype), 0, high, dtype)
     total = reduced(ctx, g.ReduceSum, ctx.add(g.Exp(), ctx.add(g.Sub(), x, high)), dim, keepdim)
     return ctx.add(g.Add(), ctx.add(g.Log(), total), ctx.reshape(high, total.type.shape))
 

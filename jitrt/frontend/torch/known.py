@@ -1,0 +1,61 @@
+"""Results that are the same in every run: what jitrt has no importer for, and reads weights and numbers alone, PyTorch
+computes while the model is imported (a window, a parametrisation of weights)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from jitrt.frontend.builder import fixed
+from jitrt.frontend.torch.arrays import DTYPES, from_numpy, to_numpy
+from jitrt.frontend.torch.context import Context
+from jitrt.graph import Value
+from jitrt.graph.op import Array
+
+
+def compute(ctx: Context, node: torch.fx.Node, args: Any, kwargs: Any) -> Value | list[Value] | None:
+    """The results of an operator as constants; None if they depend on an input, on chance, or on memory it writes to,
+    or are nothing that a graph can hold."""
+    target, example = node.target, node.meta.get("val")
+    if not isinstance(target, torch._ops.OpOverload) or target._schema.is_mutable:
+        return None
+    if torch.Tag.nondeterministic_seeded in target.tags:
+        return None
+    examples = list(example) if isinstance(example, tuple | list) else [example]
+    if not all(isinstance(x, torch.Tensor) and x.dtype in DTYPES and _is_static(x) for x in examples):
+        return None
+    operands: list[Value] = []
+    torch.fx.node.map_aggregate((args, kwargs), lambda x: operands.append(x) if isinstance(x, Value) else None)
+    if not all(map(fixed, operands)):
+        return None
+    memo: dict[Value, Array] = {}
+    args, kwargs = torch.fx.node.map_aggregate(
+        (args, kwargs), lambda x: from_numpy(array_of(x, memo)) if isinstance(x, Value) else x
+    )
+    with torch.no_grad():
+        made = target(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
+    values = [_constant(ctx, x) for x in (made if isinstance(made, tuple | list) else [made])]
+    return values if isinstance(example, tuple | list) else values[0]
+
+
+def array_of(value: Value, memo: dict[Value, Array]) -> Array:
+    """What a value made of constants holds. `memo` has what is known already."""
+    if value.data is not None:
+        return value.data
+    if value not in memo:
+        node = value.producer
+        assert node is not None
+        results: Sequence[Array] = node.op.eval(*(array_of(x, memo) for x in node.inputs))
+        memo.update(zip(node.outputs, results, strict=True))
+    return memo[value]
+
+
+def _constant(ctx: Context, tensor: torch.Tensor) -> Value:
+    return ctx.graph.add_constant(np.array(to_numpy(tensor), order="C"))
+
+
+def _is_static(tensor: torch.Tensor) -> bool:
+    return all(isinstance(size, int) for size in tensor.shape)
