@@ -44,4 +44,5 @@ def add_attention(
         raise ShapeError(f"mask: shape {given.type.shape} does not broadcast to {scores}")
     if given is not None and given.type.dtype not in (DType.b8, query.type.dtype):
         net.refuse(f"mask is {given.type.dtype.numpy}, expected bool or {query.type.dtype.numpy}")
-    return layers.attention(net.builder, query, key, value, given, causal=bool(causal), scale=scale)
+    factor = None if scale is None else net.number("scale", scale)
+    return layers.attention(net.builder, query, key, value, given, causal=bool(causal), scale=factor)

@@ -8,6 +8,8 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import cache, partial
 from typing import Any
 
+import numpy as np
+
 from jitrt.frontend.builder import Builder, Number
 from jitrt.frontend.layers import activation, arithmetic
 from jitrt.frontend.network.arrays import dtype_of
@@ -91,7 +93,8 @@ def add_activation(net: Frame, x: Tensor, kind: str, *, name: str | None = None,
 @layer
 def add_prelu(net: Frame, x: Tensor, slope: Any, *, name: str | None = None) -> Value:
     """x if x > 0 else slope * x; `slope` has one number, or one a channel (dimension 1)."""
-    value, factor = net.value(x), net.parameter("slope", slope)
+    value = net.floating(x)
+    factor = net.parameter("slope", slope, value.type.dtype)
     if factor.type.numel != 1 and factor.type.shape != value.type.shape[1:2]:
         net.refuse(
             f"slope has shape {factor.type.shape}, expected one number, or one a channel: {value.type.shape[1:2]}"
@@ -135,6 +138,9 @@ def add_elementwise(net: Frame, kind: str, *operands: Operand, name: str | None 
         _check_fractions(net, kind, dtype)
     if kind.startswith("logical") and dtype != DType.b8:
         net.refuse(f"{kind} of {dtype.numpy} numbers; compare first, for example add_elementwise('not_equal', x, 0)")
+    for x in given:
+        if type(x) is int and not dtype.is_float and not _holds(dtype, x):
+            net.refuse(f"{x} is no {dtype.numpy}; cast the tensor to a wider type first")
     return build(net.builder, *condition, *(net.builder.operand(x, dtype) for x in given[len(condition) :]))
 
 
@@ -174,6 +180,11 @@ def _factor(net: Frame, what: str, given: Any, x: Value) -> Value:
 def _check_fractions(net: Frame, kind: str, dtype: DType) -> None:
     if not dtype.is_float and kind not in _ON_INTEGERS:
         net.refuse(f"{kind} of {dtype.numpy} numbers: cast them first with net.add_cast(x, 'float32')")
+
+
+def _holds(dtype: DType, number: int) -> bool:
+    limits = np.iinfo(np.int64 if dtype == DType.b8 else dtype.numpy)
+    return bool(limits.min <= number <= limits.max)
 
 
 def _common_dtype(operands: Sequence[Value | Number]) -> DType:

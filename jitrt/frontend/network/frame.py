@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import difflib
 import functools
+import math
 import operator
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from numbers import Real
 from typing import TYPE_CHECKING, Any, Concatenate, NoReturn, ParamSpec, TypeVar, cast, overload
+
+import numpy as np
 
 from jitrt.errors import GraphError, NetworkError, OptionError, PluginError, ShapeError
 from jitrt.frontend.builder import Builder, Number
@@ -101,9 +105,15 @@ class Frame:
     def integers(self, what: str, given: Any) -> tuple[int, ...]:
         """Whole numbers. Raises NetworkError for anything else."""
         items = tuple(given) if isinstance(given, Iterable) else (given,)
-        if any(isinstance(item, bool) or not hasattr(item, "__index__") for item in items):
+        if any(isinstance(item, bool) or not hasattr(item, "__index__") or np.ndim(item) for item in items):
             self.refuse(f"{what} is {given!r}; give whole numbers")
         return tuple(operator.index(item) for item in items)
+
+    def number(self, what: str, given: Any, *, least: float = -math.inf) -> float:
+        """A number. Raises NetworkError for anything else, one below `least`, or none at all (NaN)."""
+        if isinstance(given, bool) or not isinstance(given, Real) or not float(given) >= least:
+            self.refuse(f"{what} is {given!r}; give a number{f' of {least:g} or more' if least > -math.inf else ''}")
+        return float(given)
 
     def axis(self, axis: int, rank: int, what: str = "axis", of: str = "dimensions") -> int:
         """A dimension (or element) counted from the front. Raises NetworkError for one that is not there."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
 from jitrt.frontend.layers.pool import lp_pool
 from jitrt.frontend.network.conv import spatial_dims
 from jitrt.frontend.network.frame import Frame, Sizes, layer
 from jitrt.frontend.network.tensor import Tensor
-from jitrt.graph import Value
+from jitrt.graph import DType, Value
 from jitrt.graph.op import Op
 from jitrt.graph.ops import AdaptiveAvgPool, AdaptiveMaxPool, AvgPool, MaxPool
 
@@ -35,6 +37,7 @@ def add_pool(
     """
     value = net.value(x)
     dims = spatial_dims(net, value)
+    _refuse_booleans(net, value)
     net.call(net.choose("pool", kind, ("max", "average", "lp")) + "_pool")
     window = net.sizes("kernel", kernel, dims)
     steps = window if stride is None else net.sizes("stride", stride, dims)
@@ -44,13 +47,15 @@ def add_pool(
     if kind == "lp":
         if any(pads):
             net.refuse(f"padding is {padding!r}; an lp pool has none, net.add_pad puts zeros around x")
-        if isinstance(power, bool) or not isinstance(power, int | float) or power <= 0:
+        exponent = net.number("power", power)
+        if not 0 < exponent < math.inf:
             net.refuse(f"power is {power!r}; give a positive number")
-        return lp_pool(net.builder, net.floating(x), float(power), window, steps, bool(ceil_mode))
+        return lp_pool(net.builder, net.floating(x), exponent, window, steps, bool(ceil_mode))
     op: Op
     if kind == "max":
         op = MaxPool(window, steps, pads, bool(ceil_mode), spread)
     else:
+        net.floating(x)
         op = AvgPool(window, steps, pads, bool(ceil_mode), bool(count_include_pad))
     return net.builder.add(op, value)
 
@@ -61,4 +66,12 @@ def add_adaptive_pool(net: Frame, x: Tensor, kind: str, size: Sizes, *, name: st
     value = net.value(x)
     op = _ADAPTIVE[net.choose("pool", kind, _ADAPTIVE)]
     net.call(f"adaptive_{kind}_pool")
+    _refuse_booleans(net, value)
+    if kind == "average":
+        net.floating(x)
     return net.builder.add(op(net.sizes("size", size, spatial_dims(net, value))), value)
+
+
+def _refuse_booleans(net: Frame, x: Value) -> None:
+    if x.type.dtype == DType.b8:
+        net.refuse("x is bool; cast it first with net.add_cast(x, 'float32')")

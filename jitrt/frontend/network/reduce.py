@@ -7,7 +7,7 @@ from typing import Any
 from jitrt.frontend.layers import reduce as layers
 from jitrt.frontend.network.frame import Frame, Sizes, layer
 from jitrt.frontend.network.tensor import Tensor
-from jitrt.graph import Value
+from jitrt.graph import DType, Value
 from jitrt.graph.op import OPS
 from jitrt.graph.ops import LogSoftmax, Softmax
 
@@ -25,6 +25,8 @@ def add_reduce(
     net.call(kind)
     if kind == "mean" and not value.type.dtype.is_float:
         net.refuse(f"x is {value.type.dtype.numpy}, and a mean is no whole number; cast it first with net.add_cast")
+    if kind in ("sum", "prod") and value.type.dtype == DType.b8:
+        net.refuse(f"a {kind} of booleans is none; cast x first with net.add_cast, or ask for 'max' or 'min'")
     numbers = range(value.type.rank) if axes is None else net.integers("axes", axes)
     wanted = [net.axis(a, value.type.rank) for a in numbers]
     if len(set(wanted)) != len(wanted) or (axes is not None and not wanted):

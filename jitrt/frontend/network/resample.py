@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -76,7 +77,7 @@ def add_resize(
     if size is not None:
         return layers.resize(net.builder, value, net.sizes("size", size, dims), kind, bool(align_corners))
     factors = list(scale) if isinstance(scale, Sequence) else [scale] * dims
-    if len(factors) != dims or not all(isinstance(factor, int | float) and factor > 0 for factor in factors):
+    if len(factors) != dims or not all(isinstance(f, int | float) and 0 < f < math.inf for f in factors):
         net.refuse(f"scale is {scale!r}; give one positive factor or {dims}, one a dimension")
     wanted = [int(length * factor) for length, factor in zip(value.type.shape[2:], factors, strict=True)]
     if 0 in wanted:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import math
 import operator
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from jitrt.errors import ShapeError
 from jitrt.frontend.network.frame import Frame, Sizes, layer
@@ -68,7 +70,10 @@ def add_transpose(net: Frame, x: Tensor, a: int = -2, b: int = -1, *, name: str 
 @layer
 def add_expand(net: Frame, x: Tensor, shape: Sequence[int], *, name: str | None = None) -> Value:
     """Broadcast to `shape`, without a copy."""
-    return net.builder.expand(net.value(x), net.integers("shape", shape))
+    sizes = net.integers("shape", shape)
+    if any(size < 1 for size in sizes):
+        net.refuse(f"shape is {shape!r}; sizes are positive")
+    return net.builder.expand(net.value(x), sizes)
 
 
 @layer
@@ -114,11 +119,12 @@ def add_index(net: Frame, x: Tensor, index: Any, *, name: str | None = None) -> 
     """x[index] with numpy's meaning, for numbers, slices with positive steps, `...` and None."""
     value = net.value(x)
     items = list(index) if isinstance(index, tuple) else [index]
-    if items.count(Ellipsis) > 1:
+    dots = [i for i, item in enumerate(items) if item is Ellipsis]
+    if len(dots) > 1:
         net.refuse("an index has one ... at most")
-    if Ellipsis not in items:
+    if not dots:
         items.append(Ellipsis)
-    at, rank = items.index(Ellipsis), value.type.rank
+    at, rank = dots[0] if dots else len(items) - 1, value.type.rank
     left = rank - sum(item is not None and item is not Ellipsis for item in items)
     if left < 0:
         net.refuse(f"{rank - left} indices, but x has {rank} dimensions")
@@ -140,7 +146,7 @@ def add_index(net: Frame, x: Tensor, index: Any, *, name: str | None = None) -> 
 
 
 def _whole(net: Frame, item: Any) -> int:
-    if isinstance(item, bool) or not hasattr(item, "__index__"):
+    if isinstance(item, bool) or not hasattr(item, "__index__") or np.ndim(item):
         net.refuse(f"an index is {item!r}; give numbers, slices, ... or None, or use add_gather")
     return operator.index(item)
 
@@ -154,10 +160,16 @@ def _sliced(net: Frame, x: Value, axis: int, bounds: slice) -> Value:
     return net.builder.slice(x, axis, first, last, step)
 
 
+def _several(net: Frame, tensors: Any) -> list[Value]:
+    if isinstance(tensors, Tensor) or not isinstance(tensors, Iterable):
+        net.refuse(f"got a {type(tensors).__name__} for the tensors; give a list of them")
+    return [net.value(tensor) for tensor in tensors]
+
+
 @layer
 def add_concat(net: Frame, tensors: Sequence[Tensor], axis: int, *, name: str | None = None) -> Value:
     """Tensors of one dtype one after another along an axis; their other dimensions agree."""
-    values = [net.value(tensor) for tensor in tensors]
+    values = _several(net, tensors)
     if not values:
         net.refuse("no tensors; give at least one")
     for value, tensor in zip(values, tensors, strict=True):
@@ -173,7 +185,7 @@ def add_concat(net: Frame, tensors: Sequence[Tensor], axis: int, *, name: str | 
 @layer
 def add_stack(net: Frame, tensors: Sequence[Tensor], axis: int = 0, *, name: str | None = None) -> Value:
     """Tensors of one type side by side along a new axis."""
-    values = [net.value(tensor) for tensor in tensors]
+    values = _several(net, tensors)
     if not values or any(value.type.logical() != values[0].type.logical() for value in values):
         net.refuse("the tensors differ in shape or dtype, or there are none; they must be alike to be stacked")
     shape = values[0].type.shape
