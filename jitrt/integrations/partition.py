@@ -99,13 +99,14 @@ class Report:
 
 @dataclass(frozen=True)
 class Partitioned:
-    """A program with engines in it. Calling it with the user's flat inputs returns its flat outputs."""
+    """A program with engines in it."""
 
     module: fx.GraphModule
     bound: tuple[Any, ...]  # the weights, which come before the inputs
     report: Report
 
-    def __call__(self, inputs: Sequence[Any]) -> Sequence[Any]:
+    def run(self, *inputs: torch.Tensor) -> Sequence[Any]:
+        """The flat outputs, of the user's flat inputs."""
         with torch.no_grad():
             return self.module(*self.bound, *inputs)
 

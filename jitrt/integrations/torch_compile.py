@@ -12,7 +12,8 @@ gradients are enabled, TrainingModeError (a GradientError) for batch norm or dro
 Dynamo itself leaves a model with an nn.LSTM, nn.GRU or nn.RNN to PyTorch, and this backend never hears of it, unless
 `torch._dynamo.config.allow_rnn` is set. `jitrt.jit` needs no such switch.
 
-Weights are frozen into the engine. Replacing or changing one in place is noticed, and builds a new engine.
+Weights are frozen into the engine. Replacing or changing one in place is noticed, and builds a new engine; changing it
+behind PyTorch's back (`weight.data`) is not: call `torch.compiler.reset()` after it.
 """
 
 from __future__ import annotations
@@ -46,6 +47,7 @@ from jitrt.frontend.torch.autocast import ambient, enter, leave
 from jitrt.frontend.torch.capture import capture
 from jitrt.frontend.torch.importer import import_capture
 from jitrt.graph import Graph
+from jitrt.integrations.aliases import views_of
 from jitrt.integrations.partition import Build, Partitioned, Report, Stayed, operators, partition
 from jitrt.jitted import of_tensors, signature
 from jitrt.request import Request
@@ -162,18 +164,27 @@ class _Compiled:
         nest = captured.outputs.build
         if not inputs:
             nest = of_tensors(nest, captured.device)
+        run: Run
         try:
-            graph = import_capture(captured, module, name=name).graph
+            run = build(import_capture(captured, module, name=name).graph)
+            _reports.append(Report(name, 1, len(list(operators(captured.program.graph)))))
         except UnsupportedOpError:
             if request.strict:
                 raise
             parts = _taken_apart(captured.program, build, inputs, name)
+            run = parts.run
             _reports.append(parts.report)
             warnings.warn(f"backend='jitrt': {parts.report}", JitrtWarning, stacklevel=2)
-            return lambda *args: nest(parts([args[i].detach() for i in indices]))
-        engine = build(graph)
-        _reports.append(Report(name, 1, len(list(operators(captured.program.graph)))))
-        return lambda *args: nest(engine(*(args[i].detach() for i in indices)))
+        views = views_of(captured.program)
+        if not views:
+            return lambda *args: nest(run(*(args[i].detach() for i in indices)))
+
+        def with_views(*args: Any) -> Any:
+            tensors = [args[i].detach() for i in indices]
+            outputs = run(*tensors)
+            return nest([views[i](*tensors) if i in views else x for i, x in enumerate(outputs)])
+
+        return with_views
 
     def _left_whole(self, name: str, failure: JitrtError) -> Run:
         """The graph as it is, in PyTorch."""

@@ -356,3 +356,19 @@ def test_an_encoder_layer_is_known_as_the_one_operator_that_it_is_at_inference()
     report = last_report()
     assert report is not None
     assert (report.engines, report.stayed) == (1, ())
+
+
+def test_an_output_that_is_a_view_of_an_input_shares_its_memory() -> None:
+    def model(x: torch.Tensor) -> torch.Tensor:
+        turned, part = x.t(), x[1:].view(-1)
+        y = x * 2
+        torch._dynamo.graph_break()
+        turned.add_(1)
+        part.mul_(3)
+        return x + y
+
+    x = torch.randn(3, 4)
+    expected_x = x.clone()
+    expected = model(expected_x)
+    close(compiled(model)(x), expected)
+    close(x, expected_x)
