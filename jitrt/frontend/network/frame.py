@@ -188,13 +188,13 @@ class Frame:
 
     def _name_results(self, results: list[Value]) -> None:
         """Give results that have but a number the layer's name. A result that was there before keeps its own, unless
-        the user gave one: then an identity bears it."""
+        the user gave one: then an identity bears it, as the second of two results that are one value."""
         graph = self.builder.graph
         for index, value in enumerate(results):
             name = self._layer if len(results) == 1 else f"{self._layer}.{index}"
             if value.name.isdigit():
                 graph.rename(value, name)
-            elif self._named and value.name != name:
+            elif (self._named and value.name != name) or value in results[:index]:
                 results[index] = graph.add(Identity(), value, loc=self.builder.loc, name=name)
 
     def _constant(self, what: str, data: Array) -> Value:

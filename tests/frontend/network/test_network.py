@@ -200,6 +200,18 @@ def test_a_network_needs_neither_torch_nor_triton() -> None:
     assert done.stdout.strip() == "[[1. 1.]] []"
 
 
+def test_results_of_a_layer_that_are_one_value_are_outputs_of_their_own() -> None:
+    """Of a recurrence of one step the final state is the state of that step."""
+    net = Network()
+    weights = {"weight_ih_l0": zeros(9, 4) + 0.1, "weight_hh_l0": zeros(9, 3)}
+    for result in net.add_gru(net.add_input("x", (1, 2, 4)), 3, weights=weights):
+        net.mark_output(result)
+    assert [output.name for output in net.outputs] == ["gru.0", "gru.1"]
+    steps, last = jitrt.compile(net, target="reference")(zeros(1, 2, 4) + 1)
+    assert steps.any()
+    np.testing.assert_array_equal(steps, last)
+
+
 # -- rewiring ----------------------------------------------------------------------------------------------------------
 
 
