@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 
@@ -55,6 +56,10 @@ class Value:
             self._digest = hasher.hexdigest()[:16]
         return self._digest
 
+    def __reduce__(self) -> Any:
+        """Without producer and uses, which the graph puts back: a long chain would be a deep recursion."""
+        return Value, (self.name, self.type, None, self.data)
+
     def __repr__(self) -> str:
         return f"%{self.name}: {self.type}"
 
@@ -79,6 +84,10 @@ class Node:
 
     def has(self, trait: Trait) -> bool:
         return bool(self.op.traits & trait)
+
+    def __reduce__(self) -> Any:
+        """Without operands and results, which the graph puts back."""
+        return Node, (self.op, [], self.loc)
 
     def __repr__(self) -> str:
         return f"{', '.join('%' + v.name for v in self.outputs)} = {self.op.name}"
@@ -276,6 +285,20 @@ class Graph:
         return isinstance(other, Graph) and str(self) == str(other)
 
     __hash__ = object.__hash__
+
+    def __getstate__(self) -> dict[str, Any]:
+        """What is pickled and copied: nodes and values one by one, and beside them how they hang together."""
+        nodes = [(node, node.inputs, node.outputs) for node in self.nodes]
+        values = [(value, value.producer, value.uses) for value in self.values()]
+        return {**vars(self), "_links": (nodes, values)}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        nodes, values = state.pop("_links")
+        vars(self).update(state)
+        for node, inputs, outputs in nodes:
+            node.inputs, node.outputs = inputs, outputs
+        for value, producer, uses in values:
+            value.producer, value.uses = producer, uses
 
     def _repr_html_(self) -> str:
         from jitrt.graph.html import to_html

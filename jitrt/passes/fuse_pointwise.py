@@ -10,7 +10,7 @@ from jitrt.graph.graph import Graph, Node
 from jitrt.graph.op import Trait
 from jitrt.graph.ops import Concat
 from jitrt.passes.base import PassContext
-from jitrt.passes.region import body_of, describe, make_region
+from jitrt.passes.region import MOST, body_of, describe, make_region
 from jitrt.passes.storage import is_structural
 
 
@@ -43,6 +43,9 @@ def _tree(graph: Graph, last: Node, position: dict[Node, int], context: PassCont
             if all(user.has(Trait.ELEMENTWISE) for user in node.output.users if user not in nodes):
                 continue  # asked again once its other readers have joined
             context.refused(node, f"{node.op.name} not fused with {last.op.name}: others read its result too")
+            continue
+        if len(nodes) == MOST:
+            context.refused(node, f"{node.op.name} not fused with {last.op.name}: {MOST} operations are one kernel")
             continue
         larger = sorted([*nodes, node], key=position.__getitem__)
         body, _ = body_of(larger, last.output)

@@ -18,7 +18,7 @@ from jitrt.graph.types import Layout, TensorType, row_major, strides_in_order
 from jitrt.passes.base import PassContext
 from jitrt.passes.edit import remove_dead
 from jitrt.passes.fuse_prologue import reads_repeatedly
-from jitrt.passes.region import body_of, describe, make_region
+from jitrt.passes.region import MOST, body_of, describe, make_region
 
 _LONGEST = 32  # nodes between a value with several readers and the node where its branches join
 
@@ -106,7 +106,10 @@ class _Fusion:
         return True
 
     def _refusal(self, nodes: Iterable[Node], result: Value) -> str | None:
-        body, _ = body_of(sorted(nodes, key=self.position.__getitem__), result)
+        taken = sorted(nodes, key=self.position.__getitem__)
+        if len(taken) > MOST:
+            return f"{MOST} operations are one kernel"
+        body, _ = body_of(taken, result)
         return self.context.accepts(body)
 
     def _following(self, result: Value) -> list[Node] | str | None:

@@ -10,6 +10,10 @@ from jitrt.graph.ops import Region
 from jitrt.graph.rebuild import rebuild
 from jitrt.graph.types import Layout, TensorType
 
+MOST = 256
+"""Nodes of a region at most: Triton reads kernels by recursion, and a build takes ever longer. A loop unrolled over
+hundreds of steps becomes several kernels."""
+
 
 def body_of(nodes: Sequence[Node], output: Value) -> tuple[Graph, list[Value]]:
     """(body, operands) of a region of `nodes`, in topological order, that results in `output`.

@@ -1,5 +1,8 @@
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -199,3 +202,29 @@ def test_reprs(graph):
     assert repr(graph.nodes[0]) == "%a = relu"
     assert repr(graph) == f"Graph({graph.name!r}, inputs [%x: f32[2]], 3 nodes, outputs [{graph.outputs[0]!r}])"
     assert str(graph).startswith(f"graph {graph.name}(")
+
+
+@pytest.mark.parametrize("again", [copy.deepcopy, lambda graph: pickle.loads(pickle.dumps(graph))])
+def test_a_chain_of_any_length_is_copied_and_pickled(again):
+    graph = Graph()
+    x = value = graph.add_input("x", TensorType(f32, (3,)))
+    for _ in range(2000):
+        value = graph.add(Add(), value, x)
+    graph.mark_output(value)
+    other = again(graph)
+    assert other == graph
+    verify(other)
+    assert other.inputs[0].uses == [
+        (node, i) for node in other.nodes for i in (0, 1) if node.inputs[i] is other.inputs[0]
+    ]
+    assert other.add(Add(), other.outputs[0], other.inputs[0]).name not in [value.name for value in graph.values()]
+
+
+def test_what_refers_to_a_node_still_does():
+    graph = Graph()
+    value = graph.add(Add(), *(graph.add_input(name, TensorType(f32, (3,))) for name in "xy"))
+    other, node = pickle.loads(pickle.dumps((graph, value.producer)))
+    assert node is other.nodes[0]
+    node, other = pickle.loads(pickle.dumps((value.producer, graph)))
+    assert node is other.nodes[0]
+    assert node.output.producer is node

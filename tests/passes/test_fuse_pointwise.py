@@ -84,3 +84,10 @@ def test_views_and_concats_and_regions_are_left(apply):
     assert _kernels(once) == ["pad", "permute", "concat"]
     assert str(apply(fuse_pointwise, once).graph) == str(once)
     assert parse(text) != once
+
+
+def test_a_chain_without_end_is_several_regions(apply):
+    lines = "".join(f"%{i + 1} = neg(%{i}) : f32[2]{{1}}\n" for i in range(600))
+    outcome = apply(fuse_pointwise, f"graph g(%0: f32[2]{{1}}) {{\n{lines}return %600\n}}")
+    assert [kernel.count("neg") for kernel in _kernels(outcome.graph)] == [88, 256, 256]
+    assert "neg not fused with neg: 256 operations are one kernel" in outcome.refused
