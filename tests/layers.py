@@ -146,6 +146,10 @@ LAYERS: dict[str, tuple[Callable[[], nn.Module], Callable[[], Inputs]]] = {
     "upsample bilinear": (lambda: _up("bilinear", False), _image()),
     "upsample bilinear by corners": (lambda: _up("bilinear", True, size=(4, 9)), _image()),
     "upsample bicubic": (lambda: _up("bicubic", False, scale_factor=1.7), _image()),
+    "antialiased": (
+        lambda: Apply(lambda x: F.interpolate(x, (4, 3), mode="bicubic", antialias=True, align_corners=False)),
+        _image(2, 3, 9, 8),
+    ),
     "upsample linear": (lambda: nn.Upsample(scale_factor=3, mode="linear"), _image(2, 3, 5)),
     "embedding": (lambda: nn.Sequential(nn.Embedding(11, 8), nn.LayerNorm(8)), _tokens(2, 5)),
     "indexing": (lambda: Apply(_indexing), lambda: (torch.randn(2, 5, 4, 3), torch.tensor([3, -1, 0, 2]))),

@@ -55,9 +55,13 @@ def log_sigmoid(b: Builder, x: Value) -> Value:
     return b.add(g.Neg(), b.add(g.Softplus(), b.add(g.Neg(), x)))
 
 
-def softplus(b: Builder, x: Value, beta: float = 1.0) -> Value:
-    """log(1 + exp(beta * x)) / beta."""
-    return scaled(b, b.add(g.Softplus(), scaled(b, x, beta)), 1 / beta)
+def softplus(b: Builder, x: Value, beta: float = 1.0, threshold: float = 20.0) -> Value:
+    """log(1 + exp(beta * x)) / beta, and x where beta * x is above the threshold; of 20 and more they are the same."""
+    steep = scaled(b, x, beta)
+    smooth = scaled(b, b.add(g.Softplus(), steep), 1 / beta)
+    if threshold >= 20:
+        return smooth
+    return b.add(g.Where(), binary(b, g.Greater(), steep, threshold, x.type.dtype), x, smooth)
 
 
 def softsign(b: Builder, x: Value) -> Value:

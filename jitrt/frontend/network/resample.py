@@ -56,12 +56,14 @@ def add_resize(
     *,
     scale: Any = None,
     align_corners: bool = False,
+    antialias: bool = False,
     name: str | None = None,
 ) -> Value:
     """x (n, c, spatial...) at another spatial `size`, or larger by a factor `scale`, as torch's interpolate.
 
     `mode` is "nearest", "nearest_exact", "linear" ("bilinear", "trilinear") or "cubic" ("bicubic", of images);
-    `align_corners` lets the corners of both lie on each other, for the last two.
+    `align_corners` lets the corners of both lie on each other, for the last two; `antialias` makes their filter as wide
+    as the elements that become one.
     """
     value = net.value(x)
     dims = spatial_dims(net, value)
@@ -70,16 +72,19 @@ def add_resize(
         net.refuse("give either size or scale")
     if align_corners and kind.startswith("nearest"):
         net.refuse(f"align_corners is for linear and cubic; {mode} takes one element each")
+    if antialias and kind.startswith("nearest"):
+        net.refuse(f"antialias is for linear and cubic; {mode} takes one element each")
+    resize = layers.antialiased if antialias else layers.resize
     if kind == "cubic" and dims != 2:
         net.refuse(f"cubic is for images, of 2 spatial dimensions; x has {dims}")
     if kind in ("linear", "cubic"):
         net.floating(x)
     if size is not None:
-        return layers.resize(net.builder, value, net.sizes("size", size, dims), kind, bool(align_corners))
+        return resize(net.builder, value, net.sizes("size", size, dims), kind, bool(align_corners))
     factors = list(scale) if isinstance(scale, Sequence) else [scale] * dims
     if len(factors) != dims or not all(isinstance(f, int | float) and 0 < f < math.inf for f in factors):
         net.refuse(f"scale is {scale!r}; give one positive factor or {dims}, one a dimension")
     wanted = [int(length * factor) for length, factor in zip(value.type.shape[2:], factors, strict=True)]
     if 0 in wanted:
         net.refuse(f"scale is {scale!r}, which leaves nothing of x of shape {value.type.shape}")
-    return layers.resize(net.builder, value, wanted, kind, bool(align_corners), [float(factor) for factor in factors])
+    return resize(net.builder, value, wanted, kind, bool(align_corners), [float(factor) for factor in factors])

@@ -243,6 +243,16 @@ BOTH: dict[str, Case] = {
         lambda x: F.interpolate(x, (7, 7), mode="bicubic", align_corners=True),
         IMAGE,
     ),
+    "antialiased": (
+        lambda n, x: n.add_resize(x, 3, "bicubic", antialias=True),
+        lambda x: F.interpolate(x, (3, 3), mode="bicubic", antialias=True),
+        IMAGE,
+    ),
+    "softplus up to a threshold": (
+        lambda n, x: n.add_activation(x, "softplus", beta=2, threshold=0.5),
+        lambda x: F.softplus(x, 2.0, 0.5),
+        ROWS,
+    ),
     "lstm": (
         lambda n, x: n.add_lstm(
             x, 3, weights=LSTM.state_dict(), layers=2, bidirectional=True, batch_first=True, h0=H0, c0=C0, cell=True

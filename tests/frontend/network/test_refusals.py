@@ -256,6 +256,7 @@ REFUSALS: list[tuple[Callable[[Network, Tensor], Any], type[GraphError], str]] =
     (lambda n, x: n.add_pad(x, [(8, 0)], "reflect"), ShapeError, "at most 7"),
     (lambda n, x: n.add_resize(x), NetworkError, "give either size or scale"),
     (lambda n, x: n.add_resize(x, 4, "lanczos"), NetworkError, "unknown resize mode 'lanczos'"),
+    (lambda n, x: n.add_resize(x, 4, antialias=True), NetworkError, "antialias is for linear and cubic"),
     (lambda n, x: n.add_resize(x, 4, align_corners=True), NetworkError, "align_corners is for linear and cubic"),
     (
         lambda n, x: n.add_resize(x[0], 4, "cubic"),

@@ -207,6 +207,12 @@ RESAMPLE: Functions = {
         for corners in (False, True)
         for how in ({"scale_factor": 2}, {"size": (3, 11)}, {"scale_factor": (1.7, 0.6)}, {"size": (1, 5)})
     ],
+    "antialias": lambda x, y, i, m: [
+        F.interpolate(x, mode=mode, align_corners=corners, antialias=True, **how)
+        for mode in ("bilinear", "bicubic")
+        for corners in (False, True)
+        for how in ({"size": (3, 11)}, {"scale_factor": (0.4, 0.6)}, {"size": (1, 5)})
+    ],
     "other ranks": lambda x, y, i, m: (
         F.interpolate(x[0], scale_factor=3),
         F.interpolate(x[0], 9, mode="nearest-exact"),
@@ -227,6 +233,8 @@ RESAMPLE: Functions = {
         aten.upsample_bilinear2d(x, [9, 9], False, 1.5, 1.8),
         aten.upsample_trilinear3d(x[None], [3, 9, 9], False),
         aten.upsample_bicubic2d(x, [9, 9], True),
+        aten._upsample_bilinear2d_aa(x, [3, 4], False, 0.5, 0.8),
+        aten._upsample_bicubic2d_aa(x, [3, 4], True),
     ),
     "pad": lambda x, y, i, m: [
         F.pad(x, padding, mode=mode)

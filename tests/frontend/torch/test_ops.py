@@ -67,7 +67,7 @@ ELEMENTWISE: Functions = {
     "prelu": lambda x, y, i, m: (F.prelu(x, y[0, :, 0, 0]), F.prelu(x, y[0, 0, 0, :1])),
     "elu alpha": lambda x, y, i, m: F.elu(x, 0.3),
     "gelu tanh": lambda x, y, i, m: F.gelu(x, approximate="tanh"),
-    "softplus beta": lambda x, y, i, m: F.softplus(x, 2.0),
+    "softplus beta": lambda x, y, i, m: (F.softplus(x, 2.0), F.softplus(x, 2.0, 0.5)),
     "threshold": lambda x, y, i, m: F.threshold(x, 0.2, 7.0),
     "glu": lambda x, y, i, m: F.glu(x, 1),
     "logical": lambda x, y, i, m: (m & (y > 0), m | (y > 0), ~m, torch.logical_and(x, m), torch.logical_or(m, y)),
@@ -496,8 +496,6 @@ _CELLS = {f"aten.{kind}_cell.default" for kind in ("lstm", "gru", "rnn_tanh", "r
 UNREACHED |= _CELLS | {
     f"aten.{kind}.{form}" for kind in ("lstm", "gru", "rnn_tanh", "rnn_relu") for form in ("input", "data")
 }
-# Known only to be refused with a reason: see test_importer.
-UNREACHED |= {f"aten._upsample_{kind}2d_aa.{form}" for kind in ("bilinear", "bicubic") for form in ("vec", "default")}
 
 
 def test_every_importer_is_exercised(exercised: set[str]) -> None:

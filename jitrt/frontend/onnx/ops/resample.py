@@ -14,6 +14,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from jitrt.frontend.layers.index import take
+from jitrt.frontend.layers.resample import multiplied
 from jitrt.frontend.onnx.node import Call
 from jitrt.frontend.onnx.registry import onnx_op
 from jitrt.graph import DType, Value
@@ -238,7 +239,7 @@ def _weighted(n: Call, x: Value, tables: dict[int, Array], mode: str, axes: Sequ
         if all(np.allclose(_matrix_of(op, d, table.shape), table, atol=1e-7) for d, table in tables.items()):
             return n.add(op, x)
     for d, table in tables.items():
-        x = _multiplied(n, x, table, d)
+        x = multiplied(n.b, x, table, d)
     return x
 
 
@@ -262,12 +263,3 @@ def _matrix_of(op: g.Resize, d: int, shape: tuple[int, ...]) -> Array:
     for position, weight in op.sources(d - 2, shape[1]):
         np.add.at(matrix, (np.arange(shape[0]), position), weight)
     return matrix
-
-
-def _multiplied(n: Call, x: Value, matrix: Array, d: int) -> Value:
-    """x with dimension d multiplied by a matrix (out, size): a linear layer, or a product from the left."""
-    weights, shape = n.constant(matrix, x.type.dtype), x.type.shape
-    if d == x.type.rank - 1 and x.type.dtype != DType.f64:  # which only a product has a kernel for
-        return n.add(g.Linear(), x, weights)
-    rows = n.b.reshape(x, (math.prod(shape[:d]), shape[d], math.prod(shape[d + 1 :])))
-    return n.b.reshape(n.add(g.Matmul(), weights, rows), (*shape[:d], len(matrix), *shape[d + 1 :]))

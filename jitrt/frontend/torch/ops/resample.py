@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 from jitrt.frontend.layers import resample as layers
 from jitrt.frontend.torch.context import Context, Number
@@ -47,16 +48,22 @@ def _register_nearest(stem: str, mode: str) -> None:
         return layers.resize(ctx, x, ctx.shape[2:], mode, scales=factors)
 
 
-def _register_smooth(stem: str, mode: str) -> None:
+def _register_smooth(stem: str, mode: str, resize: Callable[..., Value] = layers.resize) -> None:
     @register(f"aten.{stem}.vec")
     def by_size_or_factors(
         ctx: Context, x: Value, size: Sequence[int] | None, align_corners: bool, factors: Sequence[float] | None = None
     ) -> Value:
-        return layers.resize(ctx, x, ctx.shape[2:], mode, align_corners, factors or ())
+        return resize(ctx, x, ctx.shape[2:], mode, align_corners, factors or ())
 
     @register(f"aten.{stem}.default")
     def by_size(ctx: Context, x: Value, size: Sequence[int], align_corners: bool, *factors: float | None) -> Value:
-        return layers.resize(ctx, x, ctx.shape[2:], mode, align_corners, factors)
+        return resize(ctx, x, ctx.shape[2:], mode, align_corners, factors)
+
+
+def _antialiased(ctx: Context, x: Value, *how: Any) -> Value:
+    if not x.type.dtype.is_float:
+        raise Unsupported(f"antialias=True of {x.type.dtype.value}: cast it first")
+    return layers.antialiased(ctx, x, *how)
 
 
 _register_nearest("upsample_nearest", "nearest")
@@ -64,8 +71,5 @@ _register_nearest("_upsample_nearest_exact", "nearest_exact")
 for _stem in ("upsample_linear1d", "upsample_bilinear2d", "upsample_trilinear3d"):
     _register_smooth(_stem, "linear")
 _register_smooth("upsample_bicubic2d", "cubic")
-
-
-@register(*(f"aten._upsample_{kind}2d_aa.{form}" for kind in ("bilinear", "bicubic") for form in ("vec", "default")))
-def antialiased(ctx: Context, *_: object) -> Value:
-    raise Unsupported("antialias=True")
+_register_smooth("_upsample_bilinear2d_aa", "linear", _antialiased)
+_register_smooth("_upsample_bicubic2d_aa", "cubic", _antialiased)
