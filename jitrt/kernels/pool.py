@@ -110,9 +110,9 @@ def pool(
         if DIVISOR:
             acc = acc / DIVISOR
         else:
-            count = _counted(d, d_end, COUNTED[0][0], COUNTED[0][1], DILATION[0])
-            count *= _counted(h, h_end, COUNTED[1][0], COUNTED[1][1], DILATION[1])
-            count *= _counted(w, w_end, COUNTED[2][0], COUNTED[2][1], DILATION[2])
+            count = counted(d, d_end, COUNTED[0][0], COUNTED[0][1], DILATION[0])
+            count *= counted(h, h_end, COUNTED[1][0], COUNTED[1][1], DILATION[1])
+            count *= counted(w, w_end, COUNTED[2][0], COUNTED[2][1], DILATION[2])
             acc = acc / count
     value = APPLY(acc, aux, m, k, m_mask, k_mask)
     if DEPENDENT:
@@ -141,7 +141,7 @@ def _window(
 
 
 @triton.jit
-def _counted(start, end, FIRST: tl.constexpr, LAST: tl.constexpr, DILATION: tl.constexpr):
+def counted(start, end, FIRST: tl.constexpr, LAST: tl.constexpr, DILATION: tl.constexpr):
     """How many of the taps start, start + DILATION, ..., `end - start` of them, lie from FIRST to before LAST."""
     low = tl.maximum(FIRST - start, 0)
     high = LAST - start
