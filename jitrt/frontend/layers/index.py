@@ -27,6 +27,20 @@ def take(b: Builder, x: Value, index: Value, axis: int) -> Value:
     return b.reshape(y, (*x.type.shape[:axis], *index.type.shape, *x.type.shape[axis + 1 :]))
 
 
+def put_slice(b: Builder, base: Value, new: Value, at: g.Slice, axis: int = 0) -> Value:
+    """`base` with `new` where the slice `at` of it lies, in the dimensions from `axis` on. Rows that are apart are
+    taken one by one from base and new together."""
+    if all(step == 1 for step in at.step[axis:]):
+        return b.put(base, new, at.start, at.stop, axis)
+    size = base.type.shape[axis]
+    places = np.arange(at.start[axis], at.stop[axis], at.step[axis])
+    rows = b.slice(base, axis, at.start[axis], at.stop[axis], at.step[axis])
+    written = put_slice(b, rows, new, at, axis + 1) if axis + 1 < base.type.rank else new
+    order = np.arange(size)
+    order[places] = size + np.arange(len(places))
+    return take(b, b.concat([base, written], axis), b.graph.add_constant(order), axis)
+
+
 def embedding(b: Builder, table: Value, index: Value) -> Value:
     """table (count, width) at index (...): (..., width)."""
     return take(b, table, index, 0)

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from jitrt.frontend.layers.index import put_slice
 from jitrt.frontend.torch.context import Context
 from jitrt.frontend.torch.registry import Unsupported
 from jitrt.graph import Node, Trait, Value
@@ -134,6 +135,6 @@ def _write_one(ctx: Context, op: Op, base: Value, new: Value) -> Value:
         case Permute():
             order = tuple(op.order.index(d) for d in range(len(op.order)))
             return ctx.permute(new, order)
-        case Slice() if all(step == 1 for step in op.step):
-            return ctx.put(base, new, op.start, op.stop)
+        case Slice():
+            return put_slice(ctx, base, new, op)
     raise Unsupported(f"in-place, through a view that jitrt cannot follow ({op.name})")

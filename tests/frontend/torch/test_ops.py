@@ -159,6 +159,7 @@ SHAPE: Functions = {
     "scatter": lambda x, y, i, m: (
         torch.slice_scatter(x, y[:, 1:3], 1, 1, 3),
         torch.slice_scatter(x, y[:, :0], 1, 4, 2),
+        torch.slice_scatter(x, y[:, :, :2], 2, 1, 5, 2),
         torch.slice_scatter(x, y),
         torch.select_scatter(x, y[..., 0], -1, -2),
     ),

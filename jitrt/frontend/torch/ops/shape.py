@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from jitrt.frontend.builder import axis_of
+from jitrt.frontend.layers.index import put_slice
 from jitrt.frontend.torch.context import Context
-from jitrt.frontend.torch.registry import Unsupported, register
+from jitrt.frontend.torch.registry import register
 from jitrt.graph import Value
-from jitrt.graph.ops import Concat
+from jitrt.graph.ops import Concat, Slice
 
 # The result's shape says everything about these.
 _RESHAPES = (
@@ -97,12 +98,10 @@ def slice_scatter(
     end: int | None = None,
     step: int = 1,
 ) -> Value:
-    if step != 1:
-        raise Unsupported(f"step={step}")
     axis = axis_of(dim, x.type.rank)
     size = x.type.shape[axis]
     first = _clip(start or 0, size)
-    return _scattered(ctx, x, source, axis, first, max(first, _clip(size if end is None else end, size)))
+    return _scattered(ctx, x, source, axis, first, max(first, _clip(size if end is None else end, size)), step)
 
 
 @register("aten.select_scatter.default")
@@ -113,10 +112,9 @@ def select_scatter(ctx: Context, x: Value, source: Value, dim: int, index: int) 
     return _scattered(ctx, x, ctx.reshape(source, shape), axis, at, at + 1)
 
 
-def _scattered(ctx: Context, x: Value, source: Value, axis: int, first: int, last: int) -> Value:
-    start, stop = [0] * x.type.rank, list(x.type.shape)
-    start[axis], stop[axis] = first, last
-    return ctx.put(x, ctx.operand(source, x.type.dtype), start, stop) if first < last else x
+def _scattered(ctx: Context, x: Value, source: Value, axis: int, first: int, last: int, step: int = 1) -> Value:
+    at = Slice.along(x.type.shape, axis, first, last, step)
+    return put_slice(ctx, x, ctx.operand(source, x.type.dtype), at) if first < last else x
 
 
 @register("aten.narrow.default")
