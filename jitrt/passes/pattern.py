@@ -209,7 +209,12 @@ class PatternRule:
     def _objection(self, found: Found) -> str | None:
         if self.check is None:
             return None
-        reason: str | None = self._call("check", self.check, {**found.values, "match": found})
+        reason = self._call("check", self.check, {**found.values, "match": found})
+        if reason is not None and not isinstance(reason, str):
+            raise PluginError(
+                f"rule {self.name}: check returns {reason!r}; return None where the rule may be applied, and a text "
+                "that says why where it may not"
+            )
         return reason
 
     def _call(self, what: str, function: Callable[..., Any], given: Mapping[str, Any]) -> Any:

@@ -160,6 +160,17 @@ def test_a_rewrite_that_cannot_be_is_an_error_that_names_the_rule(rewrite: Any, 
         optimize(graph)
 
 
+@pytest.mark.parametrize("answer", [True, False, 3])
+def test_a_check_that_answers_neither_none_nor_a_reason_is_an_error(answer: Any) -> None:
+    jitrt.fusion_rule(
+        "test_rule", pattern=lambda g, x: g.relu(x), check=lambda x: answer, rewrite=lambda g, x: g.relu(x)
+    )
+    graph = Graph("model")
+    graph.mark_output(graph.add(Relu(), graph.add_input("x", X)))
+    with pytest.raises(PassError, match=f"rule test_rule: check returns {answer}; return None where the rule may be"):
+        optimize(graph)
+
+
 @pytest.mark.parametrize(
     ("functions", "complaint"),
     [
