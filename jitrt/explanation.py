@@ -96,9 +96,12 @@ class Explanation:
     def count(self) -> str:
         """Layers before and kernels after, by kind."""
         lines = []
-        launches = f"{self.launches} launch{'es' if self.launches != 1 else ''}"
-        for title, counts in (("layers before", self.layers), (f"kernels after, {launches}", self.kernels)):
-            lines += [f"{counts.total()} {title}", *(f"{count:6d} {kind}" for kind, count in counts.most_common()), ""]
+        before, after = self.layers, self.kernels
+        title = f"{before.total()} layer{'' if before.total() == 1 else 's'} before"
+        lines += [title, *(f"{count:6d} {kind}" for kind, count in before.most_common()), ""]
+        title = f"{after.total()} kernel{'' if after.total() == 1 else 's'} after"
+        title += f", {self.launches} launch{'' if self.launches == 1 else 'es'}"
+        lines += [title, *(f"{count:6d} {kind}" for kind, count in after.most_common()), ""]
         if self.listed:
             lines += [f"{self.listed} of the kernels have their first tactic from the shipped table for sm_90", ""]
         lines += [f"no kernel for %{name}: {reason.splitlines()[0]}" for name, reason in self.uncovered.items()]

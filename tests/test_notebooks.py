@@ -120,7 +120,7 @@ def fusions_and_plugins(outputs: dict[str, list[Any]]) -> None:
     assert "after concat elimination" in text_of(outputs["counts"])
     assert "[99]" in text_of(outputs["check"])
     assert "ns::swish_add+relu" in text_of(outputs["model"])
-    assert "1 kernels after" in text_of(outputs["elementwise"])
+    assert "1 kernel after, 1 launch\n" in text_of(outputs["elementwise"])
     report = text_of(outputs["rule"])
     assert "not replaced: one of the operands is broadcast" in report
     assert "sigmoid + mul + add replaced" in report

@@ -109,9 +109,10 @@ class Inspection:
     def _head(self) -> list[str]:
         plan = self.plan
         memory = ", ".join(f"{name} {nbytes_text(size)}" for name, size in self.memory.items() if size)
+        parts = ((plan.layers, "layer", "s"), (plan.launches, "launch", "es"), (plan.kernels, "kernel", "s"))
+        counts = ", ".join(f"{len(what)} {name}{'' if len(what) == 1 else many}" for what, name, many in parts)
         return [
-            f"{plan.name}: sm_{plan.arch}, {len(plan.layers)} layers, {len(plan.launches)} launches, "
-            f"{len(plan.kernels)} kernels",
+            f"{plan.name}: sm_{plan.arch}, {counts}",
             *(f"input   {_binding_text(binding)}" for binding in plan.inputs),
             *(f"output  {_binding_text(binding)}" for binding in plan.outputs),
             f"memory  {memory or 'none'}",
