@@ -20,7 +20,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph, Node, Value
 from jitrt.graph.op import Op
 from jitrt.graph.ops import Add, Concat, Conv, Linear, Maximum, Region, Relu, Slice
@@ -91,13 +90,14 @@ class FuseHorizontal:
 
 def _kinds(by_key: Iterable[list[_Sibling]]) -> list[list[_Sibling]]:
     """Siblings that can be merged: of the same key, or with epilogues that can be made the same."""
-    plain: dict[DType, list[_Sibling]] = {}
+    plain: dict[Hashable, list[_Sibling]] = {}
     others = []
     for siblings in by_key:
         if siblings[0].end is None:
             others.append(siblings)
         else:
-            plain.setdefault(siblings[0].node.output.type.dtype, []).extend(siblings)
+            type = siblings[0].node.output.type
+            plain.setdefault((type.dtype, type.memory_order), []).extend(siblings)
     return [*plain.values(), *others]
 
 
