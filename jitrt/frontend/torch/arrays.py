@@ -19,7 +19,12 @@ def dtype_of(dtype: torch.dtype) -> DType:
     """The graph's name for a torch dtype. Raises ImportFailure for one it has none for."""
     if dtype not in DTYPES:
         names = ", ".join(str(d).removeprefix("torch.") for d in DTYPES)
-        raise ImportFailure(f"jitrt has no dtype for {dtype}; it knows {names}. Cast the tensor first.")
+        advice = (
+            "Give torch.view_as_real(x), and view it as complex inside."
+            if dtype.is_complex
+            else "Cast the tensor first."
+        )
+        raise ImportFailure(f"jitrt has no dtype for {dtype}; it knows {names}. {advice}")
     return DTYPES[dtype]
 
 

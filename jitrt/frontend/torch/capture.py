@@ -20,7 +20,7 @@ from torch import nn
 from torch._dynamo.convert_frame import compile_lock  # tracing changes modules and torch itself: one thread at a time
 
 from jitrt.errors import ImportFailure, InputError
-from jitrt.frontend.torch.arrays import as_tensor, is_tensor
+from jitrt.frontend.torch.arrays import as_tensor, dtype_of, is_tensor
 from jitrt.frontend.torch.autocast import ambient, entered
 from jitrt.frontend.torch.locations import recording, run_user_code, users_line
 from jitrt.frontend.tree import Call, Tree, flatten
@@ -62,6 +62,8 @@ def capture(model: Callable[..., Any], args: Sequence[Any], kwargs: Mapping[str,
     traced = _Traced(model, inputs)
     tensors = tuple(_on_device(as_tensor(leaf), leaf, traced.device) for leaf in inputs.leaves)
     _same_device(traced, tensors, model)
+    for tensor in tensors:
+        dtype_of(tensor.dtype)  # refuses what the graph has none for, which torch.export might trip over
     try:
         with compile_lock, _as_tracing(), torch.no_grad(), entered({}), recording(), _quiet():
             program = torch.export.export(traced, tensors, strict=False)

@@ -38,8 +38,9 @@ class Context(Builder):
 
     @property
     def dtype(self) -> DType:
-        """The dtype of the (first) result."""
-        return dtype_of(self.out.dtype)
+        """The dtype of the (first) result; of a complex one, of its parts."""
+        dtype = self.out.dtype
+        return dtype_of(dtype.to_real() if dtype.is_complex else dtype)
 
     @property
     def shape(self) -> tuple[int, ...]:

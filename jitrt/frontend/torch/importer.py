@@ -18,12 +18,13 @@ from jitrt.errors import GraphError, ImportFailure, UnsupportedOpError
 from jitrt.frontend.torch.arrays import DTYPES, dtype_of, is_tensor, to_numpy
 from jitrt.frontend.torch.autocast import Regions, cast_to
 from jitrt.frontend.torch.capture import Capture, capture
+from jitrt.frontend.torch.complex import Complex, complex_importer_of, is_complex
 from jitrt.frontend.torch.context import Context, type_of
 from jitrt.frontend.torch.decompose import decompose
 from jitrt.frontend.torch.known import compute
 from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
-from jitrt.frontend.torch.scope import Scope
+from jitrt.frontend.torch.scope import Scope, parts_of
 from jitrt.frontend.tree import Tree, flatten
 from jitrt.graph import Graph, Layout, TensorType, Value, bf16, f16, f32, verify
 from jitrt.graph.graph import is_name
@@ -180,6 +181,8 @@ class Importer:
             raise UnsupportedOpError("torch", [(name, count, first[name]) for name, count in counts.most_common()])
         if self._refusals:
             raise ImportFailure(self._refusals[0])
+        if any(isinstance(value, Complex) for value in values):
+            raise ImportFailure("the model returns complex numbers, which a graph has not: torch.view_as_real(y) has.")
         self.graph.mark_output(*values)
         self.ctx.finish()
         verify(self.graph)
@@ -215,7 +218,10 @@ class Importer:
 
     def _resolve(self, scope: Scope, node: torch.fx.Node) -> Any:
         value = scope.values[node]
-        if isinstance(value, Weight):
+        if isinstance(value, Weight) and value.tensor.is_complex():
+            parts = (Weight(f"{value.name}_{part}", getattr(value.tensor, part)) for part in ("real", "imag"))
+            value = scope.values[node] = Complex(*map(self._constant, parts))
+        elif isinstance(value, Weight):
             value = scope.values[node] = self._constant(value)
         return value
 
@@ -246,7 +252,8 @@ class Importer:
             self.unsupported.append(Stranger(node, _operator(node), ctx.loc, follows=True))
             scope.bind(node, _stand_in(node.meta.get("val")))
             return
-        importer = importer_of(node.target)
+        of_complex = is_complex(node, (args, kwargs))
+        importer = complex_importer_of(node.target) if of_complex else importer_of(node.target)
         if importer is None and (known := compute(ctx, node, args, kwargs)) is not None:
             scope.bind(node, known)
             return
@@ -255,8 +262,8 @@ class Importer:
             return
         try:
             if importer is None:
-                raise Unsupported("")
-            if ctx.out is not None and ctx.out.dtype not in DTYPES:
+                raise Unsupported("of complex numbers" if of_complex else "")
+            if ctx.out is not None and ctx.out.dtype not in DTYPES and not of_complex:
                 raise Unsupported(f"making {ctx.out.dtype}")
             result = self._import(importer, node, args, kwargs)
             if writes_first_operand(node.target) and not _only_relabels(node.target):
@@ -340,7 +347,7 @@ class Importer:
         arguments = [(self._resolve(scope, x), scope.storage(x)) for x in operands]  # type: ignore[arg-type]
         return self.run(body, arguments, scope)
 
-    def _write(self, scope: Scope, node: torch.fx.Node, result: Value) -> Value:
+    def _write(self, scope: Scope, node: torch.fx.Node, result: Any) -> Any:
         """An in-place operator wrote `result` into its first operand."""
         target = node.args[0]
         assert isinstance(target, torch.fx.Node)
@@ -353,16 +360,22 @@ class Importer:
                 "it is a training statistic."
             )
             return result
-        type = scope.values[target].type
-        written = self.ctx.expand(self.ctx.operand(result, type.dtype), type.shape)
-        scope.write(self.ctx, target, written)
+        for part in parts_of(scope.values[target]):
+            type = part.of(scope.values[target]).type
+            written = self.ctx.expand(self.ctx.operand(part.of(result), type.dtype), type.shape)
+            scope.write(self.ctx, target, written, part)
         return scope.values[target]
 
     def _check(self, node: torch.fx.Node, result: Any) -> None:
         """Every importer must arrive at the dtype and shape that PyTorch did."""
-        if not isinstance(result, Value):
-            return
-        expected = type_of(self.ctx.out)
+        if isinstance(result, Complex):
+            self._check_type(node, result.imag)
+            result = result.real
+        if isinstance(result, Value):
+            self._check_type(node, result)
+
+    def _check_type(self, node: torch.fx.Node, result: Value) -> None:
+        expected = TensorType(self.ctx.dtype, self.ctx.shape)
         if result.type.logical() != expected:
             raise ImportFailure(
                 f"the importer of {node.target} made {result.type} where PyTorch has {expected} (at {self.ctx.loc}); "

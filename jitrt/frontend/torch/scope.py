@@ -7,11 +7,14 @@ every torch node that lies in the same storage, views included.
 from __future__ import annotations
 
 from collections.abc import Hashable, Iterator
+from dataclasses import replace
+from enum import Enum
 from typing import Any
 
 import torch
 
 from jitrt.frontend.layers.index import put_slice
+from jitrt.frontend.torch.complex import Complex
 from jitrt.frontend.torch.context import Context
 from jitrt.frontend.torch.registry import Unsupported
 from jitrt.graph import Node, Trait, Value
@@ -61,12 +64,13 @@ class Scope:
             yield scope
             scope = scope.outer
 
-    def write(self, ctx: Context, node: torch.fx.Node, new: Value) -> None:
-        """The tensor of `node` now holds `new`: rebind it and whatever else lies in its storage and is still read.
+    def write(self, ctx: Context, node: torch.fx.Node, new: Value, part: Part) -> None:
+        """The tensor of `node` (this part of it) now holds `new`: rebind it and whatever else lies in its storage and
+        is still read.
 
         Raises Unsupported for a write through a view that cannot be followed.
         """
-        old, storage = self.values[node], self.storage(node)
+        old, storage = part.of(self.values[node]), self.storage(node)
         root, path = self._view_path(old)
         new_root, new_path = self._view_path(new)
         if new_root is root and [step.op for step in new_path] == [step.op for step in path]:
@@ -75,22 +79,24 @@ class Scope:
             (scope, other)
             for scope in self.chain()
             for other, value in scope.values.items()
-            if isinstance(value, Value) and scope.storage(other) == storage
+            if isinstance(value, Value | Complex) and scope.storage(other) == storage
         ]
-        if all(scope.values[other] is old for scope, other in sharing):
+        if any(part not in parts_of(scope.values[other]) for scope, other in sharing):
+            raise Unsupported("in-place, of what is seen as complex numbers and as real ones")
+        if all(part.of(scope.values[other]) is old for scope, other in sharing):
             changed = {old: new}
         else:
             # Everything in this storage becomes a view of what its root now holds, the written tensor included.
             new_root = write_back(ctx, path, new)
             self.roots.add(new_root)
             changed = {}
-            for value in dict.fromkeys(scope.values[other] for scope, other in sharing):
+            for value in dict.fromkeys(part.of(scope.values[other]) for scope, other in sharing):
                 other_root, other_path = self._view_path(value)
                 if other_root is not root:
                     raise Unsupported("in-place, through a view that jitrt cannot follow")
                 changed[value] = replay(ctx, other_path, new_root)
         for scope, other in sharing:
-            scope.values[other] = changed[scope.values[other]]
+            scope.values[other] = part.put(scope.values[other], changed[part.of(scope.values[other])])
 
     def _view_path(self, value: Value) -> tuple[Value, list[Node]]:
         """The value that `value` is a view of, and the view nodes that lead from there to it."""
@@ -99,6 +105,27 @@ class Scope:
             path.append(value.producer)
             value = value.producer.inputs[0]
         return value, path[::-1]
+
+
+class Part(Enum):
+    """What of a tensor a graph value stands for: all of it, or of a complex one its real or imaginary part."""
+
+    WHOLE = ""
+    REAL = "real"
+    IMAG = "imag"
+
+    def of(self, value: Any) -> Value:
+        """This part of a Value or Complex."""
+        return value if self is Part.WHOLE else getattr(value, self.value)
+
+    def put(self, value: Any, new: Value) -> Any:
+        """The same with this part replaced."""
+        return new if self is Part.WHOLE else replace(value, **{self.value: new})
+
+
+def parts_of(value: Value | Complex) -> tuple[Part, ...]:
+    """What a value consists of."""
+    return (Part.REAL, Part.IMAG) if isinstance(value, Complex) else (Part.WHOLE,)
 
 
 def storage_key(node: torch.fx.Node) -> int | None:
