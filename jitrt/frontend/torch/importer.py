@@ -25,6 +25,7 @@ from jitrt.frontend.torch.known import compute
 from jitrt.frontend.torch.locations import location, module_path
 from jitrt.frontend.torch.registry import Unsupported, importer_of, writes_first_operand
 from jitrt.frontend.torch.scope import Scope, parts_of
+from jitrt.frontend.torch.strangers import Stranger, depends_on_values, of_two_types, operator_name, stand_in
 from jitrt.frontend.tree import Tree, flatten
 from jitrt.graph import Graph, Layout, TensorType, Value, bf16, f16, f32, verify
 from jitrt.graph.graph import is_name
@@ -143,16 +144,6 @@ class Weight:
 Argument = Value | Weight
 
 
-@dataclass(frozen=True)
-class Stranger:
-    """A node that could not be imported: its operator, with the reason if only this form of it is unknown."""
-
-    node: torch.fx.Node
-    operator: str
-    location: str
-    follows: bool = False  # it reads what another stranger made, whose sizes depend on values: that one is the cause
-
-
 class Importer:
     """Imports torch graphs of aten operators into one jitrt graph, node by node."""
 
@@ -248,9 +239,9 @@ class Importer:
             inlined = self._inline(scope, node, 1) if block == _SET_GRAD else self._inline_autocast(scope, node)
             scope.bind(node, inlined)
             return
-        if any(_depends_on_values(read.meta.get("val")) for read in node.all_input_nodes):
-            self.unsupported.append(Stranger(node, _operator(node), ctx.loc, follows=True))
-            scope.bind(node, _stand_in(node.meta.get("val")))
+        if any(depends_on_values(read.meta.get("val")) for read in node.all_input_nodes):
+            self.unsupported.append(Stranger(node, operator_name(node), ctx.loc, follows=True))
+            scope.bind(node, stand_in(node.meta.get("val")))
             return
         of_complex = is_complex(node, (args, kwargs))
         importer = complex_importer_of(node.target) if of_complex else importer_of(node.target)
@@ -272,8 +263,8 @@ class Importer:
             if (known := compute(ctx, node, args, kwargs)) is not None:
                 scope.bind(node, known)
                 return
-            self.unsupported.append(Stranger(node, f"{_operator(node)} {reason}".strip(), ctx.loc))
-            scope.bind(node, _stand_in(node.meta.get("val")))
+            self.unsupported.append(Stranger(node, f"{operator_name(node)} {reason}".strip(), ctx.loc))
+            scope.bind(node, stand_in(node.meta.get("val")))
             return
         self._check(node, result)
         if isinstance(result, Value) and result.producer is not None and result.name.isdigit():
@@ -288,7 +279,7 @@ class Importer:
         except (Unsupported, ImportFailure):
             raise
         except GraphError as error:
-            raise ImportFailure(f"{node.target} at {self._where}: {error}{_of_two_types(args)}") from error
+            raise ImportFailure(f"{node.target} at {self._where}: {error}{of_two_types(args)}") from error
         except Exception as error:
             raise ImportFailure(
                 f"the importer of {node.target} at {self._where} failed with {type(error).__name__}: {error}; this is "
@@ -303,7 +294,7 @@ class Importer:
         if values[index] is None and node.users:
             producer = cast(torch.fx.Node, node.args[0])
             self.unsupported.append(Stranger(producer, f"{producer.target} (output {index})", self.ctx.loc))
-            return _stand_in(node.meta["val"])
+            return stand_in(node.meta["val"])
         return values[index]
 
     def _take_apart(self, scope: Scope, node: torch.fx.Node, made_of: torch.fx.GraphModule) -> Any:
@@ -383,23 +374,6 @@ class Importer:
             )
 
 
-def _operator(node: torch.fx.Node) -> str:
-    """An operator's name: aten.add.Tensor, wrap_with_autocast, torch._functorch.predispatch._add_batch_dim."""
-    target = node.target
-    return f"{target.__module__}.{target.__qualname__}" if inspect.isfunction(target) else str(target)
-
-
-def _of_two_types(operands: Sequence[Any]) -> str:
-    """What to do about floating-point operands of an operator that takes one type."""
-    types = {x.type.dtype.value for x in operands if isinstance(x, Value) and x.type.dtype.is_float}
-    if len(types) < 2:
-        return ""
-    return (
-        f". PyTorch takes no {' with '.join(sorted(types))} there either: convert the inputs or the model, as with "
-        "x.float() or model.half(). A build with precision='fp16' or 'bf16' takes float32 models and inputs."
-    )
-
-
 def _only_relabels(target: object) -> bool:
     """Whether an in-place operator changes its operand's shape or history, but no element."""
     return str(target).split(".")[1].removesuffix("_") in _RELABELS
@@ -407,22 +381,3 @@ def _only_relabels(target: object) -> bool:
 
 _AUTOCAST_FROM = (f32, f16, bf16)
 _RELABELS = ("detach", "squeeze", "unsqueeze", "transpose", "t", "swapaxes", "swapdims")
-
-
-def _stand_in(example: Any) -> Any:
-    """A value of the right type outside any graph, so that import goes on to find further unsupported operators."""
-    if isinstance(example, (tuple, list)):
-        return [_stand_in(x) for x in example]
-    if not isinstance(example, torch.Tensor):
-        return None
-    shape = tuple(size if isinstance(size, int) else 1 for size in example.shape)
-    return Value("unsupported", TensorType(DTYPES.get(example.dtype, f32), shape))
-
-
-def _depends_on_values(example: Any) -> bool:
-    """Whether it is a tensor whose sizes are known at run time only, or a number of that kind."""
-    if isinstance(example, (tuple, list)):
-        return any(map(_depends_on_values, example))
-    if isinstance(example, torch.Tensor):
-        return not all(isinstance(size, int) for size in example.shape)
-    return isinstance(example, torch.SymInt | torch.SymFloat | torch.SymBool)
