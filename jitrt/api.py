@@ -156,7 +156,9 @@ def jit(function: Any = None, *, specialisations: int = 8, **options: Any) -> An
     if isinstance(function, type):
         return jit_class(function, request, specialisations)
     if not callable(function):
-        raise OptionError(f"jitrt.jit takes a function, a module or a module class, not a {type(function).__name__}")
+        hint = "; put @jitrt.jit below @classmethod" if isinstance(function, classmethod) else ""
+        kind = type(function).__name__
+        raise OptionError(f"jitrt.jit takes a function, a module or a module class, not a {kind}{hint}")
     make = jit_module if isinstance(function, nn.Module) else Jitted
     return make(function, request, specialisations)
 

@@ -213,7 +213,7 @@ class Jitted:
         return self.specialisations.call(self.original, self.original, args, kwargs)
 
     def __get__(self, instance: Any, owner: type | None = None) -> Any:
-        if instance is None:
+        if instance is None or isinstance(self.original, staticmethod):
             return self
         return _BoundJitted(types.MethodType(self.original, instance), self._instances.of(instance))
 

@@ -218,3 +218,31 @@ def test_an_autocast_region_in_a_graph_of_dynamos() -> None:
     with pytest.warns(jitrt.errors.JitrtWarning, match="logcumsumexp"):
         got = fast(X)
     torch.testing.assert_close(got, function(X), rtol=2e-2, atol=2e-2)
+
+
+class Kinds:
+    factor = 3.0
+
+    @jitrt.jit(target="reference")
+    @staticmethod
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @staticmethod
+    @jitrt.jit(target="reference")
+    def below(x: torch.Tensor) -> torch.Tensor:
+        return x * 2
+
+    @classmethod
+    @jitrt.jit(target="reference")
+    def of_class(cls, x: torch.Tensor) -> torch.Tensor:
+        return x * cls.factor
+
+
+def test_static_and_class_methods() -> None:
+    for owner in (Kinds, Kinds()):
+        torch.testing.assert_close(owner.below(X), 2 * X)
+        torch.testing.assert_close(owner.of_class(X), 3 * X)
+        torch.testing.assert_close(owner.plain(X), 2 * X)
+    with pytest.raises(OptionError, match=r"not a classmethod; put @jitrt.jit below @classmethod"):
+        jitrt.jit(classmethod(lambda cls, x: x))

@@ -44,8 +44,11 @@ def compute(ctx: Context, node: torch.fx.Node, args: Any, kwargs: Any) -> Known 
         return from_numpy(array_of(x, memo)) if isinstance(x, Value) else x
 
     args, kwargs = torch.fx.node.map_aggregate((args, kwargs), tensor_of)
-    with torch.no_grad():
-        made = target(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
+    try:
+        with torch.no_grad():
+            made = target(*args, **{**kwargs, **({"device": "cpu"} if "device" in kwargs else {})})
+    except RuntimeError:  # a singular matrix, for one: then it is an operator without an importer
+        return None
     values = [_constant(ctx, x) for x in (made if isinstance(made, tuple | list) else [made])]
     return values if isinstance(example, tuple | list) else values[0]
 
@@ -75,4 +78,4 @@ def _real_constant(ctx: Context, tensor: torch.Tensor) -> Value:
 def _is_holdable(tensor: torch.Tensor) -> bool:
     """Whether a graph can hold such a tensor."""
     dtype = tensor.dtype.to_real() if tensor.dtype.is_complex else tensor.dtype
-    return dtype in DTYPES and all(isinstance(size, int) for size in tensor.shape)
+    return dtype in DTYPES and tensor.layout is torch.strided and all(isinstance(size, int) for size in tensor.shape)

@@ -486,6 +486,10 @@ def test_what_depends_on_no_input_is_computed_at_import() -> None:
     torch.testing.assert_close(got, model(X))
     with pytest.raises(UnsupportedOpError, match=r"aten\.rand\.default"):
         import_torch(lambda x: x + torch.rand(6), (X,))
+    with pytest.raises(UnsupportedOpError, match="linalg_inv"):  # of a matrix that has none
+        import_torch(lambda x: x @ torch.linalg.inv(torch.zeros(6, 6)), (X,))
+    with pytest.raises(UnsupportedOpError, match="to_sparse"):
+        import_torch(lambda x: torch.sparse.mm(torch.eye(6).to_sparse(), x[0, 0].t()), (X,))
 
 
 def test_an_exported_program_is_a_model() -> None:
