@@ -10,6 +10,7 @@ reported, where there is none. An add of two anchors' results goes to the later 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import product
 
 from jitrt.graph.graph import Graph, Node, Value, anchors_of
 from jitrt.graph.op import Trait
@@ -175,13 +176,15 @@ def _several(source: Node, result: Value) -> str:
 
 
 def _ensure_kernel(graph: Graph, anchor: Node, context: PassContext) -> None:
-    """If no kernel takes the anchor's operands as they lie in memory, copy them into a dense order one does."""
+    """If no kernel takes the anchor's operands as they lie in memory, copy them into a dense order one does; constants,
+    only where that is not enough, are stored in it."""
     body, operands = body_of([anchor], anchor.output)
     reason = context.accepts(body)
     if reason is None:
         return
-    for order in (_dense, _row_major):
-        types = {v: order(v.type) for v in operands if not v.is_constant and order(v.type).strides != v.type.strides}
+    for constants, order in product((False, True), (_dense, _row_major)):
+        able = [v for v in operands if constants or not v.is_constant]
+        types = {v: type for v in able if (type := order(v.type)).strides != v.type.strides}
         if not types:
             continue
         lain = {v: v.type for v in types}
@@ -192,10 +195,14 @@ def _ensure_kernel(graph: Graph, anchor: Node, context: PassContext) -> None:
             value.type = type
         if context.accepts(body) is None:
             for value, type in types.items():
-                copy = graph.append(Contiguous(), [value], loc=anchor.loc, types=[type], before=anchor).output
+                if value.data is not None:
+                    copy = graph.add_constant(value.data, value.name, type)
+                else:
+                    copy = graph.append(Contiguous(), [value], loc=anchor.loc, types=[type], before=anchor).output
                 for index in [i for i, v in enumerate(anchor.inputs) if v is value]:
                     graph.set_input(anchor, index, copy)
-            context.refused(anchor, f"a copy before {anchor.op.name}: {reason}")
+            if not all(value.is_constant for value in types):
+                context.refused(anchor, f"a copy before {anchor.op.name}: {reason}")
             return
     context.refused(anchor, f"no kernel for {anchor.op.name}: {reason}")
 

@@ -19,6 +19,7 @@ from jitrt.graph.ops import (
     Slice,
     Softmax,
 )
+from jitrt.kernels.base import accepts
 from jitrt.passes import PassContext, one_anchor
 from jitrt.passes.fuse_vertical import fuse_vertical
 from jitrt.passes.layout import layout
@@ -209,6 +210,16 @@ def test_operands_are_copied_where_no_kernel_reads_them_as_they_lie():
     kernels, _, refused = net.fuse(net.linear(rest), accepts=_rows_evenly_spaced)
     assert kernels == ["slice", "contiguous", "linear"]
     assert refused == ["a copy before linear: rows are not evenly spaced"]
+
+
+def test_a_constant_is_stored_as_a_kernel_reads_it():
+    """A transposed one that is an output too keeps its order in memory, in which its rows are not evenly spaced."""
+    net = _Net()
+    turned = net(Permute((0, 2, 1)), net.graph.add_constant(np.ones((2, 4, 5), np.float32)))
+    y = net(Add(), net.linear(turned), net.graph.add_input("z", TensorType(f32, (2, 5, 4))))
+    kernels, _, refused = net.fuse(y, turned, accepts=accepts)
+    assert kernels == ["linear+add", "contiguous"]
+    assert refused == []
 
 
 def test_no_kernel_at_all_is_reported():
