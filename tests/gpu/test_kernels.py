@@ -89,6 +89,8 @@ PROBLEMS = {
     "ResNet's pool, float32": region(STEM_POOL, (8, 64, 112, 112), nhwc=True, dtype=f32),
     "ResNet's pool, bfloat16 NCHW": region(STEM_POOL, (2, 64, 112, 112), dtype=bf16),
     "Inception's branch pool, batch 8": region(BRANCH_POOL, (8, 192, 35, 35), nhwc=True),
+    "Inception's branch pool, batch 128": region(BRANCH_POOL, (128, 192, 17, 17), nhwc=True),
+    "GoogLeNet's pool, batch 128": region(o.MaxPool((3, 3), (1, 1), (1, 1)), (128, 192, 28, 28), nhwc=True),
     "GoogLeNet's pool into a concat": region(o.MaxPool((3, 3), (2, 2), (0, 0)), (8, 480, 28, 28), nhwc=True, gap=32),
     "adaptive pool, uneven windows": region(o.AdaptiveAvgPool((6, 6)), (8, 256, 13, 13), nhwc=True),
     "three-dimensional pool": region(o.AvgPool((2, 2, 2), (2, 2, 2), (0, 0, 0)), (2, 32, 8, 28, 28)),
