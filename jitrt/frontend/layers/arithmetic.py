@@ -170,6 +170,14 @@ def copysign(b: Builder, x: Value, sign: Value) -> Value:
     return b.add(g.Where(), signbit(b, sign), b.add(g.Neg(), size), size)
 
 
+def sign(b: Builder, x: Value) -> Value:
+    """-1, 0 or 1, as PyTorch has it: 0 for NaN, which ONNX and numpy keep."""
+    made = b.add(g.Sign(), x)
+    if not x.type.dtype.is_float:
+        return made
+    return b.add(g.Where(), b.add(g.Equal(), x, x), made, b.graph.scalar(0, made.type.dtype))
+
+
 def signbit(b: Builder, x: Value) -> Value:
     """Whether x is negative, or the negative zero."""
     negative = _with(b, g.Less(), x, 0)

@@ -18,7 +18,7 @@ EDGES = torch.tensor([0.0, -0.0, 0.5, 1.5, -2.5, 1e-5, 100.0, float("inf"), floa
 MATH: Functions = {
     "unary": lambda x, y, i, m: [getattr(aten, name)(x) for name in UNARY],
     "edges": lambda x, y, i, m: [
-        getattr(aten, name)(EDGES + 0 * x.sum()) for name in UNARY if name not in ("tan", "sgn")
+        getattr(aten, name)(EDGES + 0 * x.sum()) for name in (*UNARY, "sign") if name != "tan"
     ],
     "of integers": lambda x, y, i, m: [getattr(aten, name)(i) for name in ("sinc", "trunc", "isinf", "atan")],
     "is of integers": lambda x, y, i, m: (aten.isfinite(i), aten.isposinf(i), aten.isneginf(i), aten.signbit(i)),

@@ -32,7 +32,6 @@ _UNARY: dict[str, type[Op]] = {
     "cos": g.Cos,
     "abs": g.Abs,
     "neg": g.Neg,
-    "sign": g.Sign,
     "floor": g.Floor,
     "ceil": g.Ceil,
     "log1p": g.Log1p,

@@ -31,7 +31,8 @@ _UNARY: dict[str, Callable[[Builder, Value], Value]] = {
     "erfc": lambda b, x: b.add(g.Sub(), b.graph.scalar(1, x.type.dtype), b.add(g.Erf(), x)),
     "deg2rad": lambda b, x: scaled(b, x, math.pi / 180),
     "rad2deg": lambda b, x: scaled(b, x, 180 / math.pi),
-    "sgn": lambda b, x: b.add(g.Sign(), x),
+    "sign": arithmetic.sign,
+    "sgn": arithmetic.sign,
     "positive": lambda b, x: x,
 }
 _BINARY: dict[str, Callable[[Builder, Value, Value], Value]] = {
