@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 
 from jitrt.frontend.builder import Builder
-from jitrt.frontend.layers.arithmetic import binary
+from jitrt.frontend.layers.arithmetic import binary, sign
 from jitrt.graph import Value
 from jitrt.graph.op import Op
-from jitrt.graph.ops import Abs, AvgPool, Mul, Pow, Relu, Sign
+from jitrt.graph.ops import Abs, AvgPool, Mul, Pow, Relu
 
 
 def pooled(b: Builder, x: Value, dims: int, op: Op) -> Value:
@@ -27,5 +27,5 @@ def lp_pool(
     mean = pooled(
         b, binary(b, Pow(), x, power, dtype), len(kernel), AvgPool(kernel, stride, (0,) * len(kernel), ceil_mode)
     )
-    positive = b.add(Mul(), b.add(Sign(), mean), b.add(Relu(), b.add(Abs(), mean)))
+    positive = b.add(Mul(), sign(b, mean), b.add(Relu(), b.add(Abs(), mean)))
     return binary(b, Pow(), binary(b, Mul(), positive, math.prod(kernel), dtype), 1 / power, dtype)
