@@ -10,6 +10,8 @@ from torch import fx
 from torch.export import ExportedProgram
 from torch.export.graph_signature import InputKind
 
+from jitrt.frontend.torch.scope import storage_key
+
 Views = dict[int, Callable[..., torch.Tensor]]
 
 
@@ -18,12 +20,12 @@ def views_of(program: ExportedProgram) -> Views:
     placeholders = program.graph.find_nodes(op="placeholder")
     kinds = [spec.kind for spec in program.graph_signature.input_specs]
     inputs = [node for node, kind in zip(placeholders, kinds, strict=True) if kind == InputKind.USER_INPUT]
-    shared = {key for key in map(_memory, inputs) if key is not None}
+    shared = {key for key in map(storage_key, inputs) if key is not None}
     outputs = program.graph.output_node().args[0]
     assert isinstance(outputs, Sequence)
     views: Views = {}
     for number, output in enumerate(outputs):
-        if isinstance(output, fx.Node) and _memory(output) in shared:
+        if isinstance(output, fx.Node) and storage_key(output) in shared:
             view = _cut_out(program.graph_module, inputs, output)
             if view is not None:
                 views[number] = view
@@ -52,11 +54,3 @@ def _cut_out(module: fx.GraphModule, inputs: Sequence[fx.Node], output: fx.Node)
             waiting.extend(node.all_input_nodes)
     graph.output(copy(output))
     return fx.GraphModule(module, graph)
-
-
-def _memory(node: fx.Node) -> int | None:
-    value = node.meta.get("val")
-    try:
-        return value.untyped_storage()._cdata if isinstance(value, torch.Tensor) else None
-    except NotImplementedError:
-        return None

@@ -28,9 +28,10 @@ from jitrt.kernels.conv_pointwise_cost import blocks_of, held, products_of, unit
 from jitrt.kernels.conv_pointwise_kernel import LACKING, conv_pointwise
 from jitrt.kernels.conv_pointwise_shape import Shape, describe, refuse_body, shape_of
 from jitrt.kernels.conv_tma_cost import box_of, steps_of, x_block
+from jitrt.kernels.conv_tma_shape import BLOCK_K
 from jitrt.kernels.gemm_cost import GemmShape, cost, rank_configs
 from jitrt.kernels.gemm_tma_cost import seconds
-from jitrt.kernels.tma_maps import BLOCK_K, input_map, loaded_box, pixel_map, tensor_map
+from jitrt.kernels.tma_maps import input_map, loaded_box, pixel_map, tensor_map
 
 __all__ = ["ConvPointwise"]
 

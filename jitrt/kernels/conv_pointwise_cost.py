@@ -8,8 +8,8 @@ from jitrt.codegen.target import Target
 from jitrt.kernels.base import Config
 from jitrt.kernels.conv_pointwise_shape import Shape
 from jitrt.kernels.conv_tma_cost import box_of, steps_of, x_block
+from jitrt.kernels.conv_tma_shape import BLOCK_K
 from jitrt.kernels.gemm_tma_cost import ELEMENT, HANDED, PRODUCTS, STEP, Work
-from jitrt.kernels.tma_maps import BLOCK_K
 
 # Fitted, beside gemm_tma's, to 27 timings on an H200, of which the model is 15% off (root mean square).
 _WAIT = 3  # steps that a product takes on its own

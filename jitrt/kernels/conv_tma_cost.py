@@ -10,9 +10,8 @@ import math
 
 from jitrt.codegen.target import Target
 from jitrt.kernels.base import Config
-from jitrt.kernels.conv_tma_shape import Box, Shape, lines_of
+from jitrt.kernels.conv_tma_shape import BLOCK_K, Box, Shape, lines_of
 from jitrt.kernels.gemm_tma_cost import Work
-from jitrt.kernels.tma_maps import BLOCK_K
 
 
 def box_of(config: Config) -> Box:

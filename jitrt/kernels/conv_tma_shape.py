@@ -22,7 +22,8 @@ _DTYPES = (DType.f16, DType.bf16)
 _MOST_STEPS = 8  # of a tensor map
 _MOST_TAPS = 7  # along a dimension
 _BOXES = 4  # of a size that are worth a look
-_LEAST_CHANNELS, _MOST_CHANNELS = 16, 64  # that wgmma takes, and 128 bytes, by which shared memory is swizzled
+BLOCK_K = 64  # channels, at most: 128 bytes, by which shared memory is swizzled
+_LEAST_CHANNELS = 16  # that wgmma takes
 _ROW = 8  # pixels after which shared memory's swizzle begins anew
 
 Box = tuple[int, int, int]
@@ -85,7 +86,7 @@ class Shape:
     @property
     def block_k(self) -> int:
         """Channels multiplied at a time: no more zeros among them than a power of two needs."""
-        return min(_MOST_CHANNELS, max(_LEAST_CHANNELS, 1 << (self.channels - 1).bit_length()))
+        return min(BLOCK_K, max(_LEAST_CHANNELS, 1 << (self.channels - 1).bit_length()))
 
     @property
     def last(self) -> int:
@@ -105,7 +106,7 @@ class Shape:
     def boxes(self, pixels: int) -> list[Box]:
         """Boxes of that many pixels, those first whose columns fill a line of memory, of which there are fewest, and
         which share most of x among taps."""
-        line = min(_MOST_CHANNELS, self.size[1] * self.channels)
+        line = min(BLOCK_K, self.size[1] * self.channels)
 
         def order(box: Box) -> tuple[object, ...]:
             return box[2] * self.channels < line, math.prod(self.tiles(box)), box[0] + box[2], box

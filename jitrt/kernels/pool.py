@@ -218,6 +218,27 @@ def make_locate(space: TileSpace, x: TensorType) -> Any:
     return function(f"@triton.jit\ndef locate(m, k):\n    return {', '.join(results)}\n", "locate")
 
 
+def common(problem: Problem) -> dict[str, Any]:
+    """Constexprs of every kernel for pools."""
+    body, anchor = problem.body, problem.anchor
+    assert anchor is not None
+    source = source_of(anchor.inputs[0])
+    assert source is not None
+    maximum, chained = isinstance(anchor.op, MaxPool | AdaptiveMaxPool), source is not anchor.inputs[0]
+    result = triton_dtype(anchor.output.type.dtype)
+    return {
+        "MAXIMUM": maximum,
+        "DIVISOR": describe(anchor).divisor,
+        "WIDE": source.type.span >= 2**31,
+        # A maximum is exact in the type of its operands; in float16 it takes half the instructions. (bfloat16 is
+        # widened by `tl.maximum` itself.)
+        "ACC": tl.float16 if maximum and not chained and source.type.dtype == DType.f16 else result,
+        "RESULT": result,
+        "LOCATE": make_locate(TileSpace.of(problem.output.type), source.type),
+        "CHAIN": make_chain(body, anchor.inputs[0]) if chained else None,
+    }
+
+
 class Pool(Template):
     """Max and average pools, sliding and adaptive."""
 
@@ -266,10 +287,8 @@ class Pool(Template):
         epilogue = make_epilogue(body, anchor.output, space)
         windows = describe(anchor)
         taps = math.prod(windows.taps)
-        maximum = isinstance(anchor.op, MaxPool | AdaptiveMaxPool)
-        chained = source is not anchor.inputs[0]
-        result = triton_dtype(anchor.output.type.dtype)
         constexprs: dict[str, Any] = {
+            **common(problem),
             "SIZE": windows.size,
             "OUT": windows.out,
             "WINDOW": windows.taps,
@@ -280,16 +299,7 @@ class Pool(Template):
             "CHECKED": windows.checked,
             "COUNTED": windows.counted,
             "ADAPTIVE": windows.adaptive,
-            "MAXIMUM": maximum,
-            "DIVISOR": windows.divisor,
-            "WIDE": x.span >= 2**31,
-            # A maximum is exact in the type of its operands; in float16 it takes half the instructions. (bfloat16 is
-            # widened by `tl.maximum` itself.)
-            "ACC": tl.float16 if maximum and not chained and x.dtype == DType.f16 else result,
-            "RESULT": result,
             "UNROLL": taps if taps <= _UNROLL else min(windows.taps[2], _UNROLL),
-            "LOCATE": make_locate(space, x),
-            "CHAIN": make_chain(body, anchor.inputs[0]) if chained else None,
         }
         arguments = {"x": Operand(body.inputs.index(source))}
         return tile_launch(pool, space, config, target, epilogue, constexprs, arguments)

@@ -19,15 +19,12 @@ import triton
 import triton.language as tl
 
 from jitrt.codegen.epilogue import make_epilogue
-from jitrt.codegen.pointwise import triton_dtype
-from jitrt.codegen.prologue import make_chain, source_of
+from jitrt.codegen.prologue import source_of
 from jitrt.codegen.target import Target
 from jitrt.codegen.tile import TileSpace
-from jitrt.graph.dtype import DType
 from jitrt.graph.graph import Graph
-from jitrt.graph.ops import MaxPool
 from jitrt.kernels.base import Config, Lowered, Operand, Problem, Template
-from jitrt.kernels.pool import Pool, counted, describe, make_locate
+from jitrt.kernels.pool import Pool, common, counted, describe
 from jitrt.kernels.tiles import tile_launch
 
 _LINES = (4, 2, 7)  # of the result, a program's
@@ -191,9 +188,8 @@ class PoolLines(Template):
         space = TileSpace.of(problem.output.type)
         images, channels, height, width = space.shape
         groups = replace(space, shape=(images, channels, -(-height // lines), width))
-        maximum, chained = isinstance(anchor.op, MaxPool), source is not anchor.inputs[0]
-        result = triton_dtype(anchor.output.type.dtype)
         constexprs: dict[str, Any] = {
+            **common(problem),
             "SIZE": windows.size[1:],
             "OUT": windows.out[1:],
             "WINDOW": windows.taps[1:],
@@ -203,14 +199,7 @@ class PoolLines(Template):
             "X_STRIDES": x.strides[2:],
             "CHECKED": (windows.checked[1] or height % lines != 0, windows.checked[2]),
             "COUNTED": windows.counted[1:],
-            "MAXIMUM": maximum,
-            "DIVISOR": windows.divisor,
-            "WIDE": x.span >= 2**31,
-            "ACC": tl.float16 if maximum and not chained and x.dtype == DType.f16 else result,  # as in `pool`
-            "RESULT": result,
             "LINES": lines,
-            "LOCATE": make_locate(space, x),
-            "CHAIN": make_chain(body, anchor.inputs[0]) if chained else None,
         }
         arguments = {"x": Operand(body.inputs.index(source))}
         epilogue = make_epilogue(body, anchor.output, space)

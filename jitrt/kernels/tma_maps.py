@@ -9,9 +9,7 @@ from triton.experimental.gluon import language as gl
 from jitrt.codegen.pointwise import TRITON_TYPES
 from jitrt.graph.dtype import DType
 from jitrt.kernels.base import Descriptor, Operand, Result
-from jitrt.kernels.conv_tma_shape import Box, Pixels, lines_of
-
-BLOCK_K = 64  # channels, at most: 128 bytes, by which shared memory is swizzled
+from jitrt.kernels.conv_tma_shape import BLOCK_K, Box, Pixels, lines_of
 
 _TYPES = {DType.f16: "float16", DType.bf16: "bfloat16"}
 

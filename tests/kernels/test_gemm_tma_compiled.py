@@ -9,13 +9,15 @@ import numpy as np
 import pytest
 
 from jitrt.codegen.target import TARGETS, Target
-from jitrt.graph import bf16
+from jitrt.graph import Graph, TensorType, bf16, f16
 from jitrt.graph.interpret import interpret
+from jitrt.graph.ops import Add, Conv, Maximum
 from jitrt.kernels.base import Problem
 from jitrt.kernels.gemm_tma import GemmTma
 from jitrt.testing import random_operands
 from jitrt.testing.ptx_warps import EarlyWarpBlock, WarpBlock
 from tests.kernels import compiled
+from tests.kernels.convolutions import nhwc
 from tests.kernels.pointwise_products import linear_problem, pointwise_problem
 from tests.kernels.protocol import CHANGES, Random, missed
 
@@ -62,6 +64,30 @@ def test_numbers(name: str) -> None:
 @pytest.mark.parametrize("machine", [EarlyWarpBlock, Random])
 def test_numbers_whenever_copies_are_done(name: str, machine: type[WarpBlock]) -> None:
     assert run(name, machine) < 1e-3
+
+
+def test_some_channels_are_bounded_from_below_and_some_are_not() -> None:
+    """Siblings of which some have a ReLU (jitrt/passes/fuse_horizontal.py): the others' bound is -inf."""
+    body = Graph("region")
+    x, w = (
+        body.add_input(name, nhwc(TensorType(f16, size)))
+        for name, size in (("x", (1, 96, 9, 12)), ("w", (136, 96, 1, 1)))
+    )
+    bias, bound = (body.add_input(name, TensorType(f16, (136, 1, 1))) for name in ("bias", "bound"))
+    y = body.add(Maximum(), body.add(Add(), body.add(Conv((1, 1), ((0, 0), (0, 0)), (1, 1)), x, w), bias), bound)
+    y.type = nhwc(y.type)
+    body.mark_output(y)
+    problem = Problem(body, (False, True, True, True), (16,) * 5)
+    arrays = [np.array(array) for array in random_operands(problem)]
+    arrays[0][0, :, 0, :3] = np.inf, -np.inf, np.nan
+    arrays[3][:64], arrays[3][64:] = 0, -np.inf
+    with np.errstate(invalid="ignore"):
+        (exact,) = interpret(body, arrays, exact=True)
+        got = compiled.run(problem, GemmTma(), config(), arrays, TWO, WarpBlock).astype(np.float64)
+    assert (exact[:, 64:] < 0).any() and np.isnan(exact).any()
+    finite = np.isfinite(exact)
+    np.testing.assert_array_equal(got[~finite], exact[~finite])
+    np.testing.assert_allclose(got[finite], exact[finite], rtol=1e-2, atol=1e-2)
 
 
 # -- what is left out, or comes too early, is found out

@@ -77,6 +77,12 @@ def test_it_compiles_without_spills_and_is_the_first_guess() -> None:
         assert all(binary.spills == 0 for binary in compiles(problem, TEMPLATE, dict(first.tactic.config)))
 
 
+def test_offsets_past_2_31_are_computed_in_64_bits() -> None:
+    problem = pooled(OVERLAPPING[0], (40, 64, 1024, 1024), f16)
+    assert TEMPLATE.lower(problem, config(), H200).calls[0].constexprs["WIDE"]
+    compiles(problem, TEMPLATE, targets=(90,))
+
+
 def test_lines_are_not_wasted() -> None:
     def first(size: int) -> int:
         return int(TEMPLATE.candidates(large(OVERLAPPING[0], size=size), H200)[0]["LINES"])

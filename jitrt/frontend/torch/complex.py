@@ -159,11 +159,17 @@ def _view_as_real(ctx: Context, x: Complex) -> Value:
 
 
 def _transformed(
-    ctx: Context, x: Operand, dims: Sequence[int], sizes: Sequence[int], norm: str | None, inverse: bool, real: bool
+    ctx: Context,
+    x: Complex | Value,
+    dims: Sequence[int],
+    sizes: Sequence[int],
+    norm: str | None,
+    inverse: bool,
+    real: bool,
 ) -> Operand:
     """Along `dims`, to `sizes` points; of `real` numbers, or to them if `inverse`, along the last of them."""
-    rank = (x.real if isinstance(x, Complex) else x).type.rank  # type: ignore[union-attr]
-    y = _view_as_real(ctx, x) if isinstance(x, Complex) else ctx.reshape(x, (*x.type.shape, 1))  # type: ignore
+    rank = (x.real if isinstance(x, Complex) else x).type.rank
+    y = _view_as_real(ctx, x) if isinstance(x, Complex) else ctx.reshape(x, (*x.type.shape, 1))
     steps = list(zip(dims, sizes, strict=True))
     for position, (dim, points) in enumerate(steps if inverse else steps[::-1]):
         half = real and position == (len(steps) - 1 if inverse else 0)
